@@ -1,0 +1,72 @@
+package cache
+
+import (
+	"io"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/entrepot-dev/entrepot/oci"
+)
+
+// Status says in a word how a request was answered. It becomes Cache-Status,
+// a field of the log line and a label of the metrics.
+type Status string
+
+const (
+	// Hit: from memory or disk, without asking the upstream.
+	Hit Status = "hit"
+	// Revalidated: from memory or disk, after the upstream said that the tag
+	// still stands for it.
+	Revalidated Status = "revalidated"
+	// Stale: from memory or disk, though it is past its time, because the
+	// upstream could not be asked. Outcome.Reason says why.
+	Stale Status = "stale"
+	// Miss: fetched from the upstream for this request.
+	Miss Status = "miss"
+	// Collapsed: this request joined a fetch that another one had begun.
+	Collapsed Status = "collapsed"
+	// Negative: the upstream's "not found" was remembered; it was not asked.
+	Negative Status = "negative"
+)
+
+// Outcome says how a request was answered, and why.
+type Outcome struct {
+	Status Status
+	// Age is the time since the upstream last confirmed the answer; zero for
+	// what never changes (content by digest).
+	Age time.Duration
+	// TTL is for how much longer the answer counts as fresh. It is negative
+	// for a stale answer and zero for what never changes.
+	TTL time.Duration
+	// Reason is a short phrase for people, "upstream timed out"; may be empty.
+	Reason string
+}
+
+// Manifest is a manifest or index, ready to be sent.
+type Manifest struct {
+	Digest    digest.Digest
+	MediaType string
+	// Size is the length of the manifest in bytes.
+	Size int64
+	// Bytes is the manifest, byte for byte as the upstream sent it; it must
+	// not be changed. It is nil where only a description was asked for (Describe).
+	Bytes []byte
+	// Negotiated is set where this manifest was chosen out of an index
+	// because the client takes no index: the answer depends on Accept.
+	Negotiated bool
+}
+
+// Blob is a blob that is stored or on its way; the caller cannot tell and need
+// not. It is for one goroutine. Close releases it.
+type Blob interface {
+	// Size is the size of the whole blob in bytes.
+	Size() int64
+	// Send writes the bytes of span to w: by sendfile where w implements
+	// io.ReaderFrom as a TCP connection does, waiting where bytes are still to
+	// come. Fewer bytes than the span has come with an error; the caller then
+	// cuts the connection, for the rest will never be right. The last bytes of
+	// a blob are not given out before its digest is verified.
+	Send(w io.Writer, span oci.Span) (int64, error)
+	Close() error
+}

@@ -1,0 +1,327 @@
+// Package index remembers what the tree of content can not say by itself: what
+// a tag stood for and when, which repository may serve which digest, and the
+// lists that upstreams gave.
+//
+// It promises that what a Put has accepted outlives a crash, that reads wait
+// for no write to the disk, and that a damaged file is set aside rather than
+// trusted. Everything in it can be learned again from the tree and the
+// upstreams.
+package index
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go/v1"
+	"go.etcd.io/bbolt"
+)
+
+// Tag is what a tag stood for when its upstream was last asked.
+type Tag struct {
+	Digest    digest.Digest `json:"digest"`
+	MediaType string        `json:"mediaType"`
+	Size      int64         `json:"size"`
+	// Checked is when the upstream last confirmed it.
+	Checked time.Time `json:"checked"`
+}
+
+// Link says that a repository may serve a digest: a manifest of the repository
+// names it, or the upstream confirmed it.
+type Link struct {
+	// MediaType is as the manifest or the upstream gave it; may be empty.
+	MediaType string `json:"mediaType,omitempty"`
+	// Size is the content's size in bytes, or -1 where it is not known.
+	Size int64 `json:"size"`
+	// Manifest is set for manifests and indexes.
+	Manifest bool `json:"manifest,omitempty"`
+}
+
+// List is what an upstream listed, and when: tags, or the descriptors of
+// referrers.
+type List struct {
+	Tags      []string        `json:"tags,omitempty"`
+	Referrers []v1.Descriptor `json:"referrers,omitempty"`
+	Checked   time.Time       `json:"checked"`
+}
+
+// Kinds of list.
+const (
+	Tags      = "tags"
+	Referrers = "referrers"
+)
+
+var (
+	tagsBucket  = []byte("tags")
+	linksBucket = []byte("links")
+	listsBucket = []byte("lists")
+)
+
+// flushEvery is how long a Touch may wait for the disk.
+const flushEvery = 5 * time.Second
+
+// Index is an open index file. All methods are safe for concurrent use.
+type Index struct {
+	db   *bbolt.DB
+	stop chan struct{}
+	done chan struct{}
+
+	mu      sync.Mutex
+	touched map[string]Tag // confirmed again, not yet on disk
+}
+
+// Open opens the index file at path, or begins one. A file that is damaged is
+// moved aside, to a name that aside gives (empty if there was no damage), and a
+// new one begun. Close ends its goroutine and writes what is still to write.
+func Open(path string) (ix *Index, aside string, err error) {
+	db, err := open(path)
+	if damaged(err) {
+		aside = fmt.Sprintf("%s.damaged-%d", path, time.Now().Unix())
+		if err := os.Rename(path, aside); err != nil {
+			return nil, "", fmt.Errorf("set the damaged index aside: %w", err)
+		}
+		db, err = open(path)
+	}
+	if err != nil {
+		return nil, aside, fmt.Errorf("open index %s: %w", path, err)
+	}
+	ix = &Index{db: db, stop: make(chan struct{}), done: make(chan struct{}), touched: map[string]Tag{}}
+	go ix.flushLoop()
+	return ix, aside, nil
+}
+
+func open(path string) (db *bbolt.DB, err error) {
+	// bbolt reports some damage by panicking while it reads its pages.
+	defer func() {
+		if r := recover(); r != nil {
+			db, err = nil, fmt.Errorf("%w: %v", bbolt.ErrInvalid, r)
+		}
+	}()
+	db, err = bbolt.Open(path, 0o600, &bbolt.Options{
+		Timeout:        time.Second,
+		NoFreelistSync: true,
+		FreelistType:   bbolt.FreelistMapType,
+	})
+	if err != nil {
+		return nil, err
+	}
+	// Writers that come together share one sync; none waits long for company.
+	db.MaxBatchDelay = 2 * time.Millisecond
+	err = db.Update(func(tx *bbolt.Tx) error {
+		for _, b := range [][]byte{tagsBucket, linksBucket, listsBucket} {
+			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return db, nil
+}
+
+func damaged(err error) bool {
+	if err == nil || errors.Is(err, bbolt.ErrTimeout) || errors.Is(err, fs.ErrPermission) {
+		return false
+	}
+	var path *fs.PathError
+	return !errors.As(err, &path)
+}
+
+// Close writes what is still to write and closes the file.
+func (ix *Index) Close() error {
+	close(ix.stop)
+	<-ix.done
+	return errors.Join(ix.flush(), ix.db.Close())
+}
+
+func (ix *Index) flushLoop() {
+	defer close(ix.done)
+	tick := time.NewTicker(flushEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			// What can not be written stays touched and is tried again; a
+			// tag that is lost is only asked for sooner.
+			_ = ix.flush()
+		case <-ix.stop:
+			return
+		}
+	}
+}
+
+func (ix *Index) flush() error {
+	ix.mu.Lock()
+	pending := ix.touched
+	ix.touched = map[string]Tag{}
+	ix.mu.Unlock()
+	if len(pending) == 0 {
+		return nil
+	}
+	err := ix.db.Update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(tagsBucket)
+		for key, t := range pending {
+			if err := putJSON(b, []byte(key), t); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		ix.mu.Lock()
+		for key, t := range pending {
+			if _, newer := ix.touched[key]; !newer {
+				ix.touched[key] = t
+			}
+		}
+		ix.mu.Unlock()
+	}
+	return err
+}
+
+// Tag gives what a tag stood for; false where it is not known.
+func (ix *Index) Tag(upstream, repo, tag string) (Tag, bool) {
+	key := join(upstream, repo, tag)
+	ix.mu.Lock()
+	t, ok := ix.touched[string(key)]
+	ix.mu.Unlock()
+	if ok {
+		return t, true
+	}
+	ok = ix.get(tagsBucket, key, &t)
+	return t, ok
+}
+
+// PutTag remembers what a tag stands for.
+func (ix *Index) PutTag(upstream, repo, tag string, t Tag) error {
+	key := join(upstream, repo, tag)
+	ix.mu.Lock()
+	delete(ix.touched, string(key))
+	ix.mu.Unlock()
+	return ix.put(tagsBucket, key, t)
+}
+
+// Touch remembers what a tag stands for, as PutTag does, but does not wait for
+// the disk: a crash in the next seconds may lose it. It is for a tag that was
+// found unchanged.
+func (ix *Index) Touch(upstream, repo, tag string, t Tag) {
+	ix.mu.Lock()
+	ix.touched[string(join(upstream, repo, tag))] = t
+	ix.mu.Unlock()
+}
+
+// DropTag forgets a tag.
+func (ix *Index) DropTag(upstream, repo, tag string) error {
+	key := join(upstream, repo, tag)
+	ix.mu.Lock()
+	delete(ix.touched, string(key))
+	ix.mu.Unlock()
+	return ix.db.Batch(func(tx *bbolt.Tx) error { return tx.Bucket(tagsBucket).Delete(key) })
+}
+
+// Link tells whether a repository may serve d, and what is known of it.
+func (ix *Index) Link(upstream, repo string, d digest.Digest) (Link, bool) {
+	var l Link
+	ok := ix.get(linksBucket, join(upstream, repo, d.String()), &l)
+	return l, ok
+}
+
+// PutLinks remembers that a repository may serve these digests, all or none.
+func (ix *Index) PutLinks(upstream, repo string, links map[digest.Digest]Link) error {
+	return ix.db.Batch(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(linksBucket)
+		for d, l := range links {
+			if err := putJSON(b, join(upstream, repo, d.String()), l); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// List gives the list of a kind that was kept of a repository. of is the
+// subject's digest for Referrers and empty for Tags.
+func (ix *Index) List(kind, upstream, repo, of string) (List, bool) {
+	var l List
+	ok := ix.get(listsBucket, join(kind, upstream, repo, of), &l)
+	return l, ok
+}
+
+// PutList keeps a list.
+func (ix *Index) PutList(kind, upstream, repo, of string, l List) error {
+	return ix.put(listsBucket, join(kind, upstream, repo, of), l)
+}
+
+// Repositories lists what is known, as "upstream/repository", sorted.
+func (ix *Index) Repositories() ([]string, error) {
+	var names []string
+	err := ix.db.View(func(tx *bbolt.Tx) error {
+		for _, bucket := range [][]byte{tagsBucket, linksBucket} {
+			c := tx.Bucket(bucket).Cursor()
+			for key, _ := c.First(); key != nil; {
+				parts := bytes.SplitN(key, separator, 3)
+				if len(parts) != 3 {
+					key, _ = c.Next()
+					continue
+				}
+				names = append(names, string(parts[0])+"/"+string(parts[1]))
+				// On to the first key that is not of this repository.
+				past := append(join(string(parts[0]), string(parts[1])), separator[0]+1)
+				key, _ = c.Seek(past)
+			}
+		}
+		return nil
+	})
+	slices.Sort(names)
+	return slices.Compact(names), err
+}
+
+// separator stands between the parts of a key; no name, tag or digest can hold it.
+var separator = []byte{0}
+
+func join(parts ...string) []byte {
+	n := len(parts)
+	for _, p := range parts {
+		n += len(p)
+	}
+	key := make([]byte, 0, n)
+	for i, p := range parts {
+		if i > 0 {
+			key = append(key, separator...)
+		}
+		key = append(key, p...)
+	}
+	return key
+}
+
+func (ix *Index) get(bucket, key []byte, v any) bool {
+	ok := false
+	err := ix.db.View(func(tx *bbolt.Tx) error {
+		if b := tx.Bucket(bucket).Get(key); b != nil {
+			ok = json.Unmarshal(b, v) == nil
+		}
+		return nil
+	})
+	return ok && err == nil
+}
+
+func (ix *Index) put(bucket, key []byte, v any) error {
+	return ix.db.Batch(func(tx *bbolt.Tx) error { return putJSON(tx.Bucket(bucket), key, v) })
+}
+
+func putJSON(b *bbolt.Bucket, key []byte, v any) error {
+	j, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return b.Put(key, j)
+}

@@ -1,0 +1,40 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// acquire takes the lock at path for as long as the file it gives is open: the
+// kernel drops it with the process, so a crash leaves none behind. Who holds it
+// is written in it, for the sentence that the next one reads.
+func acquire(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode)
+	if err != nil {
+		return nil, fmt.Errorf("lock cache directory: %w", err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err != nil {
+		defer f.Close()
+		dir := filepath.Dir(path)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock cache directory %s: %w", dir, err)
+		}
+		holder, _ := io.ReadAll(io.LimitReader(f, 64))
+		who := strings.TrimSpace(string(holder))
+		if who == "" {
+			who = "unknown"
+		}
+		return nil, fmt.Errorf("cache directory %s is in use by another entrepot (process %s): stop that one, or give this one its own directory", dir, who)
+	}
+	if err := f.Truncate(0); err == nil {
+		_, _ = f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
+	}
+	return f, nil
+}

@@ -170,6 +170,12 @@ func (ix *Index) flush() error {
 	err := ix.db.Update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(tagsBucket)
 		for key, t := range pending {
+			// A tag that was put or dropped since it was touched stays so.
+			var now Tag
+			j := b.Get([]byte(key))
+			if j == nil || json.Unmarshal(j, &now) == nil && now.Checked.After(t.Checked) {
+				continue
+			}
 			if err := putJSON(b, []byte(key), t); err != nil {
 				return err
 			}

@@ -1,0 +1,579 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/entrepot-dev/entrepot/cache/store"
+	"github.com/entrepot-dev/entrepot/oci"
+)
+
+const (
+	// heldBack is how much of a blob's end waits for the digest: the last
+	// chunk of a wrong blob is never sent, so no client can take it for whole.
+	heldBack = 64 << 10
+	// minSegment and maxSegment bound the spans that a large blob is asked
+	// for in. Small ones waste round trips, large ones make a reader that
+	// comes for the middle of a blob wait.
+	minSegment = 16 << 20
+	maxSegment = 64 << 20
+	// maxWriters bounds the connections that one fill has at a time.
+	maxWriters = 4
+	// maxTries bounds the attempts in a row that bring no byte.
+	maxTries = 5
+	// maxRounds bounds the attempts at a blob whose bytes were wrong while
+	// nobody had been given any.
+	maxRounds = 3
+	// saveEvery is how many hashed bytes may be lost to a crash.
+	saveEvery = 32 << 20
+	// readSize is the buffer that moves bytes from an upstream to the part.
+	readSize = 256 << 10
+)
+
+// errMismatch says that an upstream's bytes were not the digest's.
+var errMismatch = errors.New("the bytes are not the digest's")
+
+// part is the file that a fill writes: a store.Part, or a test's.
+type part interface {
+	io.WriterAt
+	io.ReaderAt
+	Open() (io.ReadSeekCloser, error)
+	Save(have store.Spans, size int64) error
+	Commit(size int64) error
+	Reset() error
+	Discard() error
+	Close() error
+}
+
+// fillTask is what a fill is given to do.
+type fillTask struct {
+	digest digest.Digest
+	// size is the blob's size in bytes as a manifest tells it, or -1.
+	size int64
+	// begin opens the part, with the bytes and the size (or -1) that an
+	// earlier fill left.
+	begin func() (part, store.Spans, int64, error)
+	// open asks the upstream for a span.
+	open func(ctx context.Context, span oci.Span) (*oci.Body, error)
+	// record is called once the content has its final name.
+	record func(size int64) error
+	// resumed and mismatched are told of these events.
+	resumed, mismatched func()
+}
+
+// A fill fetches one blob and lets any number of readers follow. It has one
+// verifier, which hashes the contiguous prefix behind the writers and is the
+// only way to a committed file, and up to maxWriters writers, each on a span of
+// its own of one sparse file. It knows neither HTTP nor the index.
+type fill struct {
+	fillTask
+
+	mu      sync.Mutex
+	changed chan struct{} // closed and replaced when what stands below changes
+	waiting int           // readers and verifier that wait for changed
+	part    part
+	size    int64 // -1 until known; hides the task's
+	have    store.Spans
+	writers []*writer
+	group   *errgroup.Group // the round's goroutines; nil between rounds
+	ctx     context.Context // the round's
+	whole   bool            // the upstream does not do ranges, or the size is not known
+	opened  bool            // an upstream has begun to answer
+	given   bool            // a reader has been let at some bytes
+	right   bool            // the digest has been verified
+	ended   bool
+	err     error // why it ended; nil if all is well
+	refuse  []func()
+}
+
+// writer has claimed the bytes from at up to end. Both are guarded by fill.mu.
+type writer struct{ at, end int64 }
+
+// unbounded stands for the end of a claim on a blob whose size is not known.
+const unbounded = int64(1) << 62
+
+func newFill(t fillTask) *fill {
+	return &fill{fillTask: t, size: t.size, changed: make(chan struct{})}
+}
+
+// run does the task. It returns when the fill has ended and all its goroutines
+// with it; readers learn the same error. Its caller owns it.
+func (f *fill) run(ctx context.Context) error {
+	err := f.fetch(ctx)
+	f.mu.Lock()
+	p, have, size, right := f.part, f.have.Clone(), f.size, f.right
+	f.ended, f.err = true, err
+	if right {
+		f.err = nil // it could not be kept, but it can be read to its end
+	}
+	f.wake()
+	f.mu.Unlock()
+	if p == nil {
+		return err
+	}
+	switch {
+	case err == nil:
+		return p.Close()
+	case errors.Is(err, errMismatch), right, have.Len() == 0:
+		return errors.Join(err, p.Discard())
+	default:
+		// What is there spares the next fill its fetch.
+		return errors.Join(err, p.Save(have, size), p.Close())
+	}
+}
+
+func (f *fill) fetch(ctx context.Context) error {
+	p, have, size, err := f.begin()
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.part, f.have = p, have
+	if f.size < 0 {
+		f.size = size
+	} else if size >= 0 && size != f.size {
+		f.have = store.Spans{} // a part of something else
+	}
+	f.mu.Unlock()
+
+	for round := 1; ; round++ {
+		err := f.round(ctx)
+		if !errors.Is(err, errMismatch) {
+			return err
+		}
+		f.mismatched()
+		f.mu.Lock()
+		for _, refuse := range f.refuse {
+			refuse()
+		}
+		again := !f.given && round < maxRounds
+		f.refuse, f.have, f.whole = nil, store.Spans{}, false
+		f.size = f.fillTask.size
+		f.mu.Unlock()
+		if !again {
+			return err
+		}
+		if err := p.Reset(); err != nil {
+			return err
+		}
+	}
+}
+
+// round fetches what is missing and verifies it all.
+func (f *fill) round(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	f.mu.Lock()
+	f.group, f.ctx = g, ctx
+	g.Go(func() error { return f.verify(ctx) })
+	f.startWriter(0)
+	f.mu.Unlock()
+	err := g.Wait()
+	f.mu.Lock()
+	f.group = nil
+	f.mu.Unlock()
+	return err
+}
+
+// segment is how much one claim spans.
+func (f *fill) segment() int64 { return min(max(f.size/16, minSegment), maxSegment) }
+
+// claim finds w the first bytes from from on that are neither there nor
+// claimed; false if there are none. f.mu is held.
+func (f *fill) claim(w *writer, from int64) bool {
+	size := f.size
+	if size < 0 {
+		size = unbounded
+	}
+	taken := f.have.Clone()
+	for _, o := range f.writers {
+		if o != w {
+			taken.Add(o.at, o.end)
+		}
+	}
+	gap := taken.Gap(from, size)
+	if gap.From == gap.To {
+		return false
+	}
+	w.at, w.end = gap.From, gap.To
+	// One request for the whole is best for what is small; and all there is
+	// for an upstream that sends the whole whatever it is asked.
+	if seg := f.segment(); !f.whole && f.size >= 2*seg {
+		w.end = min(w.end, w.at+seg)
+	}
+	return true
+}
+
+// startWriter puts one more writer on the first free bytes from from on. f.mu
+// is held, and a round runs.
+func (f *fill) startWriter(from int64) {
+	w := &writer{}
+	if len(f.writers) >= maxWriters || !f.claim(w, from) {
+		return
+	}
+	f.writers = append(f.writers, w)
+	ctx := f.ctx
+	f.group.Go(func() error { return f.write(ctx, w) })
+}
+
+// write fetches w's claim, and then further ones while there are any. What
+// breaks off is resumed. A writer that can not go on gives its claim back to
+// the others; the last one's failure is the fill's.
+func (f *fill) write(ctx context.Context, w *writer) error {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval = 200 * time.Millisecond
+	pause.MaxInterval = 5 * time.Second
+	for tries := 0; ; {
+		before := w.at
+		err := f.transfer(ctx, w)
+		if err == nil {
+			tries = 0
+			if !f.next(w) {
+				return nil
+			}
+			continue
+		}
+		if w.at > before {
+			tries = 0
+			pause.Reset()
+		}
+		tries++
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if tries >= maxTries || !f.mayRetry(err) {
+			if f.retire(w) {
+				return nil
+			}
+			return err
+		}
+		f.resumed()
+		select {
+		case <-time.After(pause.NextBackOff()):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// mayRetry tells whether trying again may help. Before an upstream has begun to
+// answer it does not: the origin has tried already, and a client waits.
+func (f *fill) mayRetry(err error) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var disk *diskError
+	return f.opened && !oci.IsAbsent(err) && !errors.As(err, &disk)
+}
+
+// retire takes w off the fill if others are left to do its work.
+func (f *fill) retire(w *writer) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.writers) == 1 {
+		return false
+	}
+	f.writers = slices.DeleteFunc(f.writers, func(o *writer) bool { return o == w })
+	return true
+}
+
+// next moves w on to bytes that nobody has claimed: those behind its own, where
+// its reader will look, else the first. Without such bytes w is taken off.
+func (f *fill) next(w *writer) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.size >= 0 && (f.claim(w, w.end) || f.claim(w, 0)) {
+		if !f.whole && f.size-f.have.Len() > 2*f.segment() {
+			f.startWriter(0) // it goes well, so more may go better
+		}
+		return true
+	}
+	f.writers = slices.DeleteFunc(f.writers, func(o *writer) bool { return o == w })
+	return false
+}
+
+// transfer asks for w's claim once and writes what comes.
+func (f *fill) transfer(ctx context.Context, w *writer) error {
+	f.mu.Lock()
+	ask := oci.Span{From: w.at, To: w.end}
+	if w.end == f.size || w.end == unbounded {
+		ask.To = oci.Open
+	}
+	f.mu.Unlock()
+	body, err := f.open(ctx, ask)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if err := f.accept(w, body); err != nil {
+		return err
+	}
+	// An upstream that ignores Range begins at the beginning.
+	if skip := ask.From - body.Span.From; skip > 0 {
+		if _, err := io.CopyN(io.Discard, body, skip); err != nil {
+			return fmt.Errorf("skip to byte %d: %w", ask.From, unexpected(err))
+		}
+	}
+	buf := buffers.Get().(*[readSize]byte)
+	defer buffers.Put(buf)
+	for {
+		f.mu.Lock()
+		at, left := w.at, w.end-w.at
+		f.mu.Unlock()
+		if left == 0 {
+			return nil
+		}
+		n, err := body.Read(buf[:min(left, readSize)])
+		if n > 0 {
+			if _, err := f.part.WriteAt(buf[:n], at); err != nil {
+				return &diskError{err}
+			}
+			f.advance(w, int64(n))
+		}
+		switch {
+		case err == nil:
+		case err == io.EOF && f.finishUnsized(w):
+			return nil
+		case err == io.EOF && int64(n) == left:
+			return nil
+		default:
+			return fmt.Errorf("read at byte %d: %w", at+int64(n), unexpected(err))
+		}
+	}
+}
+
+// accept checks that body carries what w asked for, and learns from it.
+func (f *fill) accept(w *writer, body *oci.Body) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if body.Refuse != nil {
+		f.refuse = append(f.refuse, body.Refuse)
+	}
+	if body.Span.From > w.at {
+		return oci.Errorf(oci.CodeUnavailable, "%s sent bytes from %d on when asked for those from %d on", body.Source, body.Span.From, w.at)
+	}
+	if f.size < 0 && body.Size >= 0 {
+		f.size = body.Size
+		w.end = min(w.end, f.size)
+	}
+	if body.Size >= 0 && body.Size != f.size {
+		err := oci.Errorf(oci.CodeUnavailable, "%s says that %s has %d bytes, and it has %d", body.Source, f.digest, body.Size, f.size)
+		err.Status = 502
+		if body.Refuse != nil {
+			body.Refuse()
+		}
+		return err
+	}
+	if body.Span.From == 0 && body.Span.To != w.end && w.end != unbounded {
+		// It sends the whole whatever it is asked: take it all, alone.
+		f.whole = true
+		w.end = f.size
+		for _, r := range f.have.Runs() {
+			if r.From > w.at {
+				w.end = min(w.end, r.From)
+			}
+		}
+		for _, o := range f.writers {
+			if o != w && o.at >= w.at {
+				w.end = min(w.end, o.at)
+			}
+		}
+	}
+	f.opened = true
+	f.wake()
+	return nil
+}
+
+// advance notes that n more bytes of w's claim are there.
+func (f *fill) advance(w *writer, n int64) {
+	f.mu.Lock()
+	f.have.Add(w.at, w.at+n)
+	w.at += n
+	f.wake()
+	f.mu.Unlock()
+}
+
+// finishUnsized ends a blob whose size nobody told: where its bytes end. The
+// digest says whether that is true.
+func (f *fill) finishUnsized(w *writer) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.size >= 0 {
+		return false
+	}
+	f.size, w.end = w.at, w.at
+	f.wake()
+	return true
+}
+
+// verify hashes the contiguous prefix as it grows, and commits the whole when
+// its digest is right.
+func (f *fill) verify(ctx context.Context) error {
+	hash := f.digest.Algorithm().Hash()
+	buf := buffers.Get().(*[readSize]byte)
+	defer buffers.Put(buf)
+	var done, saved int64
+	for {
+		end, size, err := f.grown(ctx, done)
+		if err != nil {
+			return err
+		}
+		for done < end {
+			n, err := f.part.ReadAt(buf[:min(end-done, readSize)], done)
+			if n == 0 && err != nil {
+				return &diskError{err}
+			}
+			hash.Write(buf[:n])
+			done += int64(n)
+		}
+		if done == size {
+			break
+		}
+		if done-saved >= saveEvery {
+			f.mu.Lock()
+			have := f.have.Clone()
+			f.mu.Unlock()
+			// A part that can not be saved costs a fetch after a crash; the
+			// disk's error will show when it matters.
+			_ = f.part.Save(have, size)
+			saved = done
+		}
+	}
+	if got := digest.NewDigest(f.digest.Algorithm(), hash); got != f.digest {
+		return fmt.Errorf("%s: %w: they are those of %s", f.digest, errMismatch, got)
+	}
+	err := f.part.Commit(done)
+	if err == nil {
+		err = f.record(done)
+	}
+	f.mu.Lock()
+	f.right = true
+	f.wake()
+	f.mu.Unlock()
+	if err != nil {
+		return &diskError{err}
+	}
+	return nil
+}
+
+// grown waits until the prefix reaches beyond done, and gives its end and the
+// blob's size.
+func (f *fill) grown(ctx context.Context, done int64) (end, size int64, err error) {
+	err = f.wait(ctx, func() (bool, error) {
+		end, size = f.have.Reach(done), f.size
+		return end > done || end == size, nil
+	})
+	return end, size, err
+}
+
+// await waits until bytes from off on may be given out, and gives the end of
+// the run of them. A reader far from every writer gets one of its own.
+func (f *fill) await(ctx context.Context, off int64) (int64, error) {
+	var limit int64
+	asked := false
+	err := f.wait(ctx, func() (bool, error) {
+		if f.ended && f.err != nil {
+			return false, f.err
+		}
+		limit = f.have.Reach(off)
+		if !f.right {
+			limit = min(limit, f.size-heldBack)
+		}
+		if limit > off {
+			f.given = true
+			return true, nil
+		}
+		if !asked && !f.ended {
+			asked = true
+			f.want(off)
+		}
+		return false, nil
+	})
+	return limit, err
+}
+
+// want sees to it that the byte at off is on its way. f.mu is held.
+func (f *fill) want(off int64) {
+	if f.group == nil || f.whole || f.size < 0 || f.have.Reach(off) > off {
+		return
+	}
+	for _, w := range f.writers {
+		// Within a claim, or so close behind one that its writer will be there
+		// before a new connection is.
+		if w.at <= off && off < w.end+minSegment/4 {
+			return
+		}
+	}
+	f.startWriter(off)
+}
+
+// ready waits until the blob's size is known and an upstream has begun to send
+// it or all is there. What can not be fetched at all fails here, before a
+// client has been promised anything; so does a small blob that is wrong.
+func (f *fill) ready(ctx context.Context) (int64, error) {
+	var size int64
+	err := f.wait(ctx, func() (bool, error) {
+		if f.ended {
+			size = f.size
+			return true, f.err
+		}
+		size = f.size
+		return f.opened && size > heldBack || f.right, nil
+	})
+	return size, err
+}
+
+// wait calls enough under f.mu, now and after each change, until it gives true
+// or an error.
+func (f *fill) wait(ctx context.Context, enough func() (bool, error)) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for {
+		if ok, err := enough(); ok || err != nil {
+			return err
+		}
+		changed := f.changed
+		f.waiting++
+		f.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+		f.mu.Lock()
+		f.waiting--
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// wake tells all who wait that something has changed. f.mu is held.
+func (f *fill) wake() {
+	if f.waiting > 0 {
+		close(f.changed)
+		f.changed = make(chan struct{})
+	}
+}
+
+// diskError is a failure of the cache's own disk, which no upstream can mend.
+type diskError struct{ err error }
+
+func (e *diskError) Error() string { return "cache disk: " + e.err.Error() }
+func (e *diskError) Unwrap() error { return e.err }
+
+func unexpected(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// buffers are those that bytes move through; each holder gives its own back.
+var buffers = sync.Pool{New: func() any { return new([readSize]byte) }}

@@ -1,0 +1,138 @@
+package configs
+
+import "time"
+
+// Config is everything that can be set. The yaml tags are the keys, the same
+// in the file, in the environment (ENTREPOT_ and the path in capitals) and in
+// docs/configuration.md.
+type Config struct {
+	// Listen is where clients reach the registry API: "host:port", ":port".
+	Listen string `yaml:"listen"`
+	// TLS makes that listener speak https.
+	TLS ServerTLS `yaml:"tls,omitzero"`
+	// Admin is the operator's listener.
+	Admin Admin `yaml:"admin"`
+	// Cache is what is kept, and where.
+	Cache Cache `yaml:"cache"`
+	// DefaultUpstream is the upstream of a request that names none. It is one
+	// of the names in Upstreams; empty refuses such requests.
+	DefaultUpstream string `yaml:"default_upstream"`
+	// Platforms are those of this cache's clients, "linux/arm64/v8". The first
+	// is for clients that take no index.
+	Platforms []string `yaml:"platforms"`
+	// Upstreams are the registries that are mirrored, by name.
+	Upstreams map[string]*Upstream `yaml:"upstreams"`
+	// Log is how the log is written.
+	Log Log `yaml:"log"`
+	// ShutdownTimeout is how long running transfers may take to finish once
+	// the process was told to stop. Zero ends them at once.
+	ShutdownTimeout time.Duration `yaml:"shutdown_timeout"`
+}
+
+// ServerTLS is a certificate and its key, PEM files; both or neither.
+type ServerTLS struct {
+	Cert string `yaml:"cert,omitempty"`
+	Key  string `yaml:"key,omitempty"`
+}
+
+// Admin is the listener for metrics, health and profiles.
+type Admin struct {
+	// Listen is "host:port", or AdminOff.
+	Listen string `yaml:"listen"`
+}
+
+// AdminOff as admin.listen opens no admin listener.
+const AdminOff = "off"
+
+// Cache says what is kept, and where.
+type Cache struct {
+	// Dir is the directory of the content. Load fills it in where it is empty.
+	Dir string `yaml:"dir"`
+	// Memory bounds the memory tier, which holds manifests and small blobs.
+	Memory Bytes `yaml:"memory"`
+	// Offline serves what is kept and asks no upstream for anything.
+	Offline bool `yaml:"offline"`
+}
+
+// Upstream is one registry that is mirrored.
+type Upstream struct {
+	// Endpoints are the base URLs of the registry, tried in order.
+	Endpoints []string `yaml:"endpoints"`
+	// Aliases are other names by which clients ask for this upstream.
+	Aliases []string `yaml:"aliases,omitempty"`
+	// Credentials are what this registry is shown; empty is anonymous.
+	Credentials Credentials `yaml:"credentials,omitzero"`
+	// Realms are token servers that may be shown the credentials, beside the
+	// registry's own host and the well-known ones.
+	Realms []string `yaml:"realms,omitempty"`
+	// RedirectHosts are hosts, with a port where it is not the usual one, that
+	// a redirect may lead to although they are private or plain http.
+	RedirectHosts []string `yaml:"redirect_hosts,omitempty"`
+	// Tags say for how long a tag is believed. The first rule that matches
+	// counts; the last rule matches everything.
+	Tags []TagRule `yaml:"tags"`
+	// TLS is how https endpoints are verified.
+	TLS UpstreamTLS `yaml:"tls,omitzero"`
+	// MaxConnections bounds the parallel requests to this upstream.
+	MaxConnections int `yaml:"max_connections"`
+	// ConnectTimeout bounds the dial and TLS handshake of a connection.
+	ConnectTimeout time.Duration `yaml:"connect_timeout"`
+	// HeaderTimeout bounds the wait for a response's header.
+	HeaderTimeout time.Duration `yaml:"header_timeout"`
+	// StallTimeout bounds the wait for the next bytes of a body. A body that
+	// moves may take as long as it takes.
+	StallTimeout time.Duration `yaml:"stall_timeout"`
+}
+
+// Credentials are a user with one kind of password, or a place that knows
+// both; never two of these.
+type Credentials struct {
+	Username string `yaml:"username,omitempty"`
+	Password Secret `yaml:"password,omitempty"`
+	// PasswordFile is read again for each login, so that it can be rotated.
+	PasswordFile string `yaml:"password_file,omitempty"`
+	// PasswordEnv is the name of the environment variable with the password.
+	PasswordEnv string `yaml:"password_env,omitempty"`
+	// DockerConfig is the path of a Docker config.json, whose auths,
+	// credHelpers and credsStore count.
+	DockerConfig string `yaml:"docker_config,omitempty"`
+	// Helper is the suffix of a credential helper: "ecr-login" runs
+	// docker-credential-ecr-login.
+	Helper string `yaml:"helper,omitempty"`
+}
+
+// TagRule says for how long the tags that it matches are believed.
+type TagRule struct {
+	// Match is a pattern of "repository:tag" in which * stands for any run of
+	// characters, a slash and a colon included, and ? for any one.
+	Match string `yaml:"match"`
+	// TTL is how long an answer counts as fresh.
+	TTL time.Duration `yaml:"ttl"`
+	// StaleIfError is for how long past its TTL an answer may be served while
+	// the upstream can not be asked.
+	StaleIfError time.Duration `yaml:"stale_if_error"`
+	// Immutable tags are never asked for again once they are kept.
+	Immutable bool `yaml:"immutable,omitempty"`
+}
+
+// UpstreamTLS says how an upstream's certificate is verified, and what this
+// side shows.
+type UpstreamTLS struct {
+	// CA is a PEM file of roots that count beside the system's.
+	CA string `yaml:"ca,omitempty"`
+	// Cert and Key are a client certificate; both or neither.
+	Cert string `yaml:"cert,omitempty"`
+	Key  string `yaml:"key,omitempty"`
+	// Insecure verifies nothing: anyone on the path can read the credentials.
+	// What is kept is still verified by digest; what a tag stands for is not.
+	Insecure bool `yaml:"insecure,omitempty"`
+}
+
+// Log says how the log is written.
+type Log struct {
+	// Level is the least severe level that is written: debug, info, warn, error.
+	Level string `yaml:"level"`
+	// Format is console (for people), json, or auto: console on a terminal,
+	// json otherwise.
+	Format string `yaml:"format"`
+}

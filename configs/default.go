@@ -1,0 +1,54 @@
+package configs
+
+import "time"
+
+// Default gives the configuration of an Entrepot that nobody configured. Only
+// Cache.Dir is empty in it: it depends on the machine (see Load). Each call
+// gives a new value.
+func Default() *Config {
+	return &Config{
+		Listen:          ":5000",
+		Admin:           Admin{Listen: "127.0.0.1:5001"},
+		Cache:           Cache{Memory: 64 << 20},
+		DefaultUpstream: "docker.io",
+		Platforms:       []string{"linux/amd64"},
+		Upstreams: map[string]*Upstream{
+			"docker.io": dockerHub(),
+			"ghcr.io":   DefaultUpstream("ghcr.io"), "quay.io": DefaultUpstream("quay.io"),
+			"gcr.io": DefaultUpstream("gcr.io"), "registry.k8s.io": DefaultUpstream("registry.k8s.io"),
+			"mcr.microsoft.com": DefaultUpstream("mcr.microsoft.com"),
+			"public.ecr.aws":    DefaultUpstream("public.ecr.aws"),
+			"docker.elastic.co": DefaultUpstream("docker.elastic.co"),
+			"nvcr.io":           DefaultUpstream("nvcr.io"),
+		},
+		Log:             Log{Level: "info", Format: "auto"},
+		ShutdownTimeout: 30 * time.Second,
+	}
+}
+
+// DefaultUpstream gives the upstream that a name alone stands for: https on
+// the host of that name, anonymous.
+func DefaultUpstream(name string) *Upstream {
+	return &Upstream{
+		Endpoints:      []string{"https://" + name},
+		Tags:           []TagRule{DefaultTagRule()},
+		MaxConnections: 64,
+		ConnectTimeout: 10 * time.Second,
+		HeaderTimeout:  30 * time.Second,
+		StallTimeout:   30 * time.Second,
+	}
+}
+
+// DefaultTagRule is the rule of a tag that no other rule matches. Its values
+// are also those of the keys that a rule leaves out.
+func DefaultTagRule() TagRule {
+	return TagRule{Match: "*", TTL: time.Minute, StaleIfError: 720 * time.Hour}
+}
+
+// dockerHub is not served on the host of its name, and is known by others.
+func dockerHub() *Upstream {
+	u := DefaultUpstream("docker.io")
+	u.Endpoints = []string{"https://registry-1.docker.io"}
+	u.Aliases = []string{"index.docker.io", "registry-1.docker.io"}
+	return u
+}

@@ -1,0 +1,93 @@
+package configs
+
+import (
+	"reflect"
+	"strings"
+)
+
+// Key is one thing that can be set.
+type Key struct {
+	// Path is how it is written in messages: "cache.dir",
+	// "upstreams.docker.io.credentials.password".
+	Path string
+	// Env is the environment variable that sets it; empty where none does.
+	Env string
+	// value is the key's value, settable.
+	value reflect.Value
+}
+
+// Placeholder is the name of an upstream in the paths that Keys gives.
+const Placeholder = "NAME"
+
+// Keys lists every key that there is, in the order of the types. Those of an
+// upstream are listed once, under Placeholder; those of a rule of a list under
+// the list's path and "[]".
+func Keys() []Key {
+	cfg := Config{Upstreams: map[string]*Upstream{Placeholder: {Tags: []TagRule{{}}}}}
+	return keysIn(reflect.ValueOf(&cfg).Elem(), "")
+}
+
+// keysIn lists the keys below v.
+func keysIn(v reflect.Value, path string) []Key {
+	var keys []Key
+	switch {
+	case v.Kind() == reflect.Struct:
+		for i := range v.NumField() {
+			keys = append(keys, keysIn(v.Field(i), childKey(path, keyOf(v.Type().Field(i))))...)
+		}
+	case v.Kind() == reflect.Map:
+		m := v.Interface().(map[string]*Upstream)
+		for _, name := range names(m) {
+			keys = append(keys, keysIn(reflect.ValueOf(m[name]).Elem(), childKey(path, name))...)
+		}
+	case v.Type() == reflect.TypeFor[[]TagRule]():
+		// A rule is known by its place in a list, which no variable can name.
+		keys = append(keys, Key{Path: path, value: v})
+		if v.Len() > 0 {
+			for _, k := range keysIn(v.Index(0), path+"[]") {
+				keys = append(keys, Key{Path: k.Path, value: k.value})
+			}
+		}
+	default:
+		keys = append(keys, Key{Path: path, Env: envName(path), value: v})
+	}
+	return keys
+}
+
+// fieldOf finds the field of a struct by its key.
+func fieldOf(v reflect.Value, key string) (reflect.Value, bool) {
+	for i := range v.NumField() {
+		if keyOf(v.Type().Field(i)) == key {
+			return v.Field(i), true
+		}
+	}
+	return reflect.Value{}, false
+}
+
+// keysOf lists the keys of a struct.
+func keysOf(t reflect.Type) []string {
+	var list []string
+	for i := range t.NumField() {
+		list = append(list, keyOf(t.Field(i)))
+	}
+	return list
+}
+
+// keyOf gives the key of a field: its yaml tag without the options.
+func keyOf(f reflect.StructField) string {
+	key, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+	return key
+}
+
+func childKey(path, key string) string {
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+// parentKey cuts the last part off a path. A dot within an upstream's name is
+// cut at as well: that path is nobody's, and the next cut finds the name's.
+func parentKey(path string) string {
+	return path[:max(0, strings.LastIndexAny(path, ".["))]
+}

@@ -1,0 +1,149 @@
+package configs
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+)
+
+// Source says what a configuration is made of. What stands further down wins:
+// the defaults, the file, the environment, the flags.
+type Source struct {
+	// File is the path of a YAML file; empty for none.
+	File string
+	// Environ are "NAME=value" pairs as os.Environ gives them. Only names that
+	// begin with ENTREPOT_ count.
+	Environ []string
+	// Flags are values from the command line.
+	Flags []Flag
+}
+
+// Flag is one value from the command line.
+type Flag struct {
+	// Name is the flag as it was typed, for messages: "--listen".
+	Name string
+	// Key is the path of the key that it sets: "listen".
+	Key   string
+	Value string
+}
+
+// maxFileSize bounds how much of a file is read: a wrong path, a device or an
+// image archive, must not fill the memory.
+const maxFileSize = 1 << 20
+
+// Load makes a Config out of its sources. An error that is the configuration's
+// own fault is an *Error that holds all that was found.
+func Load(src Source) (*Config, error) {
+	l := &loader{file: src.File, cfg: Default(), where: map[string]place{}}
+	if src.File != "" {
+		text, err := readFile(src.File)
+		if err != nil {
+			return nil, err
+		}
+		l.readYAML(text)
+	}
+	l.readEnviron(src.Environ)
+	l.readFlags(src.Flags)
+	l.complete()
+	l.validate()
+	if len(l.problems) > 0 {
+		slices.SortStableFunc(l.problems, func(a, b located) int { return cmp.Compare(a.line, b.line) })
+		e := &Error{}
+		for _, p := range l.problems {
+			e.Problems = append(e.Problems, p.Problem)
+		}
+		return nil, e
+	}
+	return l.cfg, nil
+}
+
+// loader is one run of Load.
+type loader struct {
+	file string
+	cfg  *Config
+	// where tells for the path of each key that was set who set it.
+	where    map[string]place
+	problems []located
+}
+
+// place is where a value comes from.
+type place struct {
+	text string
+	// line is that of the file; later sources have lines beyond any file's.
+	line int
+}
+
+// Lines of what is not in the file, so that problems are told in the order of
+// the sources.
+const (
+	lineEnviron = 1<<30 + iota
+	lineFlag
+	lineDefault
+)
+
+// located is a problem that knows its place in the order of all.
+type located struct {
+	Problem
+	line int
+}
+
+// report notes a problem at a place.
+func (l *loader) report(at place, key, format string, args ...any) {
+	l.problems = append(l.problems, located{
+		Problem: Problem{Where: at.text, Key: key, Message: fmt.Sprintf(format, args...)},
+		line:    at.line,
+	})
+}
+
+// reportKey notes a problem with the value of a key, wherever it was set.
+func (l *loader) reportKey(key, format string, args ...any) {
+	l.report(l.placeOf(key), key, format, args...)
+}
+
+// placeOf tells who set a key, or else who set the nearest key around it.
+func (l *loader) placeOf(key string) place {
+	for k := key; k != ""; k = parentKey(k) {
+		if at, ok := l.where[k]; ok {
+			return at
+		}
+	}
+	return place{text: "default", line: lineDefault}
+}
+
+// complete fills in what the sources left open and the defaults can not know.
+func (l *loader) complete() {
+	if l.cfg.Cache.Dir == "" {
+		dir, err := defaultDir(systemDir, os.UserCacheDir)
+		if err != nil {
+			l.reportKey("cache.dir", "%v", err)
+		}
+		l.cfg.Cache.Dir = dir
+	}
+	for _, u := range l.cfg.Upstreams {
+		if n := len(u.Tags); n == 0 || u.Tags[n-1].Match != "*" {
+			u.Tags = append(u.Tags, DefaultTagRule())
+		}
+	}
+}
+
+// readFile reads a configuration file whole.
+func readFile(path string) ([]byte, error) {
+	switch st, err := os.Stat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("configuration file %s does not exist; give another with --config, or none to run with the defaults", path)
+	case err != nil:
+		return nil, fmt.Errorf("configuration file: %w", err)
+	case st.IsDir():
+		return nil, fmt.Errorf("configuration file %s is a directory; give the path of a YAML file", path)
+	case st.Size() > maxFileSize:
+		return nil, fmt.Errorf("configuration file %s has %d bytes; at most %d are read", path, st.Size(), maxFileSize)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("configuration file: %w", err)
+	}
+	return text, nil
+}

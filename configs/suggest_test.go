@@ -1,0 +1,16 @@
+package configs
+
+import "testing"
+
+func TestSuggestionIsTheNearestWord(t *testing.T) {
+	words := []string{"listen", "tls", "admin", "cache", "default_upstream", "platforms", "upstreams", "log"}
+	for got, want := range map[string]string{
+		"lisen": "listen", "Listen": "listen", "chache": "cache", "platform": "platforms",
+		"upstream": "upstreams", "default-upstream": "default_upstream", "logs": "log",
+		"colour": "", "x": "", "": "",
+	} {
+		if s := suggest(got, words); s != want {
+			t.Errorf("suggest(%q): want %q, got %q", got, want, s)
+		}
+	}
+}

@@ -1,0 +1,219 @@
+package configs
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+)
+
+// readYAML lays a YAML document over the configuration. The tree is walked
+// along the types of Config rather than decoded by reflection at once, because
+// then every problem is found in one run, each with its place and its key, and
+// a key that is given leaves the defaults beside it as they are.
+func (l *loader) readYAML(text []byte) {
+	file, err := parser.ParseBytes(text, 0)
+	if err != nil {
+		at, message := place{text: l.file}, err.Error()
+		var syntax yaml.Error
+		if errors.As(err, &syntax) {
+			at, message = l.at(syntax.GetToken()), syntax.GetMessage()
+		}
+		l.report(at, "", "this is no valid YAML: %s", message)
+		return
+	}
+	w := walk{l: l, anchors: map[string]ast.Node{}}
+	read := false
+	for _, doc := range file.Docs {
+		if doc.Body == nil || doc.Body.Type() == ast.NullType || doc.Body.Type() == ast.CommentType {
+			continue
+		}
+		if read {
+			l.report(l.at(doc.Body.GetToken()), "", "a second YAML document; a configuration is one")
+			return
+		}
+		read = true
+		w.node(doc.Body, "", reflect.ValueOf(l.cfg).Elem())
+	}
+}
+
+// at tells the place of a token.
+func (l *loader) at(t *token.Token) place {
+	if t == nil || t.Position == nil {
+		return place{text: l.file}
+	}
+	return place{text: fmt.Sprintf("%s:%d:%d", l.file, t.Position.Line, t.Position.Column), line: t.Position.Line}
+}
+
+// walk carries what is needed on the way down a document.
+type walk struct {
+	l       *loader
+	anchors map[string]ast.Node
+}
+
+// node lays n over v. The depth is that of Config, whatever the document does:
+// an alias that holds itself ends where the types end.
+func (w walk) node(n ast.Node, key string, v reflect.Value) {
+	n = w.resolve(n)
+	if key != "" {
+		w.l.where[key] = w.l.at(n.GetToken())
+	}
+	switch {
+	case v.Kind() == reflect.Struct:
+		w.mapping(n, key, v)
+	case v.Kind() == reflect.Map:
+		w.upstreams(n, key, v.Interface().(map[string]*Upstream))
+	case v.Kind() == reflect.Slice:
+		w.list(n, key, v)
+	default:
+		if err := setNode(n, v); err != nil {
+			w.l.reportKey(key, "%v", err)
+		}
+	}
+}
+
+// resolve follows tags, anchors and aliases to the node that they stand for.
+func (w walk) resolve(n ast.Node) ast.Node {
+	for {
+		switch t := n.(type) {
+		case *ast.AnchorNode:
+			w.anchors[t.Name.String()] = t.Value
+			n = t.Value
+		case *ast.AliasNode:
+			to, ok := w.anchors[t.Value.String()]
+			if !ok || to == n {
+				return n
+			}
+			n = to
+		case *ast.TagNode:
+			n = t.Value
+		default:
+			return n
+		}
+	}
+}
+
+// mapping lays a YAML mapping over a struct.
+func (w walk) mapping(n ast.Node, key string, v reflect.Value) {
+	entries, ok := entriesOf(n)
+	if !ok {
+		w.l.report(w.l.at(n.GetToken()), key, "want keys and values (%s), got %s", strings.Join(keysOf(v.Type()), ", "), describe(n))
+		return
+	}
+	for _, e := range entries {
+		name := keyText(e.Key)
+		field, known := fieldOf(v, name)
+		if !known {
+			w.l.report(w.l.at(e.Key.GetToken()), childKey(key, name), "unknown key; %s", didYouMean(name, keysOf(v.Type())))
+			continue
+		}
+		w.node(e.Value, childKey(key, name), field)
+	}
+}
+
+// upstreams lays a YAML mapping over the upstreams: a name that is known is
+// changed, null drops it, another name is added.
+func (w walk) upstreams(n ast.Node, key string, m map[string]*Upstream) {
+	entries, ok := entriesOf(n)
+	if !ok {
+		w.l.report(w.l.at(n.GetToken()), key, "want registries by name, got %s", describe(n))
+		return
+	}
+	for _, e := range entries {
+		name := keyText(e.Key)
+		k := childKey(key, name)
+		value := w.resolve(e.Value)
+		at := w.l.at(e.Key.GetToken())
+		u, known := m[name]
+		if null, ok := value.(*ast.NullNode); ok {
+			switch {
+			case null.Token.Type == token.ImplicitNullType:
+				w.l.report(at, k, "has no value; write {} for an upstream with the defaults, null to drop a built-in one")
+			case !known:
+				w.l.report(at, k, "null drops an upstream, but none has this name; %s", didYouMean(name, names(m)))
+			default:
+				delete(m, name)
+			}
+			continue
+		}
+		if !known {
+			u = DefaultUpstream(name)
+			m[name] = u
+		}
+		w.mapping(value, k, reflect.ValueOf(u).Elem())
+		w.l.where[k] = at
+	}
+}
+
+// list lays a YAML sequence over a slice. It takes the place of the whole list
+// that was there.
+func (w walk) list(n ast.Node, key string, v reflect.Value) {
+	seq, ok := n.(*ast.SequenceNode)
+	if !ok {
+		w.l.reportKey(key, "want a list, got %s; write it as [a, b]", describe(n))
+		return
+	}
+	list := reflect.MakeSlice(v.Type(), len(seq.Values), len(seq.Values))
+	for i, item := range seq.Values {
+		if rule, ok := list.Index(i).Addr().Interface().(*TagRule); ok {
+			*rule = DefaultTagRule()
+		}
+		w.node(item, fmt.Sprintf("%s[%d]", key, i), list.Index(i))
+	}
+	v.Set(list)
+}
+
+// entriesOf gives the keys and values of a mapping. Nothing at all, as where
+// all keys below one are commented out, is a mapping without any.
+func entriesOf(n ast.Node) ([]*ast.MappingValueNode, bool) {
+	switch t := n.(type) {
+	case *ast.MappingNode:
+		return t.Values, true
+	case *ast.MappingValueNode:
+		return []*ast.MappingValueNode{t}, true
+	case *ast.NullNode:
+		return nil, true
+	}
+	return nil, false
+}
+
+// keyText gives a key as it was meant: without quotes.
+func keyText(k ast.MapKeyNode) string {
+	if s, ok := k.(*ast.StringNode); ok {
+		return s.Value
+	}
+	return k.GetToken().Value
+}
+
+// names gives the names of upstreams, sorted.
+func names(m map[string]*Upstream) []string {
+	var list []string
+	for name := range m {
+		list = append(list, name)
+	}
+	slices.Sort(list)
+	return list
+}
+
+// describe says in words what a node is.
+func describe(n ast.Node) string {
+	switch n.(type) {
+	case *ast.MappingNode, *ast.MappingValueNode:
+		return "keys and values"
+	case *ast.SequenceNode:
+		return "a list"
+	case *ast.NullNode:
+		return "nothing"
+	case *ast.AliasNode:
+		return "an alias of an anchor that is not defined above it"
+	case *ast.StringNode, *ast.LiteralNode:
+		return "a text"
+	}
+	return n.GetToken().Value
+}

@@ -1,0 +1,91 @@
+package proxy
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/entrepot-dev/entrepot/e2e/hub"
+)
+
+// Options say how to run the program.
+type Options struct {
+	// Upstreams are the hubs that it mirrors, by name: "docker.io". Each is
+	// configured with its endpoint, its realm and its CDN.
+	Upstreams map[string]*hub.Hub
+	// Dir is the cache directory; one of the test's if empty. Give one to keep
+	// a cache from one process to the next, or use Restart.
+	Dir string
+	// Config is YAML that is laid over the generated configuration, key by key.
+	Config string
+	// Env are variables beside PATH and HOME, "KEY=value".
+	Env []string
+}
+
+// writeConfig writes the configuration file and gives its path.
+func (p *Proxy) writeConfig(t testing.TB, o Options) string {
+	t.Helper()
+	dir := t.TempDir()
+	upstreams := map[string]any{}
+	for name, h := range o.Upstreams {
+		ca := filepath.Join(dir, name+".pem")
+		if pem := h.CA(); pem != nil {
+			if err := os.WriteFile(ca, pem, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		upstreams[name] = h.Upstream(ca)
+	}
+	cfg := map[string]any{
+		"listen":    p.listen,
+		"admin":     map[string]any{"listen": p.admin},
+		"cache":     map[string]any{"dir": p.Dir},
+		"upstreams": upstreams,
+		"log":       map[string]any{"level": "debug", "format": "json"},
+	}
+	var extra map[string]any
+	if err := yaml.Unmarshal([]byte(o.Config), &extra); err != nil {
+		t.Fatalf("proxy.Options.Config: %v\n%s", err, o.Config)
+	}
+	overlay(cfg, extra)
+	b, err := yaml.Marshal(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "entrepot.yml")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// overlay lays extra over cfg: maps key by key, all else replaces.
+func overlay(cfg, extra map[string]any) {
+	for k, v := range extra {
+		have, ok := cfg[k].(map[string]any)
+		more, also := v.(map[string]any)
+		if ok && also {
+			have = maps.Clone(have)
+			overlay(have, more)
+			cfg[k] = have
+			continue
+		}
+		cfg[k] = v
+	}
+}
+
+// freeAddress gives an address that nobody listens at just now.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(fmt.Errorf("look for a free port: %w", err))
+	}
+	defer l.Close()
+	return l.Addr().String()
+}

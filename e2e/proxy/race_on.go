@@ -1,0 +1,6 @@
+//go:build race
+
+package proxy
+
+// raced tells whether the test has the race detector.
+const raced = true

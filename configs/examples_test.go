@@ -1,0 +1,104 @@
+package configs
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+)
+
+func TestDaemonJSONIsWhatTheDaemonTakes(t *testing.T) {
+	var daemon struct {
+		Mirrors []string `json:"registry-mirrors"`
+	}
+	d := json.NewDecoder(bytes.NewReader(readExample(t, "clients/daemon.json")))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&daemon); err != nil {
+		t.Fatal(err)
+	}
+	if len(daemon.Mirrors) != 1 || daemon.Mirrors[0] != "http://cache:5000" {
+		t.Errorf("want the mirror http://cache:5000 (with a path the daemon refuses it), got %v", daemon.Mirrors)
+	}
+}
+
+func TestYAMLExamplesAreYAML(t *testing.T) {
+	for _, file := range []string{"clients/registries.yaml", "deploy/compose.yml", "deploy/kubernetes.yaml"} {
+		d := yaml.NewDecoder(bytes.NewReader(readExample(t, file)), yaml.Strict())
+		n := 0
+		for {
+			var v map[string]any
+			if err := d.Decode(&v); err != nil {
+				if n == 0 || err.Error() != "EOF" {
+					t.Errorf("%s: document %d: %v", file, n, err)
+				}
+				break
+			}
+			n++
+		}
+	}
+}
+
+func TestKubernetesConfigurationLoads(t *testing.T) {
+	d := yaml.NewDecoder(bytes.NewReader(readExample(t, "deploy/kubernetes.yaml")))
+	for {
+		var object struct {
+			Kind string
+			Data map[string]string
+		}
+		if err := d.Decode(&object); err != nil {
+			t.Fatalf("no ConfigMap found: %v", err)
+		}
+		if object.Kind != "ConfigMap" {
+			continue
+		}
+		file := filepath.Join(t.TempDir(), "entrepot.yml")
+		if err := os.WriteFile(file, []byte(object.Data["entrepot.yml"]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := Load(Source{File: file})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cfg.Admin.Listen != ":5001" {
+			t.Errorf("probes reach the pod from outside: want admin.listen :5001, got %s", cfg.Admin.Listen)
+		}
+		return
+	}
+}
+
+// variable is how a text names one of ours.
+var variable = regexp.MustCompile(`ENTREPOT_[A-Z0-9_]+`)
+
+func TestVariablesInExamplesAreKeys(t *testing.T) {
+	known := map[string]bool{"ENTREPOT_CONFIG": true}
+	cfg := Default()
+	l := &loader{cfg: cfg, where: map[string]place{}}
+	for _, name := range []string{"deploy/compose.yml", "deploy/entrepot.service", "reference.yml"} {
+		for _, v := range variable.FindAllString(string(readExample(t, name)), -1) {
+			if known[v] || strings.HasSuffix(v, "_") {
+				continue
+			}
+			l.problems = nil
+			l.readEnviron([]string{v + "=1"})
+			for _, p := range l.problems {
+				if strings.Contains(p.Message, "no such key") {
+					t.Errorf("%s: %s", name, p.Problem)
+				}
+			}
+		}
+	}
+}
+
+func readExample(t *testing.T, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}

@@ -1,0 +1,195 @@
+package rewrite
+
+import (
+	"encoding/json"
+	"strings"
+
+	"github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/entrepot-dev/entrepot/oci"
+)
+
+// Kind says whether a document names the parts of one image or artifact, or
+// other manifests.
+type Kind uint8
+
+const (
+	// Manifest names a config and layers or blobs.
+	Manifest Kind = iota + 1
+	// Index names manifests; Docker calls it a manifest list.
+	Index
+)
+
+// Parsed is what a cache must know of a manifest or index. It shares no memory
+// with the bytes that it was read from.
+type Parsed struct {
+	Kind Kind
+	// MediaType is what MediaTypeOf gives for the bytes.
+	MediaType string
+	// Children are what the document is made of, each digest once, in order:
+	// of a manifest the config and then its layers or blobs, of an index its
+	// manifests. Those whose digest or size can not be right, or whose digest
+	// algorithm is not served here, are left out. IsForeign tells which of
+	// them a registry may not have.
+	Children []v1.Descriptor
+	// Config is the config's descriptor; its digest is empty where there is none.
+	Config v1.Descriptor
+	// Subject is the manifest that this one refers to; nil where there is none.
+	Subject *v1.Descriptor
+	// ArtifactType is the document's own or else the config's media type, as
+	// the referrers API lists it (distribution-spec, "Listing Referrers").
+	ArtifactType string
+	Annotations  map[string]string
+}
+
+// Descriptors are read through types of our own, because image-spec's decode
+// embedded content that a cache has no use for.
+type document struct {
+	SchemaVersion int               `json:"schemaVersion"`
+	MediaType     string            `json:"mediaType"`
+	ArtifactType  string            `json:"artifactType"`
+	Config        *v1.Descriptor    `json:"config"`
+	Layers        []v1.Descriptor   `json:"layers"`
+	Blobs         []v1.Descriptor   `json:"blobs"`
+	Manifests     []v1.Descriptor   `json:"manifests"`
+	Subject       *v1.Descriptor    `json:"subject"`
+	Annotations   map[string]string `json:"annotations"`
+}
+
+// Parse reads a manifest or index of at most oci.MaxManifestSize bytes.
+// mediaType is the declared one and may be empty. It gives MANIFEST_INVALID
+// for what is neither, or could be read as both (CVE-2021-41190), and
+// UNSUPPORTED, in words, for Docker's schema 1.
+func Parse(b []byte, mediaType string) (*Parsed, error) {
+	if len(b) > oci.MaxManifestSize {
+		return nil, oci.Errorf(oci.CodeManifestInvalid, "the manifest has %d bytes; at most %d are taken", len(b), oci.MaxManifestSize)
+	}
+	mediaType = MediaTypeOf(b, mediaType)
+	if IsSchema1(mediaType) {
+		return nil, schema1Refused()
+	}
+	var doc document
+	if err := json.Unmarshal(b, &doc); err != nil {
+		return nil, &oci.Error{Code: oci.CodeManifestInvalid, Message: "the manifest is no valid JSON of a manifest or index", Err: err}
+	}
+	p := &Parsed{MediaType: mediaType, ArtifactType: doc.ArtifactType, Annotations: doc.Annotations}
+	switch {
+	case IsIndex(mediaType):
+		if doc.Config != nil || doc.Layers != nil {
+			return nil, oci.Errorf(oci.CodeManifestInvalid, "the index also has the config or layers of a manifest")
+		}
+		p.Kind = Index
+		p.add(doc.Manifests...)
+	case IsManifest(mediaType):
+		if doc.Manifests != nil {
+			return nil, oci.Errorf(oci.CodeManifestInvalid, "the manifest also has the manifests of an index")
+		}
+		p.Kind = Manifest
+		if doc.Config != nil {
+			p.Config = *doc.Config
+			p.Config.Data = nil
+			p.add(*doc.Config)
+			if p.ArtifactType == "" {
+				p.ArtifactType = doc.Config.MediaType
+			}
+		}
+		p.add(doc.Layers...)
+		p.add(doc.Blobs...)
+	default:
+		return nil, oci.Errorf(oci.CodeManifestInvalid, "%q is no media type of a manifest or index", mediaType)
+	}
+	if doc.Subject != nil && checkDigest(string(doc.Subject.Digest)) == nil {
+		p.Subject = doc.Subject
+	}
+	return p, nil
+}
+
+func (p *Parsed) add(ds ...v1.Descriptor) {
+	seen := make(map[string]bool, len(p.Children)+len(ds))
+	for _, c := range p.Children {
+		seen[string(c.Digest)] = true
+	}
+	for _, d := range ds {
+		if d.Size < 0 || seen[string(d.Digest)] || checkDigest(string(d.Digest)) != nil {
+			continue
+		}
+		seen[string(d.Digest)] = true
+		d.Data = nil
+		p.Children = append(p.Children, d)
+	}
+}
+
+// IsForeign tells whether a layer is one that registries need not have: its
+// bytes lie elsewhere, or may not be distributed.
+func IsForeign(d v1.Descriptor) bool {
+	return len(d.URLs) > 0 || d.MediaType == oci.MediaTypeDockerForeignLayer ||
+		strings.HasPrefix(d.MediaType, "application/vnd.oci.image.layer.nondistributable.")
+}
+
+// IsIndex tells whether mediaType is that of an index or manifest list.
+func IsIndex(mediaType string) bool {
+	return mediaType == v1.MediaTypeImageIndex || mediaType == oci.MediaTypeDockerManifestList
+}
+
+// IsManifest tells whether mediaType is that of a manifest of one image or
+// artifact; schema 1 is not among them.
+func IsManifest(mediaType string) bool {
+	return mediaType == v1.MediaTypeImageManifest || mediaType == oci.MediaTypeDockerManifest ||
+		mediaType == oci.MediaTypeOCIArtifactManifest
+}
+
+// IsSchema1 tells whether mediaType is one of Docker's schema 1.
+func IsSchema1(mediaType string) bool {
+	return mediaType == oci.MediaTypeDockerSchema1 || mediaType == oci.MediaTypeDockerSchema1Signed
+}
+
+// MediaTypeOf gives the media type of a manifest's bytes. The one in the bytes
+// is believed first, for it is under the digest; then the declared one, a
+// Content-Type header's value, where it is that of a manifest; then the shape
+// of the document. What is none of these keeps the declared type, or becomes
+// application/octet-stream. The result is always safe to be put into a header.
+func MediaTypeOf(b []byte, declared string) string {
+	declared, _, _ = strings.Cut(declared, ";")
+	declared = strings.ToLower(strings.TrimSpace(declared))
+	var doc struct {
+		SchemaVersion int             `json:"schemaVersion"`
+		MediaType     string          `json:"mediaType"`
+		Config        json.RawMessage `json:"config"`
+		Layers        json.RawMessage `json:"layers"`
+		Manifests     json.RawMessage `json:"manifests"`
+		Signatures    json.RawMessage `json:"signatures"`
+		FSLayers      json.RawMessage `json:"fsLayers"`
+	}
+	if len(b) <= oci.MaxManifestSize && json.Unmarshal(b, &doc) != nil {
+		doc.MediaType, doc.SchemaVersion, doc.Config, doc.Layers, doc.Manifests, doc.FSLayers = "", 0, nil, nil, nil, nil
+	}
+	switch {
+	case isRegistryType(doc.MediaType):
+		return doc.MediaType
+	case isRegistryType(declared):
+		return declared
+	case doc.SchemaVersion == 1 && doc.FSLayers != nil && doc.Signatures != nil:
+		return oci.MediaTypeDockerSchema1Signed
+	case doc.SchemaVersion == 1 && doc.FSLayers != nil:
+		return oci.MediaTypeDockerSchema1
+	case doc.Manifests != nil:
+		return v1.MediaTypeImageIndex
+	case doc.Config != nil || doc.Layers != nil:
+		return v1.MediaTypeImageManifest
+	case declared != "*" && isMediaType(declared):
+		return declared
+	}
+	return oci.MediaTypeOctetStream
+}
+
+func isRegistryType(mediaType string) bool {
+	return IsIndex(mediaType) || IsManifest(mediaType) || IsSchema1(mediaType)
+}
+
+func schema1Refused() error {
+	return &oci.Error{
+		Code:    oci.CodeManifestInvalid,
+		Status:  404,
+		Message: "the image is stored in Docker's schema 1, which is not served: push it again with a current client",
+	}
+}

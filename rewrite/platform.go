@@ -1,0 +1,92 @@
+package rewrite
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/entrepot-dev/entrepot/oci"
+)
+
+// ParsePlatform reads "os/arch" or "os/arch/variant" and gives it normalised:
+// "linux/arm64/v8" and "linux/aarch64" are linux/arm64. Nothing is filled in
+// from the machine that this runs on.
+func ParsePlatform(s string) (v1.Platform, error) {
+	if n := strings.Count(s, "/"); n < 1 || n > 2 {
+		return v1.Platform{}, oci.Errorf(oci.CodeUnknown, "platform %q is not of the form os/arch or os/arch/variant", s)
+	}
+	p, err := platforms.Parse(s)
+	if err != nil {
+		return v1.Platform{}, oci.Errorf(oci.CodeUnknown, "platform %q is not of the form os/arch or os/arch/variant: %w", s, err)
+	}
+	return platforms.Normalize(p), nil
+}
+
+// SelectPlatform gives the manifest of an index that fits want
+// ("linux/arm/v7"). Lower variants of the same architecture fit where the
+// asked one is missing (arm/v6 for arm/v7), as in containerd; another
+// architecture never does, not even 386 for amd64. Attestations and nested
+// indexes are never chosen. Where nothing fits: MANIFEST_UNKNOWN, naming the
+// platforms that are there.
+func SelectPlatform(index *Parsed, want string) (v1.Descriptor, error) {
+	wanted, err := ParsePlatform(want)
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
+	match := platforms.Only(wanted)
+	var best *v1.Descriptor
+	var there []string
+	var unnamed []int
+	for i := range index.Children {
+		d := &index.Children[i]
+		if IsIndex(d.MediaType) || isAttestation(d) {
+			continue
+		}
+		if d.Platform == nil {
+			unnamed = append(unnamed, i)
+			continue
+		}
+		p := platforms.Normalize(*d.Platform)
+		if name := platformName(p); !slices.Contains(there, name) && len(there) < 64 {
+			there = append(there, name)
+		}
+		if p.OS != wanted.OS || p.Architecture != wanted.Architecture || !match.Match(p) {
+			continue
+		}
+		if best == nil || match.Less(p, *best.Platform) {
+			best = d
+		}
+	}
+	switch {
+	case best != nil:
+		return *best, nil
+	case len(there) == 0 && len(unnamed) == 1:
+		// An index around one manifest that says no platform: there is no choice.
+		return index.Children[unnamed[0]], nil
+	case len(there) == 0:
+		return v1.Descriptor{}, oci.Errorf(oci.CodeManifestUnknown,
+			"the index names no manifest for a platform, and the client takes no index; ask with an Accept that takes one")
+	}
+	return v1.Descriptor{}, oci.Errorf(oci.CodeManifestUnknown,
+		"the image has no manifest for %s, and the client takes no index; it is there for %s", want, strings.Join(there, ", "))
+}
+
+// isAttestation tells whether d is one of BuildKit's attestation manifests.
+func isAttestation(d *v1.Descriptor) bool {
+	if d.Platform != nil && (d.Platform.OS == "unknown" || d.Platform.Architecture == "unknown") {
+		return true
+	}
+	return d.Annotations["vnd.docker.reference.type"] == "attestation-manifest"
+}
+
+// platformName writes a stranger's platform so that it may stand in a message.
+func platformName(p v1.Platform) string {
+	return strings.Map(func(r rune) rune {
+		if r <= ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, platforms.Format(p))
+}

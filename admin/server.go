@@ -1,0 +1,102 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/zap"
+
+	"github.com/entrepot-dev/entrepot/metrics"
+)
+
+// Check tells whether something is in order: nil where it is, else an error
+// that is a sentence for the operator. It is called by one goroutine at a time.
+type Check func(ctx context.Context) error
+
+// Options are what a Server tells about.
+type Options struct {
+	// Metrics are exposed on /metrics.
+	Metrics *metrics.Metrics
+	// Alive is asked by /healthz: does the process still do its work? Nil is
+	// yes for as long as it answers.
+	Alive Check
+	// Ready is asked by /readyz: may clients be sent here? Nil is yes.
+	Ready Check
+	// Log takes what goes wrong in serving; nil drops it.
+	Log *zap.Logger
+}
+
+// Server is the operator's listener. Its methods may be called from several
+// goroutines.
+type Server struct{ http *http.Server }
+
+// index is what / answers.
+const index = `entrepot
+/metrics       Prometheus metrics
+/healthz       is the process in order?
+/readyz        may clients be sent here?
+/debug/pprof/  profiles of the Go runtime
+`
+
+// New makes a server that listens nowhere yet.
+func New(o Options) *Server {
+	log := o.Log
+	if log == nil {
+		log = zap.NewNop()
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.InstrumentMetricHandler(o.Metrics.Registry, promhttp.HandlerFor(o.Metrics.Registry, promhttp.HandlerOpts{
+		EnableOpenMetrics:   true,
+		MaxRequestsInFlight: 4,
+	})))
+	mux.Handle("GET /healthz", newProbe("alive", o.Alive))
+	mux.Handle("GET /readyz", newProbe("ready", o.Ready))
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("POST /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = io.WriteString(w, index) // the client is gone where this fails
+	})
+	stdlog, err := zap.NewStdLogAt(log, zap.WarnLevel)
+	if err != nil {
+		stdlog = zap.NewStdLog(log)
+	}
+	return &Server{http: &http.Server{
+		Handler: mux,
+		// No limit on the answer: a profile is written for as long as it was
+		// asked for.
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          stdlog,
+	}}
+}
+
+// Serve answers on ln until Shutdown, and closes it. It gives nil after a
+// Shutdown, else why it ended.
+func (s *Server) Serve(ln net.Listener) error {
+	if err := s.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// Shutdown closes the listener and waits for running answers until ctx ends;
+// it then cuts those that still run, and gives ctx's error.
+func (s *Server) Shutdown(ctx context.Context) error {
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		_ = s.http.Close() // what it could say is that it was closed
+	}
+	return err
+}

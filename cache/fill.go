@@ -65,7 +65,7 @@ type fillTask struct {
 	// open asks the upstream for a span.
 	open func(ctx context.Context, span oci.Span) (*oci.Body, error)
 	// record is called once the content has its final name.
-	record func(size int64) error
+	record func(size int64)
 	// resumed and mismatched are told of these events.
 	resumed, mismatched func()
 }
@@ -451,7 +451,7 @@ func (f *fill) verify(ctx context.Context) error {
 	}
 	err := f.part.Commit(done)
 	if err == nil {
-		err = f.record(done)
+		f.record(done)
 	}
 	f.mu.Lock()
 	f.right = true

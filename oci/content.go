@@ -1,6 +1,8 @@
 package oci
 
 import (
+	_ "crypto/sha256" // go-digest hashes with what the program links
+	_ "crypto/sha512"
 	"io"
 
 	"github.com/opencontainers/go-digest"

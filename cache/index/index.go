@@ -31,6 +31,9 @@ type Tag struct {
 	Size      int64         `json:"size"`
 	// Checked is when the upstream last confirmed it.
 	Checked time.Time `json:"checked"`
+	// Previous is what the tag stood for before, where that is stored and
+	// Digest may not be yet: the upstream was only asked what the tag is.
+	Previous digest.Digest `json:"previous,omitempty"`
 }
 
 // Link says that a repository may serve a digest: a manifest of the repository
@@ -72,6 +75,7 @@ type Index struct {
 	db   *bbolt.DB
 	stop chan struct{}
 	done chan struct{}
+	wake chan struct{} // holds one token while there is something to flush
 
 	mu      sync.Mutex
 	touched map[string]Tag // confirmed again, not yet on disk
@@ -92,7 +96,7 @@ func Open(path string) (ix *Index, aside string, err error) {
 	if err != nil {
 		return nil, aside, fmt.Errorf("open index %s: %w", path, err)
 	}
-	ix = &Index{db: db, stop: make(chan struct{}), done: make(chan struct{}), touched: map[string]Tag{}}
+	ix = &Index{db: db, stop: make(chan struct{}), done: make(chan struct{}), wake: make(chan struct{}, 1), touched: map[string]Tag{}}
 	go ix.flushLoop()
 	return ix, aside, nil
 }
@@ -145,13 +149,16 @@ func (ix *Index) Close() error {
 
 func (ix *Index) flushLoop() {
 	defer close(ix.done)
-	tick := time.NewTicker(flushEvery)
-	defer tick.Stop()
 	for {
 		select {
-		case <-tick.C:
-			// What can not be written stays touched and is tried again; a
-			// tag that is lost is only asked for sooner.
+		case <-ix.wake:
+		case <-ix.stop:
+			return
+		}
+		select {
+		case <-time.After(flushEvery):
+			// What can not be written stays touched and is tried again with
+			// the next; a tag that is lost is only asked for sooner.
 			_ = ix.flush()
 		case <-ix.stop:
 			return
@@ -223,6 +230,10 @@ func (ix *Index) Touch(upstream, repo, tag string, t Tag) {
 	ix.mu.Lock()
 	ix.touched[string(join(upstream, repo, tag))] = t
 	ix.mu.Unlock()
+	select {
+	case ix.wake <- struct{}{}:
+	default: // a flush is due anyway
+	}
 }
 
 // DropTag forgets a tag.

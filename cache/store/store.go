@@ -251,3 +251,17 @@ func writeSynced(path string, content []byte) error {
 	}
 	return syncDir(filepath.Dir(path))
 }
+
+// Check tells whether content can be stored now, by writing a few bytes.
+func (s *Store) Check() error {
+	f, err := os.CreateTemp(filepath.Join(s.dir, ingestDir), "check-*")
+	if err != nil {
+		return fmt.Errorf("cache directory %s: %w", s.dir, err)
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	if _, err := f.Write([]byte("entrepot")); err != nil {
+		return fmt.Errorf("cache directory %s: %w", s.dir, err)
+	}
+	return nil
+}

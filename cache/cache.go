@@ -1,0 +1,291 @@
+// Package cache is the pull-through cache: it decides what is fresh, fetches
+// what is missing, once, verifies it, keeps it on disk with memory in front,
+// and serves it, also while the upstream can not be asked.
+//
+// It promises that nothing is kept or served to its last byte whose digest has
+// not been verified, and that a repository serves only what was reached through
+// it. It knows neither HTTP nor how an upstream is asked: it fetches through
+// Origin.
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"go.uber.org/zap"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/entrepot-dev/entrepot/cache/index"
+	"github.com/entrepot-dev/entrepot/cache/store"
+	"github.com/entrepot-dev/entrepot/metrics"
+	"github.com/entrepot-dev/entrepot/oci"
+)
+
+const (
+	// DefaultPlatform is what a client that takes no index is given.
+	DefaultPlatform = "linux/amd64"
+	// DefaultNegativeTTL is for how long an upstream's "not found" is believed.
+	DefaultNegativeTTL = 10 * time.Second
+	// DefaultRevalidateTimeout is how long a client waits for the upstream to
+	// confirm a tag that is past its TTL.
+	DefaultRevalidateTimeout = 2 * time.Second
+	// failurePause is for how long a tag is served stale without asking again
+	// after its upstream could not be asked.
+	failurePause = 10 * time.Second
+)
+
+// Options say what a Cache is made of.
+type Options struct {
+	// Dir is the cache directory; it is made if it is not there, and held
+	// against other processes until Close.
+	Dir string
+	// MemoryBytes is the size of the memory tier; zero is none.
+	MemoryBytes int64
+	// Platforms are those that this cache is for, "linux/arm/v7"; the first
+	// is the one for clients that take no index. None means DefaultPlatform.
+	Platforms []string
+	// Offline serves what is there, whatever its age, and never asks.
+	Offline bool
+	// NegativeTTL and RevalidateTimeout default to the constants above.
+	NegativeTTL       time.Duration
+	RevalidateTimeout time.Duration
+	// Upstreams are those that are served, by name.
+	Upstreams map[string]Upstream
+	Log       *zap.Logger
+	Metrics   *metrics.Metrics
+}
+
+// Upstream is a registry that the cache stands in front of.
+type Upstream struct {
+	Origin Origin
+	// Tags are the rules of freshness; the first that matches a tag holds,
+	// the defaults where none does.
+	Tags []TagRule
+}
+
+// Cache is an open cache directory and the fetches that run for it. All methods
+// are safe for concurrent use.
+type Cache struct {
+	upstreams         map[string]*upstream
+	platform          string
+	offline           bool
+	negativeTTL       time.Duration
+	revalidateTimeout time.Duration
+	log               *zap.Logger
+	metrics           *metrics.Metrics
+
+	store  *store.Store
+	index  *index.Index
+	memory *memory
+
+	// flights makes one fetch of what several ask for at a time. They run on
+	// ctx, so that a client that goes away does not end what others wait for.
+	flights singleflight.Group
+	// negative remembers that something is not there.
+	negative recent[*oci.Error]
+	// paused remembers why a tag's upstream could not be asked just now.
+	paused recent[error]
+
+	ctx    context.Context // ends fetches at Close
+	cancel context.CancelCauseFunc
+	work   sync.WaitGroup // all goroutines of this Cache
+
+	mu     sync.Mutex
+	closed bool
+	fills  map[digest.Digest]*blobFill
+	usage  usage
+
+	tagsMu  sync.Mutex
+	tagsGen uint64 // counts changes of tag records, see lookUpTag
+}
+
+type upstream struct {
+	name   string
+	origin Origin
+	rules  freshness
+}
+
+// errClosing ends the fetches of a cache that is being closed.
+var errClosing = errors.New("the proxy is shutting down")
+
+// Open opens the cache directory. It touches no network, and its time does not
+// grow with what is cached. Its errors are sentences for the person who starts
+// the program. The caller calls Close.
+func Open(o Options) (*Cache, error) {
+	c := &Cache{
+		upstreams:         map[string]*upstream{},
+		platform:          DefaultPlatform,
+		offline:           o.Offline,
+		negativeTTL:       o.NegativeTTL,
+		revalidateTimeout: o.RevalidateTimeout,
+		log:               o.Log,
+		metrics:           o.Metrics,
+		fills:             map[digest.Digest]*blobFill{},
+	}
+	if len(o.Platforms) > 0 {
+		c.platform = o.Platforms[0]
+	}
+	if c.negativeTTL == 0 {
+		c.negativeTTL = DefaultNegativeTTL
+	}
+	if c.revalidateTimeout == 0 {
+		c.revalidateTimeout = DefaultRevalidateTimeout
+	}
+	if c.log == nil {
+		c.log = zap.NewNop()
+	}
+	if c.metrics == nil {
+		c.metrics = metrics.Discard()
+	}
+	for name, u := range o.Upstreams {
+		rules, err := compileRules(u.Tags)
+		if err != nil {
+			return nil, fmt.Errorf("upstream %s: %w", name, err)
+		}
+		if o.Offline {
+			u.Origin = offline{name}
+		}
+		c.upstreams[name] = &upstream{name: name, origin: u.Origin, rules: rules}
+	}
+
+	var err error
+	if c.memory, err = newMemory(o.MemoryBytes, c.metrics); err != nil {
+		return nil, err
+	}
+	if c.store, err = store.Open(o.Dir); err != nil {
+		c.memory.close()
+		return nil, err
+	}
+	var aside string
+	if c.index, aside, err = index.Open(filepath.Join(o.Dir, "index.db")); err != nil {
+		c.memory.close()
+		return nil, errors.Join(err, c.store.Close())
+	}
+	if aside != "" {
+		c.log.Warn("the index was damaged and has been set aside; tags and links are learned again from the upstreams",
+			zap.String("file", aside))
+	}
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	c.work.Go(c.countStored)
+	return c, nil
+}
+
+// Close ends all fetches, keeps what they have got for the next start, and
+// gives the directory up. Bodies that are being read are cut short, so the
+// server is shut down first. When ctx ends before that is done, Close gives
+// ctx's error and the directory stays held until the process ends.
+func (c *Cache) Close(ctx context.Context) error {
+	c.mu.Lock()
+	closed := c.closed
+	c.closed = true
+	c.mu.Unlock()
+	if closed {
+		return nil
+	}
+	c.cancel(errClosing)
+	done := make(chan struct{})
+	go func() {
+		c.work.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return fmt.Errorf("close the cache: fetches do not end: %w", ctx.Err())
+	}
+	c.memory.close()
+	return errors.Join(c.index.Close(), c.store.Close())
+}
+
+// Check tells whether the cache can keep what it fetches, for readiness.
+func (c *Cache) Check() error { return c.store.Check() }
+
+// Repositories lists what is cached, "docker.io/library/nginx", sorted.
+func (c *Cache) Repositories(context.Context) ([]string, error) {
+	names, err := c.index.Repositories()
+	if err != nil {
+		return nil, fmt.Errorf("list the cached repositories: %w", err)
+	}
+	return names, nil
+}
+
+func (c *Cache) upstream(name string) (*upstream, error) {
+	u, ok := c.upstreams[name]
+	if !ok {
+		return nil, oci.Errorf(oci.CodeNameUnknown, "upstream %s is not configured", name)
+	}
+	return u, nil
+}
+
+// flight is what a shared fetch gives to one of those who wait for it.
+type flight[V any] struct {
+	value V
+	// mine is set for the one whose call began the fetch.
+	mine bool
+}
+
+// share runs fetch, once for all who ask for key at a time, and waits for it
+// until ctx ends. The fetch runs on the cache's own context.
+func share[V any](ctx context.Context, c *Cache, key string, fetch func(context.Context) (V, error)) (flight[V], error) {
+	var f flight[V]
+	select {
+	case r := <-begin(c, key, &f.mine, fetch):
+		if r.Err != nil {
+			return f, r.Err
+		}
+		f.value = r.Val.(V)
+		return f, nil
+	case <-ctx.Done():
+		return flight[V]{}, context.Cause(ctx)
+	}
+}
+
+// begin runs fetch as share does and does not wait. It sets mine, before the
+// channel delivers, where this call began the fetch.
+func begin[V any](c *Cache, key string, mine *bool, fetch func(context.Context) (V, error)) <-chan singleflight.Result {
+	return c.flights.DoChan(key, func() (any, error) {
+		*mine = true
+		c.mu.Lock()
+		if c.closed {
+			c.mu.Unlock()
+			return nil, closing()
+		}
+		c.work.Add(1)
+		c.mu.Unlock()
+		defer c.work.Done()
+		return fetch(c.ctx)
+	})
+}
+
+func closing() *oci.Error {
+	return &oci.Error{Code: oci.CodeUnavailable, Message: errClosing.Error(), Err: errClosing}
+}
+
+// key makes one string of the parts of a name; no part can hold its separator.
+func key(parts ...string) string {
+	n := len(parts)
+	for _, p := range parts {
+		n += len(p)
+	}
+	b := make([]byte, 0, n)
+	for i, p := range parts {
+		if i > 0 {
+			b = append(b, 0)
+		}
+		b = append(b, p...)
+	}
+	return string(b)
+}
+
+// status is Miss for the one who began a fetch and Collapsed for who joined it.
+func status(mine bool) Status {
+	if mine {
+		return Miss
+	}
+	return Collapsed
+}

@@ -1,0 +1,654 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/entrepot-dev/entrepot/cache/store"
+	"github.com/entrepot-dev/entrepot/oci"
+)
+
+// memoryPart is a part that keeps its bytes in memory and tells what became of
+// it.
+type memoryPart struct {
+	mu        sync.Mutex
+	content   []byte
+	saved     store.Spans
+	committed bool
+	discarded bool
+	fail      error // of writes and commits
+}
+
+func (p *memoryPart) WriteAt(b []byte, off int64) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fail != nil {
+		return 0, p.fail
+	}
+	if need := int(off) + len(b); need > len(p.content) {
+		p.content = append(p.content, make([]byte, need-len(p.content))...)
+	}
+	return copy(p.content[off:], b), nil
+}
+
+func (p *memoryPart) ReadAt(b []byte, off int64) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return bytes.NewReader(p.content).ReadAt(b, off)
+}
+
+func (p *memoryPart) Open() (io.ReadSeekCloser, error) {
+	return struct {
+		io.ReadSeeker
+		io.Closer
+	}{io.NewSectionReader(p, 0, 1<<40), io.NopCloser(nil)}, nil
+}
+
+func (p *memoryPart) Save(have store.Spans, _ int64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.saved = have.Clone()
+	return nil
+}
+
+func (p *memoryPart) Commit(size int64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fail != nil {
+		return p.fail
+	}
+	p.content, p.committed = p.content[:size], true
+	return nil
+}
+
+func (p *memoryPart) Reset() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.content = nil
+	return nil
+}
+
+func (p *memoryPart) Discard() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.discarded = true
+	return nil
+}
+
+func (p *memoryPart) Close() error { return nil }
+
+// source is an upstream with one blob and the faults of a test.
+type source struct {
+	content []byte
+	// pace is the time between two chunks.
+	pace  time.Duration
+	chunk int
+	// open, where set, may answer the nth request (from 0) in the usual
+	// answer's stead; it gives nil, nil for the usual one.
+	open func(n int, span oci.Span) (*oci.Body, error)
+	// cut, where set, gives after how many bytes of the nth body it breaks
+	// off; -1 for never.
+	cut       func(n int) int
+	hideSize  bool
+	noRanges  bool
+	mu        sync.Mutex
+	requests  []oci.Span
+	sent      int64
+	refused   int
+	resumed   int
+	mismatch  int
+	recordedN int64
+}
+
+func (s *source) Blob(ctx context.Context, span oci.Span) (*oci.Body, error) {
+	s.mu.Lock()
+	n := len(s.requests)
+	s.requests = append(s.requests, span)
+	s.mu.Unlock()
+	if s.open != nil {
+		if b, err := s.open(n, span); b != nil || err != nil {
+			return b, err
+		}
+	}
+	size := int64(len(s.content))
+	got := oci.Span{From: span.From, To: end(span, size)}
+	if s.noRanges {
+		got = oci.Span{From: 0, To: size}
+	}
+	body := &oci.Body{Span: got, Size: size, Source: "source.test", Refuse: func() { s.refused++ }}
+	cut := -1
+	if s.cut != nil {
+		cut = s.cut(n)
+	}
+	if s.hideSize {
+		body.Size, body.Span.To = -1, oci.Open
+	}
+	body.ReadCloser = &sourceBody{s: s, ctx: ctx, rest: s.content[got.From:got.To], cut: cut}
+	return body, nil
+}
+
+type sourceBody struct {
+	s    *source
+	ctx  context.Context
+	rest []byte
+	cut  int
+}
+
+var errCut = errors.New("connection reset by peer")
+
+func (b *sourceBody) Read(p []byte) (int, error) {
+	if b.cut == 0 {
+		return 0, errCut
+	}
+	if len(b.rest) == 0 {
+		return 0, io.EOF
+	}
+	if b.s.pace > 0 {
+		select {
+		case <-time.After(b.s.pace):
+		case <-b.ctx.Done():
+			return 0, context.Cause(b.ctx)
+		}
+	}
+	n := len(b.rest)
+	if b.s.chunk > 0 {
+		n = min(n, b.s.chunk)
+	}
+	if b.cut > 0 {
+		n = min(n, b.cut)
+	}
+	n = copy(p, b.rest[:n])
+	b.rest = b.rest[n:]
+	if b.cut > 0 {
+		b.cut -= n
+	}
+	b.s.mu.Lock()
+	b.s.sent += int64(n)
+	b.s.mu.Unlock()
+	return n, nil
+}
+
+func (b *sourceBody) Close() error { return nil }
+
+// newTestFill gives a fill of s's blob into p. The size is told to it unless s
+// hides it.
+func newTestFill(s *source, p *memoryPart) *fill {
+	size := int64(len(s.content))
+	if s.hideSize {
+		size = -1
+	}
+	return newFill(fillTask{
+		digest: digest.FromBytes(s.content),
+		size:   size,
+		begin: func() (part, store.Spans, int64, error) {
+			return p, p.saved.Clone(), -1, nil
+		},
+		open:       s.Blob,
+		record:     func(size int64) { s.recordedN = size },
+		resumed:    func() { s.mu.Lock(); s.resumed++; s.mu.Unlock() },
+		mismatched: func() { s.mismatch++ },
+	})
+}
+
+func content(seed uint64, size int) []byte {
+	b := make([]byte, size)
+	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
+	_, _ = r.Read(b)
+	return b
+}
+
+// read reads span of f as a client would.
+func read(ctx context.Context, f *fill, span oci.Span) ([]byte, error) {
+	size, err := f.ready(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r, err := follow(ctx, f, size)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	var buf bytes.Buffer
+	_, err = r.Send(&buf, span)
+	return buf.Bytes(), err
+}
+
+// start runs f and gives a function that waits for its end.
+func start(ctx context.Context, f *fill) (wait func() error) {
+	done := make(chan error, 1)
+	go func() { done <- f.run(ctx) }()
+	return func() error { return <-done }
+}
+
+func TestFillIsOneTransferForAnyMixOfReadersAndRanges(t *testing.T) {
+	for _, size := range []int{0, 1, heldBack, heldBack + 1, 1 << 20, 3*minSegment + 12345} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &source{content: content(1, size), pace: time.Millisecond, chunk: 100_000}
+				p := &memoryPart{}
+				f := newTestFill(s, p)
+				wait := start(t.Context(), f)
+				var readers sync.WaitGroup
+				for i := range 24 {
+					span := oci.Whole
+					if i > 0 && size > 0 {
+						span.From = rand.Int64N(int64(size))
+						if i%2 == 0 {
+							span.To = span.From + rand.Int64N(int64(size)-span.From+1)
+						}
+					}
+					readers.Go(func() {
+						got, err := read(t.Context(), f, span)
+						want := s.content[span.From:end(span, int64(size))]
+						if err != nil || !bytes.Equal(got, want) {
+							t.Errorf("span %v: got %d bytes, %v; want %d", span, len(got), err, len(want))
+						}
+					})
+				}
+				readers.Wait()
+				if err := wait(); err != nil {
+					t.Fatal(err)
+				}
+				if s.sent != int64(size) {
+					t.Errorf("the upstream sent %d bytes for a blob of %d", s.sent, size)
+				}
+				if !p.committed || !bytes.Equal(p.content, s.content) || s.recordedN != int64(size) {
+					t.Errorf("committed %v, %d bytes, recorded %d; want all %d", p.committed, len(p.content), s.recordedN, size)
+				}
+			})
+		})
+	}
+}
+
+func TestFillGivesBytesAsTheyComeButHoldsTheLastBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		size := 1 << 20
+		gate := make(chan struct{})
+		s := &source{content: content(2, size)}
+		rest := s.content[size-1:]
+		s.open = func(int, oci.Span) (*oci.Body, error) {
+			return &oci.Body{
+				ReadCloser: io.NopCloser(io.MultiReader(bytes.NewReader(s.content[:size-1]), gatedReader{gate}, bytes.NewReader(rest))),
+				Span:       oci.Span{From: 0, To: int64(size)}, Size: int64(size),
+			}, nil
+		}
+		f := newTestFill(s, &memoryPart{})
+		wait := start(t.Context(), f)
+		n, err := f.ready(t.Context())
+		if err != nil || n != int64(size) {
+			t.Fatalf("ready: %d, %v", n, err)
+		}
+		synctest.Wait()
+		limit, err := f.await(t.Context(), 0)
+		if want := int64(size - heldBack); limit != want || err != nil {
+			t.Errorf("all but one byte is there: %d bytes are given out, %v; want %d", limit, err, want)
+		}
+		close(gate)
+		if err := wait(); err != nil {
+			t.Fatal(err)
+		}
+		if limit, err := f.await(t.Context(), int64(size-heldBack)); limit != int64(size) || err != nil {
+			t.Errorf("verified: %d bytes are given out, %v; want %d", limit, err, size)
+		}
+	})
+}
+
+// gatedReader gives nothing, once its gate is closed.
+type gatedReader struct{ gate chan struct{} }
+
+func (g gatedReader) Read([]byte) (int, error) {
+	<-g.gate
+	return 0, io.EOF
+}
+
+func TestFillResumesWhereTheUpstreamBrokeOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{content: content(3, 5<<20), chunk: 70_001}
+		s.cut = func(n int) int {
+			if n < 7 {
+				return 300_000 + n
+			}
+			return -1
+		}
+		p := &memoryPart{}
+		f := newTestFill(s, p)
+		wait := start(t.Context(), f)
+		got, err := read(t.Context(), f, oci.Whole)
+		if err != nil || !bytes.Equal(got, s.content) {
+			t.Errorf("got %d bytes, %v; want %d", len(got), err, len(s.content))
+		}
+		if err := wait(); err != nil {
+			t.Fatal(err)
+		}
+		if s.sent != int64(len(s.content)) || s.resumed != 7 {
+			t.Errorf("sent %d bytes in all with %d resumes; want %d and 7", s.sent, s.resumed, len(s.content))
+		}
+		if want := int64(300_000); s.requests[1].From != want {
+			t.Errorf("the second request begins at %d, want %d", s.requests[1].From, want)
+		}
+	})
+}
+
+func TestFillOfAnUpstreamWithoutRangesGoesOn(t *testing.T) {
+	for _, size := range []int{1 << 20, 3 * minSegment} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &source{content: content(4, size), chunk: 100_000, pace: time.Millisecond, noRanges: true}
+			s.cut = func(n int) int {
+				if n == 0 {
+					return size / 2
+				}
+				return -1
+			}
+			p := &memoryPart{}
+			f := newTestFill(s, p)
+			wait := start(t.Context(), f)
+			var readers sync.WaitGroup
+			for _, from := range []int64{0, int64(size) / 4, int64(size) - 10} {
+				readers.Go(func() {
+					got, err := read(t.Context(), f, oci.Span{From: from, To: oci.Open})
+					if err != nil || !bytes.Equal(got, s.content[from:]) {
+						t.Errorf("from %d: got %d bytes, %v", from, len(got), err)
+					}
+				})
+			}
+			readers.Wait()
+			if err := wait(); err != nil || !p.committed {
+				t.Fatalf("size %d: %v, committed %v", size, err, p.committed)
+			}
+			// Half of it, and then all of it once more: less is not possible.
+			if max := int64(size/2 + size); s.sent > max {
+				t.Errorf("size %d: sent %d, want at most %d", size, s.sent, max)
+			}
+		})
+	}
+}
+
+func TestFillOfWrongBytesIsNeverCompleteAndNeverKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		right := content(5, 2<<20)
+		s := &source{content: slices.Clone(right), chunk: 50_000, pace: time.Millisecond}
+		p := &memoryPart{}
+		f := newTestFill(s, p)
+		s.content[1000] ^= 1 // after the digest has been taken
+		wait := start(t.Context(), f)
+		got, err := read(t.Context(), f, oci.Whole)
+		if !errors.Is(err, errMismatch) {
+			t.Errorf("the reader gets %v, want %v", err, errMismatch)
+		}
+		if len(got) > len(right)-heldBack {
+			t.Errorf("the reader got %d bytes, want at most %d", len(got), len(right)-heldBack)
+		}
+		if err := wait(); !errors.Is(err, errMismatch) {
+			t.Errorf("the fill ends with %v", err)
+		}
+		if p.committed || !p.discarded || s.refused == 0 || s.mismatch != 1 {
+			t.Errorf("committed %v, discarded %v, refused %d, mismatches %d", p.committed, p.discarded, s.refused, s.mismatch)
+		}
+		if s.sent != int64(len(right)) {
+			t.Errorf("sent %d: bytes had been given out, so a second try helps nobody", s.sent)
+		}
+	})
+}
+
+func TestFillTriesAgainWhenTheWrongBytesReachedNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		right := content(6, heldBack) // small: held back as a whole
+		s := &source{content: right}
+		s.open = func(n int, _ oci.Span) (*oci.Body, error) {
+			if n > 0 {
+				return nil, nil
+			}
+			wrong := slices.Clone(right)
+			wrong[7] ^= 1
+			return &oci.Body{
+				ReadCloser: io.NopCloser(bytes.NewReader(wrong)),
+				Span:       oci.Span{From: 0, To: int64(len(wrong))}, Size: int64(len(wrong)),
+			}, nil
+		}
+		p := &memoryPart{}
+		f := newTestFill(s, p)
+		wait := start(t.Context(), f)
+		got, err := read(t.Context(), f, oci.Whole)
+		if err != nil || !bytes.Equal(got, right) {
+			t.Errorf("got %d bytes, %v", len(got), err)
+		}
+		if err := wait(); err != nil || s.mismatch != 1 {
+			t.Errorf("%v, %d mismatches; want nil, 1", err, s.mismatch)
+		}
+	})
+}
+
+func TestFillOfUnknownSizeEndsWithTheBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{content: content(7, 1<<20+3), chunk: 10_000, hideSize: true}
+		p := &memoryPart{}
+		f := newTestFill(s, p)
+		wait := start(t.Context(), f)
+		got, err := read(t.Context(), f, oci.Whole)
+		if err != nil || !bytes.Equal(got, s.content) {
+			t.Errorf("got %d bytes, %v", len(got), err)
+		}
+		if err := wait(); err != nil || s.sent != int64(len(s.content)) {
+			t.Errorf("%v; sent %d", err, s.sent)
+		}
+	})
+}
+
+func TestFillGoesOnFromThePartThatAnEarlierOneLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{content: content(8, 4<<20), chunk: 65_536, pace: time.Millisecond}
+		p := &memoryPart{}
+		ctx, cancel := context.WithCancel(t.Context())
+		wait := start(ctx, newTestFill(s, p))
+		time.Sleep(20 * time.Millisecond)
+		cancel()
+		if err := wait(); !errors.Is(err, context.Canceled) {
+			t.Fatalf("a cancelled fill ends with %v", err)
+		}
+		half := p.saved.Len()
+		if half == 0 || p.discarded {
+			t.Fatalf("saved %d bytes, discarded %v", half, p.discarded)
+		}
+		f := newTestFill(s, p)
+		wait = start(t.Context(), f)
+		got, err := read(t.Context(), f, oci.Whole)
+		if err != nil || !bytes.Equal(got, s.content) {
+			t.Errorf("got %d bytes, %v", len(got), err)
+		}
+		if err := wait(); err != nil {
+			t.Fatal(err)
+		}
+		if want := int64(len(s.content)) + 65_536; s.sent > want {
+			t.Errorf("sent %d in both, want at most %d", s.sent, want)
+		}
+	})
+}
+
+func TestFillOfASavedPartThatIsDamagedFetchesAllAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{content: content(9, heldBack)}
+		p := &memoryPart{content: make([]byte, 1000)}
+		p.saved.Add(0, 1000)
+		f := newTestFill(s, p)
+		wait := start(t.Context(), f)
+		got, err := read(t.Context(), f, oci.Whole)
+		if err != nil || !bytes.Equal(got, s.content) {
+			t.Errorf("got %d bytes, %v", len(got), err)
+		}
+		if err := wait(); err != nil || !p.committed {
+			t.Errorf("%v, committed %v", err, p.committed)
+		}
+	})
+}
+
+func TestFillEndsCleanlyWhereTheUpstreamHasNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{content: content(10, 100)}
+		absent := oci.Errorf(oci.CodeBlobUnknown, "no such blob")
+		s.open = func(int, oci.Span) (*oci.Body, error) { return nil, absent }
+		p := &memoryPart{}
+		f := newTestFill(s, p)
+		wait := start(t.Context(), f)
+		if _, err := read(t.Context(), f, oci.Whole); !errors.Is(err, absent) {
+			t.Errorf("the reader gets %v", err)
+		}
+		if err := wait(); !errors.Is(err, absent) || !p.discarded || len(s.requests) != 1 {
+			t.Errorf("%v, discarded %v, %d requests", err, p.discarded, len(s.requests))
+		}
+	})
+}
+
+func TestFillGivesUpOnAnUpstreamThatSendsNothingMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{content: content(11, 1<<20)}
+		s.cut = func(n int) int {
+			if n == 0 {
+				return 500_000
+			}
+			return 0
+		}
+		p := &memoryPart{}
+		f := newTestFill(s, p)
+		wait := start(t.Context(), f)
+		got, err := read(t.Context(), f, oci.Whole)
+		if !errors.Is(err, errCut) || len(got) != 500_000 {
+			t.Errorf("the reader gets %d bytes and %v", len(got), err)
+		}
+		if err := wait(); !errors.Is(err, errCut) || len(s.requests) != maxTries {
+			t.Errorf("%v after %d requests, want %d", err, len(s.requests), maxTries)
+		}
+		if p.saved.Len() != 500_000 || p.discarded {
+			t.Errorf("saved %d bytes, discarded %v", p.saved.Len(), p.discarded)
+		}
+	})
+}
+
+func TestFillRefusesAnotherSizeThanTheManifestSays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{content: content(12, 1<<20)}
+		f := newTestFill(s, &memoryPart{})
+		s.content = s.content[:1<<19]
+		wait := start(t.Context(), f)
+		_, err := read(t.Context(), f, oci.Whole)
+		if !oci.IsTransient(err) || err == nil {
+			t.Errorf("the reader gets %v", err)
+		}
+		if err := wait(); err == nil {
+			t.Error("the fill ends well")
+		}
+	})
+}
+
+func TestFillAsksForTheFarEndWhenAReaderWaitsThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		size := 4 * minSegment
+		s := &source{content: content(13, size), chunk: 256 << 10, pace: 10 * time.Millisecond}
+		f := newTestFill(s, &memoryPart{})
+		wait := start(t.Context(), f)
+		begun := time.Now()
+		from := int64(3 * minSegment)
+		got, err := read(t.Context(), f, oci.Span{From: from, To: from + 1000})
+		if err != nil || !bytes.Equal(got, s.content[from:from+1000]) {
+			t.Errorf("got %d bytes, %v", len(got), err)
+		}
+		// The clock is fake: this is a count of chunks, not a measurement.
+		if d := time.Since(begun); d > 10*s.pace {
+			t.Errorf("a reader far from the first writer waited %v", d)
+		}
+		if err := wait(); err != nil || s.sent != int64(size) {
+			t.Errorf("%v; sent %d of %d", err, s.sent, size)
+		}
+	})
+}
+
+func TestFillThatCanNotBeKeptIsStillReadToItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		full := errors.New("no space left on device")
+		s := &source{content: content(14, 1<<20)}
+		p := &failingCommit{memoryPart: &memoryPart{}, err: full}
+		f := newTestFill(s, p.memoryPart)
+		f.begin = func() (part, store.Spans, int64, error) { return p, store.Spans{}, -1, nil }
+		wait := start(t.Context(), f)
+		got, err := read(t.Context(), f, oci.Whole)
+		if err != nil || !bytes.Equal(got, s.content) {
+			t.Errorf("got %d bytes, %v", len(got), err)
+		}
+		if err := wait(); !errors.Is(err, full) || !p.discarded {
+			t.Errorf("the fill ends with %v, discarded %v", err, p.discarded)
+		}
+	})
+}
+
+type failingCommit struct {
+	*memoryPart
+	err error
+}
+
+func (p *failingCommit) Commit(int64) error { return p.err }
+
+func TestFillIsRightUnderRandomFaults(t *testing.T) {
+	for seed := range uint64(15) {
+		synctest.Test(t, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 1))
+			size := 1 + r.IntN(3*minSegment)
+			s := &source{
+				content:  content(seed, size),
+				chunk:    10_000 + r.IntN(1<<20),
+				pace:     time.Duration(r.IntN(3)) * time.Millisecond,
+				hideSize: seed%5 == 4,
+			}
+			var mu sync.Mutex
+			cuts := 12
+			s.cut = func(int) int {
+				mu.Lock()
+				defer mu.Unlock()
+				if cuts == 0 {
+					return -1
+				}
+				cuts--
+				return 1 + r.IntN(size)
+			}
+			s.open = func(n int, _ oci.Span) (*oci.Body, error) {
+				if n%4 == 3 {
+					return nil, oci.Errorf(oci.CodeUnavailable, "busy")
+				}
+				return nil, nil
+			}
+			spans := make([]oci.Span, 10)
+			for i := range spans {
+				from := r.Int64N(int64(size))
+				spans[i] = oci.Span{From: from, To: from + 1 + r.Int64N(int64(size)-from)}
+			}
+			p := &memoryPart{}
+			f := newTestFill(s, p)
+			wait := start(t.Context(), f)
+			var readers sync.WaitGroup
+			for _, span := range append(spans, oci.Whole) {
+				readers.Go(func() {
+					got, err := read(t.Context(), f, span)
+					if want := s.content[span.From:end(span, int64(size))]; err != nil || !bytes.Equal(got, want) {
+						t.Errorf("seed %d: span %v of %d: got %d bytes, %v", seed, span, size, len(got), err)
+					}
+				})
+			}
+			readers.Wait()
+			if err := wait(); err != nil || !bytes.Equal(p.content, s.content) {
+				t.Errorf("seed %d: %v", seed, err)
+			}
+			if !s.hideSize && s.sent != int64(size) {
+				t.Errorf("seed %d: sent %d of %d", seed, s.sent, size)
+			}
+		})
+	}
+}

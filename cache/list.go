@@ -1,0 +1,109 @@
+package cache
+
+import (
+	"context"
+	"time"
+
+	"github.com/opencontainers/image-spec/specs-go/v1"
+	"go.uber.org/zap"
+
+	"github.com/entrepot-dev/entrepot/cache/index"
+	"github.com/entrepot-dev/entrepot/oci"
+	"github.com/entrepot-dev/entrepot/rewrite"
+)
+
+// Tags lists all tags of t's repository, sorted. It is kept briefly, and served
+// stale while the upstream can not be asked. The slice must not be changed.
+func (c *Cache) Tags(ctx context.Context, t rewrite.Target) ([]string, Outcome, error) {
+	l, out, err := c.list(ctx, t, index.Tags, func(ctx context.Context, o Origin) (index.List, error) {
+		tags, err := o.Tags(ctx, t.Repository)
+		return index.List{Tags: tags}, err
+	})
+	return l.Tags, out, err
+}
+
+// Referrers lists the manifests whose subject is t's digest. It is kept and
+// served as Tags is. The slice must not be changed.
+func (c *Cache) Referrers(ctx context.Context, t rewrite.Target) ([]v1.Descriptor, Outcome, error) {
+	l, out, err := c.list(ctx, t, index.Referrers, func(ctx context.Context, o Origin) (index.List, error) {
+		found, err := o.Referrers(ctx, t.Repository, t.Digest)
+		return index.List{Referrers: found}, err
+	})
+	return l.Referrers, out, err
+}
+
+// list gives a list of a kind from the cache while it is fresh, else from the
+// upstream, else as it was last known. Lists change as tags do, so the rule is
+// that of the repository's tags.
+func (c *Cache) list(ctx context.Context, t rewrite.Target, kind string, fetch func(context.Context, Origin) (index.List, error)) (index.List, Outcome, error) {
+	up, err := c.upstream(t.Upstream)
+	if err != nil {
+		return index.List{}, Outcome{}, err
+	}
+	rule := up.rules.rule(t.Repository, "*")
+	rule.Immutable = false // its tags do not move, but new ones come
+	k := key("list:"+kind, t.Upstream, t.Repository, string(t.Digest))
+	l, known := c.keptList(k, t, kind)
+	age := time.Since(l.Checked)
+	if known && rule.fresh(age) {
+		return l, rule.outcome(Hit, age), nil
+	}
+	if !known {
+		if err, ok := c.negative.get(k); ok {
+			return index.List{}, Outcome{Status: Negative}, err
+		}
+	}
+	staleFor := func(why error) (index.List, Outcome, error) {
+		out := rule.outcome(Stale, age)
+		out.Reason = reason(why)
+		return l, out, nil
+	}
+	mayBeStale := known && (c.offline || rule.usable(age))
+	if why, ok := c.paused.get(k); ok && mayBeStale {
+		return staleFor(why)
+	}
+
+	patience := ctx
+	if mayBeStale {
+		var cancel context.CancelFunc
+		patience, cancel = context.WithTimeoutCause(ctx, c.revalidateTimeout, errSlow)
+		defer cancel()
+	}
+	f, err := share(patience, c, k, func(ctx context.Context) (index.List, error) {
+		l, err := fetch(ctx, up.origin)
+		if err != nil {
+			if !oci.IsAbsent(err) {
+				c.paused.put(k, err, failurePause)
+			}
+			return l, c.noteAbsent(k, err)
+		}
+		l.Checked = time.Now()
+		c.paused.drop(k)
+		if err := c.index.PutList(kind, t.Upstream, t.Repository, string(t.Digest), l); err != nil {
+			c.log.Warn("a list could not be kept", zap.Stringer("reference", t), zap.Error(err))
+		}
+		c.memory.setList(k, l)
+		return l, nil
+	})
+	switch {
+	case err == nil:
+		return f.value, rule.outcome(status(f.mine), 0), nil
+	case ctx.Err() == nil && oci.IsTransient(err) && mayBeStale, oci.IsRefused(err) && mayBeStale:
+		if patience.Err() != nil {
+			c.paused.put(k, errSlow, failurePause)
+		}
+		return staleFor(err)
+	}
+	return index.List{}, Outcome{Status: status(f.mine)}, err
+}
+
+func (c *Cache) keptList(k string, t rewrite.Target, kind string) (index.List, bool) {
+	if l, ok := c.memory.list(k); ok {
+		return l, true
+	}
+	l, ok := c.index.List(kind, t.Upstream, t.Repository, string(t.Digest))
+	if ok {
+		c.memory.setList(k, l)
+	}
+	return l, ok
+}

@@ -1,0 +1,331 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+	"go.uber.org/zap"
+
+	"github.com/entrepot-dev/entrepot/cache/index"
+	"github.com/entrepot-dev/entrepot/oci"
+	"github.com/entrepot-dev/entrepot/rewrite"
+)
+
+// Manifest gives the manifest or index that t names, by tag or digest. A client
+// whose a takes no index is given the default platform's manifest out of it, as
+// Docker Hub does; content that is named by digest is given as it is. Errors
+// are *oci.Error: absent where the upstream says so, or what kept it from being
+// asked; or ctx's.
+func (c *Cache) Manifest(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*Manifest, Outcome, error) {
+	up, err := c.upstream(t.Upstream)
+	if err != nil {
+		return nil, Outcome{}, err
+	}
+	if t.Digest != "" {
+		m, st, err := c.manifestByDigest(ctx, up, t)
+		if err != nil {
+			return nil, Outcome{Status: st}, err
+		}
+		return answer(m), Outcome{Status: st}, nil
+	}
+	m, out, err := c.manifestByTag(ctx, up, t)
+	if err != nil {
+		return nil, out, err
+	}
+	if a.TakesIndex() || !rewrite.IsIndex(m.MediaType) {
+		return answer(m), out, nil
+	}
+	return c.negotiate(ctx, up, t, m, out)
+}
+
+// Describe gives what Manifest gives but for its bytes. What is not there is
+// asked for by HEAD, which no upstream counts as a pull, unless the answer can
+// only be found in the bytes.
+func (c *Cache) Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*Manifest, Outcome, error) {
+	up, err := c.upstream(t.Upstream)
+	if err != nil {
+		return nil, Outcome{}, err
+	}
+	if t.Digest != "" {
+		return c.describeDigest(ctx, up, t)
+	}
+	r, out, err := c.resolve(ctx, up, t, "head:", c.headTag)
+	if err != nil {
+		return nil, out, err
+	}
+	if rewrite.IsIndex(r.MediaType) && !a.TakesIndex() || r.Size <= 0 || r.MediaType == "" {
+		m, out, err := c.Manifest(ctx, t, a)
+		if err != nil {
+			return nil, out, err
+		}
+		return describe(m), out, nil
+	}
+	if out.Status == Stale && r.Previous != "" && !c.holds(r.Digest) {
+		// What a GET would be answered with.
+		if m, ok := c.keptManifest(r.Previous, ""); ok {
+			return describe(answer(m)), out, nil
+		}
+	}
+	return &Manifest{Digest: r.Digest, MediaType: r.MediaType, Size: r.Size}, out, nil
+}
+
+func answer(m *oci.Manifest) *Manifest {
+	return &Manifest{Digest: m.Digest, MediaType: m.MediaType, Size: int64(len(m.Bytes)), Bytes: m.Bytes}
+}
+
+func describe(m *Manifest) *Manifest {
+	d := *m
+	d.Bytes = nil
+	return &d
+}
+
+// manifestByTag gives what t's tag stands for.
+func (c *Cache) manifestByTag(ctx context.Context, up *upstream, t rewrite.Target) (*oci.Manifest, Outcome, error) {
+	r, out, err := c.resolve(ctx, up, t, "get:", c.fetchTag)
+	if err != nil || r.manifest != nil {
+		return r.manifest, out, err
+	}
+	m, st, err := c.manifestByDigest(ctx, up, withDigest(t, r.Digest))
+	switch {
+	case err == nil:
+		if st != Hit {
+			out.Status = st // the tag was known, but not what it stands for
+		}
+		return m, out, nil
+	case oci.IsAbsent(err):
+		// The tag has moved on, and what it stood for has been deleted.
+		f, err := share(ctx, c, "get:"+tagKey(t), func(ctx context.Context) (resolved, error) {
+			return c.fetchTag(ctx, up, t)
+		})
+		return f.value.manifest, Outcome{Status: status(f.mine)}, err
+	case oci.IsTransient(err) && r.Previous != "":
+		if m, ok := c.keptManifest(r.Previous, ""); ok {
+			out.Status, out.Reason = Stale, reason(err)
+			return m, out, nil
+		}
+	}
+	return nil, out, err
+}
+
+func withDigest(t rewrite.Target, d digest.Digest) rewrite.Target {
+	t.Tag, t.Digest = "", d
+	return t
+}
+
+// negotiate gives the default platform's manifest out of idx, which t's tag
+// stands for.
+func (c *Cache) negotiate(ctx context.Context, up *upstream, t rewrite.Target, idx *oci.Manifest, out Outcome) (*Manifest, Outcome, error) {
+	p, err := rewrite.Parse(idx.Bytes, idx.MediaType)
+	if err != nil {
+		return nil, out, err
+	}
+	d, err := rewrite.SelectPlatform(p, c.platform)
+	if err != nil {
+		return nil, out, fmt.Errorf("choose from %s: %w", t, err)
+	}
+	m, st, err := c.manifestByDigest(ctx, up, withDigest(t, d.Digest))
+	if err != nil {
+		return nil, out, err
+	}
+	if st != Hit {
+		out.Status = st
+	}
+	n := answer(m)
+	n.Negotiated = true
+	return n, out, nil
+}
+
+// manifestByDigest gives the manifest of t's digest: from memory, from disk, or
+// from the upstream, by one flight. It is never revalidated.
+func (c *Cache) manifestByDigest(ctx context.Context, up *upstream, t rewrite.Target) (*oci.Manifest, Status, error) {
+	link, linked := c.link(t.Upstream, t.Repository, t.Digest)
+	if linked && link.Manifest {
+		if m, ok := c.keptManifest(t.Digest, link.MediaType); ok {
+			return m, Hit, nil
+		}
+	}
+	k := digestKey("manifest:", t)
+	if err, ok := c.negative.get(k); ok {
+		return nil, Negative, err
+	}
+	f, err := share(ctx, c, k, func(ctx context.Context) (*oci.Manifest, error) {
+		return c.fetchManifest(ctx, up, t)
+	})
+	return f.value, status(f.mine), err
+}
+
+func digestKey(what string, t rewrite.Target) string {
+	return what + key(t.Upstream, t.Repository, string(t.Digest))
+}
+
+// fetchManifest gets the manifest of t's digest for its repository: what is
+// stored already, once the upstream has confirmed by HEAD that the repository
+// has it, or else its bytes.
+func (c *Cache) fetchManifest(ctx context.Context, up *upstream, t rewrite.Target) (*oci.Manifest, error) {
+	if c.holds(t.Digest) {
+		d, err := up.origin.Resolve(ctx, t.Repository, t.Digest.String())
+		if err != nil {
+			return nil, c.noteAbsent(digestKey("manifest:", t), err)
+		}
+		if m, ok := c.keptManifest(t.Digest, d.MediaType); ok {
+			c.linkManifest(t, m)
+			return m, nil
+		}
+	}
+	m, err := up.origin.Manifest(ctx, t.Repository, t.Digest.String())
+	if err != nil {
+		return nil, c.noteAbsent(digestKey("manifest:", t), err)
+	}
+	return m, c.keepManifest(t, m)
+}
+
+// describeDigest gives what is known of the manifest of t's digest without its
+// bytes.
+func (c *Cache) describeDigest(ctx context.Context, up *upstream, t rewrite.Target) (*Manifest, Outcome, error) {
+	link, linked := c.link(t.Upstream, t.Repository, t.Digest)
+	if linked && link.Manifest {
+		if m, ok := c.keptManifest(t.Digest, link.MediaType); ok {
+			return describe(answer(m)), Outcome{Status: Hit}, nil
+		}
+	}
+	k := digestKey("describe:", t)
+	if err, ok := c.negative.get(k); ok {
+		return nil, Outcome{Status: Negative}, err
+	}
+	f, err := share(ctx, c, k, func(ctx context.Context) (*Manifest, error) {
+		d, err := up.origin.Resolve(ctx, t.Repository, t.Digest.String())
+		if err != nil {
+			return nil, c.noteAbsent(k, err)
+		}
+		if d.Size <= 0 || d.MediaType == "" || d.Digest != "" && d.Digest != t.Digest {
+			m, err := c.fetchManifest(ctx, up, t)
+			if err != nil {
+				return nil, err
+			}
+			return describe(answer(m)), nil
+		}
+		return &Manifest{Digest: t.Digest, MediaType: d.MediaType, Size: d.Size}, nil
+	})
+	return f.value, Outcome{Status: status(f.mine)}, err
+}
+
+// noteAbsent remembers for a short time that something is not there, and gives
+// err back.
+func (c *Cache) noteAbsent(k string, err error) error {
+	var e *oci.Error
+	if oci.IsAbsent(err) && errors.As(err, &e) {
+		c.negative.put(k, e, c.negativeTTL)
+	}
+	return err
+}
+
+// holds tells whether the content of d is stored, for whichever repository.
+func (c *Cache) holds(d digest.Digest) bool {
+	_, ok := c.store.Has(d)
+	return ok
+}
+
+// keptManifest gives the manifest of d from memory or disk. What comes from
+// disk is verified; what is damaged there is dropped, and so fetched again.
+// mediaType is the one by which the repository knows it; may be empty.
+func (c *Cache) keptManifest(d digest.Digest, mediaType string) (*oci.Manifest, bool) {
+	m, ok := c.memory.manifest(d)
+	if !ok {
+		if m, ok = c.storedManifest(d); !ok {
+			return nil, false
+		}
+		c.memory.setManifest(m)
+	}
+	if mediaType == "" || mediaType == m.MediaType {
+		return m, true
+	}
+	// Two upstreams may serve the same bytes under two types.
+	return &oci.Manifest{Digest: d, MediaType: mediaType, Bytes: m.Bytes}, true
+}
+
+func (c *Cache) storedManifest(d digest.Digest) (*oci.Manifest, bool) {
+	f, size, err := c.store.Get(d)
+	if err != nil {
+		return nil, false
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, oci.MaxManifestSize+1))
+	if err != nil {
+		c.log.Warn("a stored manifest could not be read", zap.Stringer("digest", d), zap.Error(err))
+		return nil, false
+	}
+	if len(b) > oci.MaxManifestSize {
+		return nil, false // a layer, whatever a link says of it
+	}
+	if d.Algorithm().FromBytes(b) != d {
+		c.log.Warn("a stored manifest is damaged and is fetched again", zap.Stringer("digest", d))
+		if err := c.store.Remove(d); err != nil {
+			c.log.Warn("a damaged manifest could not be removed", zap.Stringer("digest", d), zap.Error(err))
+			return nil, false
+		}
+		c.noteRemoved(size)
+		return nil, false
+	}
+	return &oci.Manifest{Digest: d, MediaType: rewrite.MediaTypeOf(b, ""), Bytes: b}, true
+}
+
+// keepManifest stores m, which the upstream gave for t, and lets t's repository
+// serve it and what it names. An m that makes no sense is an error; a disk that
+// fails is not, for the client can still be answered.
+func (c *Cache) keepManifest(t rewrite.Target, m *oci.Manifest) error {
+	if _, err := rewrite.Parse(m.Bytes, m.MediaType); err != nil {
+		if rewrite.IsSchema1(m.MediaType) {
+			return err
+		}
+		return &oci.Error{
+			Code: oci.CodeManifestInvalid, Status: 502,
+			Message: fmt.Sprintf("%s answered for %s with what is no manifest", t.Upstream, t), Err: err,
+		}
+	}
+	stored := c.holds(m.Digest)
+	if err := c.store.Put(m.Digest, m.Bytes); err != nil {
+		c.log.Error("a manifest could not be stored", zap.Stringer("reference", t), zap.Error(err))
+	} else if !stored {
+		c.noteStored(m.Digest, int64(len(m.Bytes)))
+	}
+	c.memory.setManifest(m)
+	c.linkManifest(t, m)
+	return nil
+}
+
+// linkManifest lets t's repository serve m and what it names.
+func (c *Cache) linkManifest(t rewrite.Target, m *oci.Manifest) {
+	links := map[digest.Digest]index.Link{
+		m.Digest: {MediaType: m.MediaType, Size: int64(len(m.Bytes)), Manifest: true},
+	}
+	if p, err := rewrite.Parse(m.Bytes, m.MediaType); err == nil {
+		for _, d := range p.Children {
+			links[d.Digest] = index.Link{MediaType: d.MediaType, Size: d.Size, Manifest: p.Kind == rewrite.Index}
+		}
+	}
+	c.putLinks(t.Upstream, t.Repository, links)
+}
+
+// link tells whether a repository may serve d.
+func (c *Cache) link(up, repo string, d digest.Digest) (index.Link, bool) {
+	if l, ok := c.memory.link(up, repo, d); ok {
+		return l, true
+	}
+	l, ok := c.index.Link(up, repo, d)
+	if ok {
+		c.memory.setLink(up, repo, d, l)
+	}
+	return l, ok
+}
+
+func (c *Cache) putLinks(up, repo string, links map[digest.Digest]index.Link) {
+	if err := c.index.PutLinks(up, repo, links); err != nil {
+		c.log.Error("links could not be kept", zap.String("upstream", up), zap.String("repository", repo), zap.Error(err))
+	}
+	for d, l := range links {
+		c.memory.setLink(up, repo, d, l)
+	}
+}

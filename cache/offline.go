@@ -1,0 +1,53 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/entrepot-dev/entrepot/oci"
+)
+
+// offline stands for an upstream that must not be asked.
+type offline struct{ upstream string }
+
+func (o offline) err(repo, ref string) error {
+	what := o.upstream + "/" + repo
+	if ref != "" {
+		what += " " + ref
+	}
+	return &oci.Error{
+		Code: oci.CodeUnavailable,
+		Message: fmt.Sprintf("the proxy is offline and %s is not in its cache: "+
+			"pull it through this proxy once with cache.offline: false", what),
+		Err: errOffline,
+	}
+}
+
+var errOffline = fmt.Errorf("offline")
+
+func (o offline) Resolve(_ context.Context, repo, ref string) (v1.Descriptor, error) {
+	return v1.Descriptor{}, o.err(repo, ref)
+}
+
+func (o offline) Manifest(_ context.Context, repo, ref string) (*oci.Manifest, error) {
+	return nil, o.err(repo, ref)
+}
+
+func (o offline) Stat(_ context.Context, repo string, d digest.Digest) (v1.Descriptor, error) {
+	return v1.Descriptor{}, o.err(repo, d.String())
+}
+
+func (o offline) Blob(_ context.Context, repo string, d digest.Digest, _ oci.Span) (*oci.Body, error) {
+	return nil, o.err(repo, d.String())
+}
+
+func (o offline) Tags(_ context.Context, repo string) ([]string, error) {
+	return nil, o.err(repo, "(list of tags)")
+}
+
+func (o offline) Referrers(_ context.Context, repo string, d digest.Digest) ([]v1.Descriptor, error) {
+	return nil, o.err(repo, "(referrers of "+d.String()+")")
+}

@@ -1,0 +1,250 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/entrepot-dev/entrepot/cache/index"
+	"github.com/entrepot-dev/entrepot/oci"
+	"github.com/entrepot-dev/entrepot/rewrite"
+)
+
+// maxPause bounds how long an upstream's Retry-After keeps a tag from being
+// asked for again.
+const maxPause = 5 * time.Minute
+
+// errSlow says that a revalidation took longer than a client waits for it.
+var errSlow = errors.New("the upstream is slow to answer")
+
+// resolved is what a tag stands for.
+type resolved struct {
+	index.Tag
+	// manifest is set where it was fetched along with the tag.
+	manifest *oci.Manifest
+}
+
+// learn asks the upstream what a tag stands for, and keeps the answer.
+type learn func(context.Context, *upstream, rewrite.Target) (resolved, error)
+
+func tagKey(t rewrite.Target) string { return key(t.Upstream, t.Repository, t.Tag) }
+
+// resolve gives what t's tag stands for: from the cache while that is fresh,
+// else as the upstream confirms it, else as it was last known. A tag that was
+// never seen is asked for by ask; those who ask by the same way share it.
+func (c *Cache) resolve(ctx context.Context, up *upstream, t rewrite.Target, way string, ask learn) (resolved, Outcome, error) {
+	k := tagKey(t)
+	rule := up.rules.rule(t.Repository, t.Tag)
+	if rec, ok := c.lookUpTag(k, t); ok {
+		age := time.Since(rec.Checked)
+		if rule.fresh(age) {
+			return resolved{Tag: rec}, rule.outcome(Hit, age), nil
+		}
+		return c.revalidate(ctx, up, t, rule, rec)
+	}
+	if err, ok := c.negative.get(k); ok {
+		return resolved{}, Outcome{Status: Negative}, err
+	}
+	f, err := share(ctx, c, way+k, func(ctx context.Context) (resolved, error) { return ask(ctx, up, t) })
+	return f.value, rule.outcome(status(f.mine), 0), err
+}
+
+// revalidate asks the upstream whether rec, which is past its TTL, still holds.
+// Where that can not be found out, or not soon, rec is served stale; the check
+// then goes on behind.
+func (c *Cache) revalidate(ctx context.Context, up *upstream, t rewrite.Target, rule TagRule, rec index.Tag) (resolved, Outcome, error) {
+	k := tagKey(t)
+	if why, ok := c.paused.get(k); ok {
+		return c.stale(rule, rec, why)
+	}
+	mine := new(bool)
+	answer := begin(c, "revalidate:"+k, mine, func(ctx context.Context) (resolved, error) {
+		return c.check(ctx, up, t, rec)
+	})
+	patience := time.NewTimer(c.revalidateTimeout)
+	defer patience.Stop()
+	select {
+	case r := <-answer:
+		switch {
+		case oci.IsAbsent(r.Err):
+			return resolved{}, Outcome{Status: status(*mine)}, r.Err
+		case r.Err != nil:
+			return c.stale(rule, rec, r.Err)
+		}
+		now := r.Val.(resolved)
+		if now.Digest == rec.Digest {
+			return now, rule.outcome(Revalidated, time.Since(now.Checked)), nil
+		}
+		return now, rule.outcome(status(*mine), time.Since(now.Checked)), nil
+	case <-patience.C:
+		c.paused.put(k, errSlow, failurePause)
+		return c.stale(rule, rec, errSlow)
+	case <-ctx.Done():
+		return resolved{}, Outcome{Status: Miss}, context.Cause(ctx)
+	}
+}
+
+// stale gives rec though it is past its TTL, as far as its rule lets it.
+func (c *Cache) stale(rule TagRule, rec index.Tag, why error) (resolved, Outcome, error) {
+	age := time.Since(rec.Checked)
+	if !c.offline && !rule.usable(age) {
+		if errors.Is(why, errSlow) {
+			why = &oci.Error{Code: oci.CodeUnavailable, Status: 504, Message: why.Error(), Err: errSlow}
+		}
+		return resolved{}, Outcome{Status: Miss}, why
+	}
+	out := rule.outcome(Stale, age)
+	out.Reason = reason(why)
+	return resolved{Tag: rec}, out, nil
+}
+
+// reason says in a few words why an upstream could not be asked.
+func reason(err error) string {
+	var e *oci.Error
+	switch {
+	case errors.Is(err, errSlow):
+		return errSlow.Error()
+	case errors.Is(err, errOffline):
+		return "the proxy is offline"
+	case !errors.As(err, &e):
+		return "the upstream can not be asked"
+	case e.Code == oci.CodeTooManyRequests:
+		return "the upstream limits the rate of requests"
+	case oci.IsRefused(err):
+		return "the upstream refuses access"
+	case e.HTTPStatus() == 504:
+		return "the upstream timed out"
+	default:
+		return "the upstream fails"
+	}
+}
+
+// check asks with HEAD whether rec still holds, and keeps the answer. Only
+// where an upstream does not say the digest on HEAD is the manifest fetched:
+// there is no other way to know.
+func (c *Cache) check(ctx context.Context, up *upstream, t rewrite.Target, rec index.Tag) (resolved, error) {
+	d, err := up.origin.Resolve(ctx, t.Repository, t.Tag)
+	if err != nil {
+		return resolved{}, c.noteFailure(t, err)
+	}
+	if d.Digest == "" {
+		return c.fetchTag(ctx, up, t)
+	}
+	c.paused.drop(tagKey(t))
+	rec.Checked = time.Now()
+	if d.Digest == rec.Digest {
+		c.touchTag(t, rec)
+		return resolved{Tag: rec}, nil
+	}
+	if _, ok := c.store.Has(rec.Digest); ok {
+		rec.Previous = rec.Digest
+	}
+	rec.Digest, rec.MediaType, rec.Size = d.Digest, d.MediaType, d.Size
+	c.keepTag(t, rec)
+	return resolved{Tag: rec}, nil
+}
+
+// fetchTag learns what a tag stands for by fetching it.
+func (c *Cache) fetchTag(ctx context.Context, up *upstream, t rewrite.Target) (resolved, error) {
+	m, err := up.origin.Manifest(ctx, t.Repository, t.Tag)
+	if err != nil {
+		return resolved{}, c.noteFailure(t, err)
+	}
+	if err := c.keepManifest(t, m); err != nil {
+		return resolved{}, err
+	}
+	c.paused.drop(tagKey(t))
+	rec := index.Tag{Digest: m.Digest, MediaType: m.MediaType, Size: int64(len(m.Bytes)), Checked: time.Now()}
+	c.keepTag(t, rec)
+	return resolved{Tag: rec, manifest: m}, nil
+}
+
+// headTag learns what a tag stands for by HEAD, which no upstream counts as a
+// pull. Where the upstream says too little for an answer, it is fetched.
+func (c *Cache) headTag(ctx context.Context, up *upstream, t rewrite.Target) (resolved, error) {
+	d, err := up.origin.Resolve(ctx, t.Repository, t.Tag)
+	if err != nil {
+		return resolved{}, c.noteFailure(t, err)
+	}
+	if d.Digest == "" || d.Size <= 0 || d.MediaType == "" {
+		return c.fetchTag(ctx, up, t)
+	}
+	rec := index.Tag{Digest: d.Digest, MediaType: d.MediaType, Size: d.Size, Checked: time.Now()}
+	c.keepTag(t, rec)
+	return resolved{Tag: rec}, nil
+}
+
+// noteFailure remembers for a short time that a tag is not there, or that its
+// upstream could not be asked, and gives err back.
+func (c *Cache) noteFailure(t rewrite.Target, err error) error {
+	k := tagKey(t)
+	var e *oci.Error
+	errors.As(err, &e)
+	switch {
+	case oci.IsAbsent(err):
+		c.dropTag(t)
+		c.negative.put(k, e, c.negativeTTL)
+	case c.ctx.Err() != nil, c.offline:
+	default:
+		pause := failurePause
+		if e != nil {
+			pause = min(max(pause, e.RetryAfter), maxPause)
+		}
+		c.paused.put(k, err, pause)
+	}
+	return err
+}
+
+// lookUpTag gives the record of t's tag, of which k is the key.
+func (c *Cache) lookUpTag(k string, t rewrite.Target) (index.Tag, bool) {
+	if rec, ok := c.memory.tag(k); ok {
+		return rec, true
+	}
+	c.tagsMu.Lock()
+	gen := c.tagsGen
+	c.tagsMu.Unlock()
+	rec, ok := c.index.Tag(t.Upstream, t.Repository, t.Tag)
+	if !ok {
+		return rec, false
+	}
+	c.tagsMu.Lock()
+	defer c.tagsMu.Unlock()
+	if gen == c.tagsGen { // else rec may be what another has just replaced
+		c.memory.setTag(k, rec)
+	}
+	return rec, true
+}
+
+// keepTag keeps a record that has changed.
+func (c *Cache) keepTag(t rewrite.Target, rec index.Tag) {
+	if err := c.index.PutTag(t.Upstream, t.Repository, t.Tag, rec); err != nil {
+		c.log.Warn("a tag could not be kept", zap.Stringer("reference", t), zap.Error(err))
+	}
+	c.negative.drop(tagKey(t))
+	c.rememberTag(t, rec)
+}
+
+// touchTag keeps a record that was confirmed.
+func (c *Cache) touchTag(t rewrite.Target, rec index.Tag) {
+	c.index.Touch(t.Upstream, t.Repository, t.Tag, rec)
+	c.rememberTag(t, rec)
+}
+
+func (c *Cache) rememberTag(t rewrite.Target, rec index.Tag) {
+	c.tagsMu.Lock()
+	defer c.tagsMu.Unlock()
+	c.tagsGen++
+	c.memory.setTag(tagKey(t), rec)
+}
+
+func (c *Cache) dropTag(t rewrite.Target) {
+	if err := c.index.DropTag(t.Upstream, t.Repository, t.Tag); err != nil {
+		c.log.Warn("a deleted tag could not be forgotten", zap.Stringer("reference", t), zap.Error(err))
+	}
+	c.tagsMu.Lock()
+	defer c.tagsMu.Unlock()
+	c.tagsGen++
+	c.memory.dropTag(tagKey(t))
+}

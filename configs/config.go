@@ -63,7 +63,8 @@ type Upstream struct {
 	// Credentials are what this registry is shown; empty is anonymous.
 	Credentials Credentials `yaml:"credentials,omitzero"`
 	// Realms are token servers that may be shown the credentials, beside the
-	// registry's own host and the well-known ones.
+	// registry's own host and the well-known ones: URLs, of which scheme and
+	// host count, or hosts, which stand for https.
 	Realms []string `yaml:"realms,omitempty"`
 	// RedirectHosts are hosts, with a port where it is not the usual one, that
 	// a redirect may lead to although they are private or plain http.
@@ -104,7 +105,8 @@ type Credentials struct {
 // TagRule says for how long the tags that it matches are believed.
 type TagRule struct {
 	// Match is a pattern of "repository:tag" in which * stands for any run of
-	// characters, a slash and a colon included, and ? for any one.
+	// characters, a slash and a colon included, and ? for any one. Without a
+	// colon it is one of the repository, and takes all its tags.
 	Match string `yaml:"match"`
 	// TTL is how long an answer counts as fresh.
 	TTL time.Duration `yaml:"ttl"`

@@ -49,6 +49,6 @@ func DefaultTagRule() TagRule {
 func dockerHub() *Upstream {
 	u := DefaultUpstream("docker.io")
 	u.Endpoints = []string{"https://registry-1.docker.io"}
-	u.Aliases = []string{"index.docker.io", "registry-1.docker.io"}
+	u.Aliases = []string{"index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"}
 	return u
 }

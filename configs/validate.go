@@ -61,7 +61,9 @@ func (l *loader) checkUpstream(key, name string, u *Upstream) {
 		l.checkURL(fmt.Sprintf("%s.endpoints[%d]", key, i), e)
 	}
 	for i, r := range u.Realms {
-		l.checkURL(fmt.Sprintf("%s.realms[%d]", key, i), r)
+		if !upstreamName.MatchString(r) {
+			l.checkURL(fmt.Sprintf("%s.realms[%d]", key, i), r)
+		}
 	}
 	for i, h := range u.RedirectHosts {
 		if !upstreamName.MatchString(h) {

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/entrepot-dev/entrepot/configs"
+)
+
+func newHealthcheck(p *process) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "healthcheck",
+		Short: "Ask a running entrepot whether it is in order",
+		Long: `Healthcheck asks /healthz of the admin listener that the same settings would open,
+and exits with 1 where the answer is not ok. It is what an image without a shell
+runs as its health check. With --ready it asks /readyz.`,
+		Example: `  entrepot healthcheck
+  HEALTHCHECK CMD ["/entrepot", "healthcheck"]`,
+		Args: cobra.NoArgs,
+		RunE: does(p.healthcheck),
+	}
+	cmd.Flags().Bool("ready", false, "ask whether clients may be sent here")
+	cmd.Flags().Duration("timeout", 3*time.Second, "`time` to wait for the answer")
+	cmd.Flags().String("admin-listen", "", "`address` of the admin listener")
+	return cmd
+}
+
+func (p *process) healthcheck(cmd *cobra.Command, _ []string) error {
+	cfg, err := p.load(cmd, "")
+	if err != nil {
+		return err
+	}
+	if cfg.Admin.Listen == configs.AdminOff {
+		return errors.New("admin.listen is off, so that there is nothing to ask; set it to an address, such as 127.0.0.1:5001")
+	}
+	timeout, err := cmd.Flags().GetDuration("timeout")
+	if err != nil {
+		return err
+	}
+	path := "/healthz"
+	if ready, err := cmd.Flags().GetBool("ready"); err != nil {
+		return err
+	} else if ready {
+		path = "/readyz"
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+	defer cancel()
+	answer, err := ask(ctx, "http://"+reachable(cfg.Admin.Listen)+path)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(p.stdout, answer)
+	return err
+}
+
+// reachable gives the address at which this machine reaches a listener.
+func reachable(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return listen
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// ask gives what a health endpoint says, or an error where that is not ok.
+func ask(ctx context.Context, url string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	// The zero transport takes no proxy from the environment: it would be
+	// asked for this machine's own address.
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return "", fmt.Errorf("ask %s: %w", url, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+	if err != nil {
+		return "", fmt.Errorf("ask %s: %w", url, err)
+	}
+	answer := strings.TrimSpace(string(body))
+	if resp.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("%s says %s: %s", url, resp.Status, answer)
+	}
+	return answer, nil
+}

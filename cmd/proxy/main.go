@@ -1,0 +1,9 @@
+// The entrepot command: a caching pull-through registry proxy.
+package main
+
+import "os"
+
+func main() {
+	p := process{args: os.Args[1:], environ: os.Environ(), stdout: os.Stdout, stderr: os.Stderr, signals: stopSignals}
+	os.Exit(p.run())
+}

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/entrepot-dev/entrepot/configs"
+)
+
+// newRoot makes the tree of commands. Without a subcommand it serves.
+func newRoot(p *process) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "entrepot",
+		Short: "A caching pull-through proxy for container registries",
+		Long: `Entrepot stands between container clients and the registries that they pull
+from. The first pull of an image fetches, verifies and keeps it; every later one
+is served from here, also while the registry is slow, rate-limited or gone.
+
+Without a subcommand it serves, and without any setting it mirrors Docker Hub and
+the other well-known registries on port 5000.`,
+		Example: `  entrepot                                   serve with the defaults
+  entrepot --config /etc/entrepot.yml        serve what a file says
+  entrepot --cache-dir /srv/cache --listen :8080
+  entrepot config check /etc/entrepot.yml    is the file right?`,
+		RunE:          does(p.serve),
+		Version:       buildOf(readBuildInfo()).String(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetVersionTemplate("entrepot {{.Version}}\n")
+	addConfigFlag(root.PersistentFlags())
+	addKeyFlags(root.Flags())
+	root.AddCommand(newServe(p), newConfig(p), newHealthcheck(p), newVersion(p))
+	return root
+}
+
+// keyFlags are the flags that set a key of the configuration.
+var keyFlags = []struct{ name, key, usage string }{
+	{"listen", "listen", "`address` for clients, host:port or :port"},
+	{"admin-listen", "admin.listen", "`address` for metrics and health, or off"},
+	{"cache-dir", "cache.dir", "`directory` of the cache"},
+	{"log-level", "log.level", "least severe `level` that is logged: debug, info, warn, error"},
+}
+
+// offlineFlag sets cache.offline; it is the one flag without a value.
+const offlineFlag = "offline"
+
+func addConfigFlag(flags *pflag.FlagSet) {
+	flags.StringP("config", "c", "", "YAML `file` with the settings (or $ENTREPOT_CONFIG)")
+}
+
+func addKeyFlags(flags *pflag.FlagSet) {
+	for _, f := range keyFlags {
+		flags.String(f.name, "", f.usage)
+	}
+	flags.Bool(offlineFlag, false, "serve what is kept and ask no upstream")
+}
+
+// load makes the configuration of file, or else of --config or $ENTREPOT_CONFIG,
+// with the environment and the command's flags over it.
+func (p *process) load(cmd *cobra.Command, file string) (*configs.Config, error) {
+	src := configs.Source{File: file, Environ: p.environ}
+	if src.File == "" {
+		src.File = p.configFile(cmd)
+	}
+	for _, f := range keyFlags {
+		if flag := cmd.Flags().Lookup(f.name); flag != nil && flag.Changed {
+			src.Flags = append(src.Flags, configs.Flag{Name: "--" + f.name, Key: f.key, Value: flag.Value.String()})
+		}
+	}
+	if flag := cmd.Flags().Lookup(offlineFlag); flag != nil && flag.Changed {
+		src.Flags = append(src.Flags, configs.Flag{Name: "--" + offlineFlag, Key: "cache.offline", Value: flag.Value.String()})
+	}
+	return configs.Load(src)
+}
+
+// configFile gives the path of the configuration file; empty for none.
+func (p *process) configFile(cmd *cobra.Command) string {
+	if flag := cmd.Flags().Lookup("config"); flag != nil && flag.Changed {
+		return flag.Value.String()
+	}
+	for _, pair := range p.environ {
+		if path, ok := strings.CutPrefix(pair, "ENTREPOT_CONFIG="); ok {
+			return path
+		}
+	}
+	return ""
+}

@@ -1,0 +1,210 @@
+package rewrite
+
+import (
+	"net/url"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/entrepot-dev/entrepot/oci"
+)
+
+// maxURI is the longest request URI that is read, in bytes.
+const maxURI = 8 << 10
+
+// Resource is the kind of thing that a path names.
+type Resource uint8
+
+const (
+	// Unknown is a path outside the registry API.
+	Unknown Resource = iota
+	// Root is "/".
+	Root
+	// Ping is "/v2/", by which clients find out that this is a registry.
+	Ping
+	// ManifestPath is /v2/<name>/manifests/<tag or digest>.
+	ManifestPath
+	// BlobPath is /v2/<name>/blobs/<digest>.
+	BlobPath
+	// UploadPath is /v2/<name>/blobs/uploads/…, which is for pushes only.
+	UploadPath
+	// TagsPath is /v2/<name>/tags/list.
+	TagsPath
+	// ReferrersPath is /v2/<name>/referrers/<digest>.
+	ReferrersPath
+	// CatalogPath is /v2/_catalog.
+	CatalogPath
+)
+
+// String gives the word that metrics and logs use.
+func (r Resource) String() string {
+	switch r {
+	case Ping:
+		return "ping"
+	case ManifestPath:
+		return "manifest"
+	case BlobPath:
+		return "blob"
+	case TagsPath:
+		return "tags"
+	case ReferrersPath:
+		return "referrers"
+	case CatalogPath:
+		return "catalog"
+	}
+	return "other"
+}
+
+// Request is what a request's URI names, before it is routed to an upstream.
+type Request struct {
+	Resource Resource
+	// Name is the repository as the client wrote it. Its first component may
+	// still be a registry's name, with a port; the others are checked.
+	Name string
+	// Tag or Digest is set as in Target; for paths without a reference,
+	// neither.
+	Tag    string
+	Digest digest.Digest
+	// Path is the path as the client sent it, undecoded, for links that lead
+	// back here.
+	Path string
+	// Query is what followed the question mark, undecoded.
+	Query string
+}
+
+// Reference gives the tag or the digest.
+func (r *Request) Reference() string {
+	if r.Digest != "" {
+		return string(r.Digest)
+	}
+	return r.Tag
+}
+
+// ParseRequest reads the URI of a request line, in origin or absolute form. The
+// path is percent-decoded exactly once; ".", "..", empty components, control
+// characters and whatever else the grammars of the distribution-spec do not
+// allow are refused with NAME_INVALID, TAG_INVALID or DIGEST_INVALID. Since a
+// repository may be called "manifests", the last marker in the path counts.
+//
+// The Request shares memory with uri.
+func ParseRequest(uri string) (Request, error) {
+	if len(uri) > maxURI {
+		return Request{}, oci.Errorf(oci.CodeNameInvalid, "the request's URI has %d bytes; at most %d are read", len(uri), maxURI)
+	}
+	if !strings.HasPrefix(uri, "/") {
+		// Absolute form, as a client sends that takes this for a forward proxy.
+		_, rest, ok := strings.Cut(uri, "://")
+		slash := strings.IndexByte(rest, '/')
+		if !ok || slash < 0 {
+			return Request{}, nil
+		}
+		uri = rest[slash:]
+	}
+	uri, _, _ = strings.Cut(uri, "#") // never sent by a correct client
+	path, query, _ := strings.Cut(uri, "?")
+	req := Request{Path: path, Query: query}
+	if path == "/" {
+		req.Resource = Root
+		return req, nil
+	}
+	if strings.IndexByte(path, '%') >= 0 {
+		decoded, err := url.PathUnescape(path)
+		if err != nil {
+			return req, oci.Errorf(oci.CodeNameInvalid, "the path has a percent sign that is not followed by two hex digits")
+		}
+		path = decoded
+	}
+	rest, ok := strings.CutPrefix(path, "/v2")
+	switch {
+	case !ok || rest != "" && rest[0] != '/':
+		return req, nil
+	case rest == "" || rest == "/":
+		req.Resource = Ping
+		return req, nil
+	case rest == "/_catalog":
+		req.Resource = CatalogPath
+		return req, nil
+	}
+	return req, req.parse(rest)
+}
+
+// parse reads what follows "/v2", from its slash on.
+func (r *Request) parse(path string) error {
+	at, marker := -1, ""
+	if strings.HasSuffix(path, "/tags/list") {
+		at, marker = len(path)-len("/tags/list"), "/tags/list"
+	}
+	for _, m := range [...]string{"/manifests/", "/blobs/", "/referrers/"} {
+		if i := strings.LastIndex(path, m); i > at {
+			at, marker = i, m
+		}
+	}
+	if at < 0 {
+		return nil
+	}
+	name, reference := strings.TrimPrefix(path[:at], "/"), path[at+len(marker):]
+	switch marker {
+	case "/tags/list":
+		r.Resource = TagsPath
+	case "/manifests/":
+		r.Resource = ManifestPath
+	case "/referrers/":
+		r.Resource = ReferrersPath
+	case "/blobs/":
+		r.Resource = BlobPath
+		if reference == "uploads" || strings.HasPrefix(reference, "uploads/") {
+			r.Resource = UploadPath
+		}
+	}
+	if err := checkPathName(name); err != nil {
+		return err
+	}
+	r.Name = name
+	var err error
+	switch r.Resource {
+	case BlobPath, ReferrersPath:
+		r.Digest, err = ParseDigest(reference)
+	case ManifestPath:
+		if strings.IndexByte(reference, ':') >= 0 {
+			r.Digest, err = ParseDigest(reference)
+		} else if r.Tag = reference; !isTag(reference) {
+			// 404, not 400: a tag of that name can not exist, and clients
+			// that ask whether it does have their answer.
+			r.Tag = ""
+			err = &oci.Error{Code: oci.CodeTagInvalid, Status: 404, Message: "there can be no tag " + quote(reference) +
+				": a tag has up to 128 letters, digits, '_', '.' and '-', and begins with none of the last two"}
+		}
+	}
+	return err
+}
+
+// checkPathName is CheckName, but that the first of several components may be
+// a registry's name.
+func checkPathName(name string) error {
+	if first, rest, ok := strings.Cut(name, "/"); ok && isHost(strings.ToLower(first)) {
+		return CheckName(rest)
+	}
+	return CheckName(name)
+}
+
+// QueryValue gives the first value of key in a query, decoded once, and whether
+// key is there. A value that can not be decoded counts as not there.
+func QueryValue(query, key string) (string, bool) {
+	for query != "" {
+		var pair string
+		pair, query, _ = strings.Cut(query, "&")
+		k, v, _ := strings.Cut(pair, "=")
+		if k != key {
+			continue
+		}
+		if strings.ContainsAny(v, "%+") {
+			decoded, err := url.QueryUnescape(v)
+			if err != nil {
+				return "", false
+			}
+			v = decoded
+		}
+		return v, true
+	}
+	return "", false
+}

@@ -1,0 +1,70 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/entrepot-dev/entrepot/"
+
+// mayImport says which packages of the project each may import, its tests
+// aside; docs/architecture.md says why.
+var mayImport = map[string][]string{
+	"admin":       {"metrics"},
+	"cache":       {"cache/index", "cache/store", "metrics", "oci", "rewrite"},
+	"cache/index": {},
+	"cache/store": {"oci"},
+	"configs":     {"oci", "rewrite"},
+	"metrics":     {},
+	"oci":         {},
+	"rewrite":     {"oci"},
+	"server":      {"cache", "metrics", "oci", "rewrite"},
+	"upstream":    {"metrics", "oci", "rewrite"},
+}
+
+// TestImportsPointOneWay also holds that fasthttp is known to server only.
+func TestImportsPointOneWay(t *testing.T) {
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", module+"...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	seen := 0
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p struct {
+			ImportPath string
+			Imports    []string
+		}
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		name := strings.TrimPrefix(p.ImportPath, module)
+		if strings.HasPrefix(name, "cmd/") || name == "e2e" || strings.HasPrefix(name, "e2e/") {
+			continue
+		}
+		allowed, ok := mayImport[name]
+		if !ok {
+			t.Errorf("package %s has no place in the layout", name)
+			continue
+		}
+		seen++
+		for _, imported := range p.Imports {
+			if own, ok := strings.CutPrefix(imported, module); ok && !slices.Contains(allowed, own) {
+				t.Errorf("%s imports %s", name, own)
+			}
+			if strings.HasPrefix(imported, "github.com/valyala/fasthttp") && name != "server" {
+				t.Errorf("%s imports %s", name, imported)
+			}
+		}
+	}
+	if seen != len(mayImport) {
+		t.Errorf("%d packages were looked at, want %d", seen, len(mayImport))
+	}
+}

@@ -213,3 +213,16 @@ func wantUnmoved(t testing.TB, before, after hub.Counts) {
 		t.Errorf("the upstream was asked:\nbefore %+v\nafter  %+v", before, after)
 	}
 }
+
+// until waits for a condition.
+func until(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	proxy.Until(t, what, cond)
+}
+
+// restartWith starts a new process on the cache of one that was stopped, with
+// another configuration.
+func restartWith(t *testing.T, old *proxy.Proxy, h *hub.Hub, config string) *proxy.Proxy {
+	t.Helper()
+	return proxy.Start(t, proxy.Options{Upstreams: map[string]*hub.Hub{"docker.io": h}, Dir: old.Dir, Config: config})
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/entrepot-dev/entrepot/configs"
+)
+
+func TestBannerOfTheDefaults(t *testing.T) {
+	cfg := configs.Default()
+	cfg.Cache.Dir = "/var/lib/entrepot"
+	var got bytes.Buffer
+	banner{version: "v1.2.3", cfg: cfg, listen: "[::]:5000", admin: "127.0.0.1:5001"}.write(&got)
+	want := `Entrepot v1.2.3
+  listens  http://localhost:5000 (every address of this machine)
+  admin    http://127.0.0.1:5001 (/metrics, /healthz, /readyz)
+  keeps    /var/lib/entrepot, and 64MiB in memory
+  mirrors  docker.io (where a request names none), docker.elastic.co, gcr.io, ghcr.io
+           mcr.microsoft.com, nvcr.io, public.ecr.aws, quay.io
+           registry.k8s.io
+
+Docker, in /etc/docker/daemon.json:
+  { "registry-mirrors": ["http://localhost:5000"] }
+containerd, in /etc/containerd/certs.d/_default/hosts.toml:
+  [host."http://localhost:5000"]
+    capabilities = ["pull", "resolve"]
+From another machine write this one's name in the place of localhost.
+
+`
+	if got.String() != want {
+		t.Errorf("want\n%s\ngot\n%s", want, got.String())
+	}
+}
+
+func TestBannerTellsWhatIsNotUsual(t *testing.T) {
+	cfg := configs.Default()
+	cfg.DefaultUpstream = ""
+	cfg.Cache.Offline = true
+	cfg.TLS.Cert = "/tls.crt"
+	cfg.Upstreams = map[string]*configs.Upstream{"ghcr.io": {Credentials: configs.Credentials{Password: "hunter2"}}}
+	var buf bytes.Buffer
+	banner{version: "devel", cfg: cfg, listen: "10.0.0.7:443"}.write(&buf)
+	got := buf.String()
+	for _, want := range []string{"https://10.0.0.7:443\n", "admin    off\n", "mirrors  ghcr.io\n", "offline  "} {
+		if !strings.Contains(got, want) {
+			t.Errorf("want %q in\n%s", want, got)
+		}
+	}
+	for _, not := range []string{"hunter2", "localhost", "every address"} {
+		if strings.Contains(got, not) {
+			t.Errorf("do not want %q in\n%s", not, got)
+		}
+	}
+	cfg.Upstreams = nil
+	buf.Reset()
+	banner{cfg: cfg, listen: ":80"}.write(&buf)
+	if !strings.Contains(buf.String(), "mirrors  nothing") {
+		t.Errorf("want it said that nothing is mirrored, got\n%s", buf.String())
+	}
+}

@@ -1,0 +1,254 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+	"unicode"
+
+	"github.com/entrepot-dev/entrepot/oci"
+)
+
+// again says who may do better than the endpoint that failed.
+type again int
+
+const (
+	nobody    again = iota // the answer stands
+	elsewhere              // another endpoint
+	anybody                // another endpoint, or this one in a moment
+)
+
+// failure is an attempt that gave nothing: the error that callers see if it
+// stays at that, and what is to be done about it.
+type failure struct {
+	err    *oci.Error
+	reason string // of metrics.UpstreamErrors; "" where the upstream did not fail
+	again  again
+	status int  // what was answered; 0 where nothing was
+	away   bool // by another host than the endpoint's
+}
+
+// unavailable makes the error of an upstream that failed; status is 502, 503 or 504.
+func unavailable(status int, cause error, format string, args ...any) *oci.Error {
+	return &oci.Error{Code: oci.CodeUnavailable, Status: status, Message: fmt.Sprintf(format, args...), Err: cause}
+}
+
+// gaveUp makes the error of a request that its caller ended.
+func (r *Registry) gaveUp(ctx context.Context) *failure {
+	cause := context.Cause(ctx)
+	if errors.Is(cause, context.DeadlineExceeded) {
+		return &failure{err: unavailable(http.StatusGatewayTimeout, cause, "upstream %s did not answer in the time that it was given", r.name), reason: "timeout"}
+	}
+	return &failure{err: unavailable(http.StatusServiceUnavailable, cause, "the request to upstream %s was given up", r.name), reason: "canceled"}
+}
+
+// broken tells what err, from a connection to host or a body of its, means.
+// ctx is that of the caller.
+func (r *Registry) broken(ctx context.Context, host string, err error) *failure {
+	say := func(status int, reason string, again again, format string, args ...any) *failure {
+		what := fmt.Sprintf(format, args...)
+		return &failure{err: unavailable(status, err, "upstream %s: %s %s", r.name, host, what), reason: reason, again: again}
+	}
+	var (
+		known     *oci.Error
+		refused   *refusedRedirect
+		forbidden *forbiddenAddress
+		authority x509.UnknownAuthorityError
+		name      x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		verify    *tls.CertificateVerificationError
+		record    tls.RecordHeaderError
+		alert     tls.AlertError
+		dns       *net.DNSError
+		timeout   net.Error
+		op        *net.OpError
+	)
+	switch {
+	case ctx.Err() != nil:
+		return r.gaveUp(ctx)
+	case errors.As(err, &known):
+		return &failure{err: known, reason: "other"}
+	case errors.Is(err, errStalled):
+		return say(http.StatusGatewayTimeout, "stall", elsewhere, "sent no bytes for %s", r.stall)
+	case errors.As(err, &refused):
+		return say(http.StatusBadGateway, "protocol", elsewhere, "%s", refused.why)
+	case errors.As(err, &forbidden):
+		return say(http.StatusBadGateway, "protocol", elsewhere, "is asked for by a redirect or a challenge, and is at a private address; if that is right, list it in upstreams.%s.redirect_hosts", r.name)
+	case errors.As(err, &authority):
+		return say(http.StatusBadGateway, "tls", elsewhere, "has a certificate of an authority that is not trusted; name the authority's file in upstreams.%s.tls.ca", r.name)
+	case errors.As(err, &name):
+		return say(http.StatusBadGateway, "tls", elsewhere, "has a certificate of another name")
+	case errors.As(err, &invalid):
+		return say(http.StatusBadGateway, "tls", elsewhere, "has a certificate that is not valid, or not at this time")
+	case errors.As(err, &verify):
+		return say(http.StatusBadGateway, "tls", elsewhere, "has a certificate that can not be verified")
+	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+		return say(http.StatusBadGateway, "tls", elsewhere, "does not speak TLS; if it is meant to be asked over plain http, write http:// in upstreams.%s.endpoints", r.name)
+	case errors.As(err, &alert), strings.Contains(err.Error(), "remote error: tls"):
+		return say(http.StatusBadGateway, "tls", elsewhere, "refuses the TLS handshake; it may want a client certificate (upstreams.%s.tls.cert)", r.name)
+	case errors.As(err, &dns):
+		if dns.IsNotFound {
+			return say(http.StatusBadGateway, "connect", elsewhere, "is not known to the name server")
+		}
+		return say(http.StatusBadGateway, "connect", anybody, "can not be resolved: the name server does not answer")
+	case errors.As(err, &timeout) && timeout.Timeout():
+		if errors.As(err, &op) && op.Op == "dial" {
+			return say(http.StatusGatewayTimeout, "timeout", elsewhere, "can not be connected to: it does not answer")
+		}
+		return say(http.StatusGatewayTimeout, "timeout", elsewhere, "takes too long to answer")
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return say(http.StatusBadGateway, "connect", anybody, "refuses the connection")
+	case errors.As(err, &op) && op.Op == "dial":
+		return say(http.StatusBadGateway, "connect", anybody, "can not be connected to")
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return say(http.StatusBadGateway, "other", anybody, "broke off")
+	}
+	return say(http.StatusBadGateway, "other", anybody, "failed before its answer was complete")
+}
+
+// garbled makes the failure of an answer that is not what was asked for.
+func (r *Registry) garbled(a *answer, format string, args ...any) *failure {
+	return &failure{
+		err:    unavailable(http.StatusBadGateway, nil, "upstream %s: %s %s", r.name, a.from, fmt.Sprintf(format, args...)),
+		reason: "protocol", again: elsewhere, status: a.StatusCode, away: a.away,
+	}
+}
+
+// said is what an upstream's error JSON says.
+type said struct {
+	code    oci.Code
+	message string
+}
+
+const maxErrorBody = 8 << 10
+
+// readSaid reads the error JSON of a response; what is none gives nothing.
+func readSaid(body io.Reader) said {
+	raw, err := io.ReadAll(io.LimitReader(body, maxErrorBody))
+	if err != nil {
+		return said{}
+	}
+	var doc struct {
+		Errors []struct {
+			Code    string `json:"code"`
+			Message string `json:"message"`
+		} `json:"errors"`
+	}
+	if json.Unmarshal(raw, &doc) != nil || len(doc.Errors) == 0 {
+		return said{}
+	}
+	return said{oci.Code(doc.Errors[0].Code), clean(doc.Errors[0].Message)}
+}
+
+// clean makes a stranger's message fit to be shown: short, printable, without
+// URLs, which may be signed.
+func clean(s string) string {
+	const most = 200
+	var words []string
+	for _, w := range strings.FieldsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) || c == ' ' }) {
+		if !strings.Contains(w, "://") && !strings.Contains(w, "?") {
+			words = append(words, w)
+		}
+	}
+	s = strings.Join(words, " ")
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
+}
+
+// rejected tells what an answer that is no success means.
+func (r *Registry) rejected(a *answer) *failure {
+	s := readSaid(a.body)
+	f := &failure{reason: "status", status: a.StatusCode, away: a.away}
+	tail := ""
+	if s.message != "" {
+		tail = ": " + s.message
+	}
+	wait := retryAfter(a.Header)
+	switch status := a.StatusCode; {
+	case status == http.StatusTooManyRequests:
+		f.reason, f.again = "ratelimit", elsewhere
+		f.err = &oci.Error{Code: oci.CodeTooManyRequests, RetryAfter: wait,
+			Message: fmt.Sprintf("upstream %s limits the requests from here%s", r.name, tail)}
+	case status >= 500:
+		f.again = elsewhere
+		code := http.StatusBadGateway
+		switch status {
+		case http.StatusBadGateway:
+			f.again = anybody
+		case http.StatusServiceUnavailable:
+			f.again, code = anybody, status
+		case http.StatusGatewayTimeout:
+			f.again, code = anybody, status
+		}
+		if wait > maxPause {
+			f.again = elsewhere
+		}
+		f.err = unavailable(code, nil, "upstream %s: %s answered %d %s%s", r.name, a.from, status, http.StatusText(status), tail)
+		f.err.RetryAfter = wait
+	case a.away && (status != http.StatusNotFound || (s.code == "" && a.ask.absent == oci.CodeBlobUnknown)):
+		// The registry sent us there: what its store refuses is not our word
+		// on what exists or who may have it.
+		f.again = elsewhere
+		f.err = unavailable(http.StatusBadGateway, nil, "upstream %s: %s, where it keeps its content, answered %d %s", r.name, a.from, status, http.StatusText(status))
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+		f.err = r.denied(a.ask, a.note, tail)
+	case status == http.StatusNotFound:
+		f.reason = ""
+		code, what := a.ask.absent, a.ask.what
+		if s.code == oci.CodeNameUnknown {
+			code = oci.CodeNameUnknown
+		}
+		f.err = oci.Errorf(code, "%s was not found at upstream %s", what, r.name)
+	case status == http.StatusRequestedRangeNotSatisfiable && a.ask.absent == oci.CodeBlobUnknown:
+		f.err = r.outOfRange(a)
+	case status == http.StatusBadRequest && (s.code == oci.CodeNameInvalid || s.code == oci.CodeTagInvalid || s.code == oci.CodeDigestInvalid || s.code == oci.CodeManifestInvalid):
+		f.err = oci.Errorf(s.code, "upstream %s does not take %s%s", r.name, a.ask.what, tail)
+		f.err.Status = http.StatusBadRequest
+	default:
+		f.again = elsewhere
+		f.err = unavailable(http.StatusBadGateway, nil, "upstream %s: %s answered %d %s%s", r.name, a.from, status, http.StatusText(status), tail)
+	}
+	return f
+}
+
+// denied makes the error of what stays refused after all credentials have been
+// tried. Docker Hub says this also of a repository that does not exist. It is
+// never a 401: a client that got one would log in to us.
+func (r *Registry) denied(a *ask, note, tail string) *oci.Error {
+	return &oci.Error{Code: oci.CodeDenied, Status: http.StatusForbidden, Message: fmt.Sprintf(
+		"%s does not exist or needs credentials: upstream %s refuses what upstreams.%s.credentials gives%s%s", a.what, r.name, r.name, note, tail)}
+}
+
+// retryAfter reads Retry-After, in seconds or as a date; zero where there is
+// none that makes sense.
+func retryAfter(h http.Header) time.Duration {
+	const most = 24 * time.Hour
+	v := strings.TrimSpace(h.Get("Retry-After"))
+	if v == "" {
+		return 0
+	}
+	if n, err := strconv.ParseInt(v, 10, 32); err == nil {
+		return max(0, min(time.Duration(n)*time.Second, most))
+	}
+	if t, err := http.ParseTime(v); err == nil {
+		// By the sender's clock, where it tells us: ours may differ.
+		now := time.Now()
+		if d, err := http.ParseTime(h.Get("Date")); err == nil {
+			now = d
+		}
+		return max(0, min(t.Sub(now), most))
+	}
+	return 0
+}

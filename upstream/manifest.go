@@ -1,0 +1,215 @@
+package upstream
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go/v1"
+	"go.uber.org/zap"
+
+	"github.com/entrepot-dev/entrepot/oci"
+)
+
+// manifestTypes is what we take, the newest first. Schema 1 is not among them:
+// its bytes are signed in a way that no digest of the spec covers.
+var manifestTypes = []string{
+	v1.MediaTypeImageIndex,
+	v1.MediaTypeImageManifest,
+	oci.MediaTypeDockerManifestList,
+	oci.MediaTypeDockerManifest,
+	oci.MediaTypeOCIArtifactManifest,
+}
+
+func (r *Registry) manifestAsk(op, method, repo, ref string) *ask {
+	return &ask{
+		op: op, method: method, repo: repo, path: "manifests/" + ref,
+		header: http.Header{"Accept": {strings.Join(manifestTypes, ", ")}},
+		what:   r.image(repo, ref), absent: oci.CodeManifestUnknown,
+	}
+}
+
+// image names a reference as people write it.
+func (r *Registry) image(repo, ref string) string {
+	if strings.Contains(ref, ":") {
+		return r.name + "/" + repo + "@" + ref
+	}
+	return r.name + "/" + repo + ":" + ref
+}
+
+// Resolve asks with HEAD what ref, a tag or a digest, stands for now. It never
+// becomes a GET, which Docker Hub counts as a pull. The descriptor's digest is
+// empty where the upstream does not say it, or does not know HEAD at all; its
+// size is then -1 if that is not said either.
+func (r *Registry) Resolve(ctx context.Context, repo, ref string) (v1.Descriptor, error) {
+	a := r.manifestAsk("resolve", http.MethodHead, repo, ref)
+	var d v1.Descriptor
+	f := r.do(ctx, a, func(res *answer) *failure {
+		if res.StatusCode != http.StatusOK {
+			return r.garbled(res, "answered %d to a HEAD", res.StatusCode)
+		}
+		d = v1.Descriptor{MediaType: mediaType(res.Header), Digest: headerDigest(res.Header), Size: res.ContentLength}
+		if isSchema1(d.MediaType) {
+			return r.schema1(res)
+		}
+		return nil
+	})
+	if f != nil && !f.away && (f.status == http.StatusMethodNotAllowed || f.status == http.StatusNotImplemented) {
+		d, f = v1.Descriptor{Size: -1}, nil
+	}
+	if f != nil {
+		return v1.Descriptor{}, f.err
+	}
+	if d.Digest == "" {
+		if asked, err := digest.Parse(ref); err == nil {
+			d.Digest = asked
+		}
+	}
+	return d, nil
+}
+
+// Manifest fetches a manifest or index of at most oci.MaxManifestSize bytes.
+// The digest is computed from the bytes; where ref is a digest, the two agree.
+func (r *Registry) Manifest(ctx context.Context, repo, ref string) (*oci.Manifest, error) {
+	a := r.manifestAsk("manifest", http.MethodGet, repo, ref)
+	var m *oci.Manifest
+	f := r.do(ctx, a, func(res *answer) *failure {
+		var f *failure
+		m, f = r.readManifest(ctx, res, ref)
+		return f
+	})
+	if f != nil {
+		return nil, f.err
+	}
+	return m, nil
+}
+
+func (r *Registry) readManifest(ctx context.Context, res *answer, ref string) (*oci.Manifest, *failure) {
+	if res.StatusCode != http.StatusOK {
+		return nil, r.garbled(res, "answered %d to a GET", res.StatusCode)
+	}
+	raw, f := r.readSmall(ctx, res, oci.MaxManifestSize)
+	if f != nil {
+		if f.err.Code == oci.CodeSizeInvalid {
+			f.err.Code = oci.CodeManifestInvalid
+		}
+		return nil, f
+	}
+	want, err := digest.Parse(ref)
+	if err != nil {
+		want = headerDigest(res.Header) // a tag: the upstream should mean what it sends
+	}
+	algorithm := digest.Canonical
+	if want != "" {
+		algorithm = want.Algorithm()
+	}
+	m := &oci.Manifest{Digest: algorithm.FromBytes(raw), Bytes: raw}
+	if want != "" && m.Digest != want {
+		r.metrics.DigestMismatches.WithLabelValues(r.name).Inc()
+		r.refuse(res.ep)
+		return nil, r.garbled(res, "sent a manifest for %s that has not the digest it should have, %s", res.ask.what, want)
+	}
+	if m.MediaType, f = r.manifestType(res, raw); f != nil {
+		return nil, f
+	}
+	return m, nil
+}
+
+// readSmall reads a whole body of at most most bytes.
+func (r *Registry) readSmall(ctx context.Context, res *answer, most int64) ([]byte, *failure) {
+	if e := res.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
+		return nil, r.garbled(res, "sent a body in an encoding that it was asked not to use")
+	}
+	var raw []byte
+	var err error
+	if res.ContentLength <= most {
+		raw, err = io.ReadAll(io.LimitReader(res.body, most+1))
+	}
+	if err != nil {
+		return nil, r.broken(ctx, res.from, err)
+	}
+	if res.ContentLength > most || int64(len(raw)) > most {
+		f := r.garbled(res, "sent more than the %d bytes that are taken", most)
+		f.err.Code = oci.CodeSizeInvalid
+		return nil, f
+	}
+	return raw, nil
+}
+
+// refuse passes ep over for a while: what it sent was not what was asked for.
+func (r *Registry) refuse(ep *endpoint) {
+	ep.rest(afterRefusal)
+	r.log.Warn("bytes from the upstream had not the digest that they were asked for by", zap.String("host", ep.host), zap.Duration("passed_over", time.Duration(afterRefusal)))
+}
+
+// manifestType tells the media type: what the upstream declares, if that can be
+// one of a manifest; else what the body declares; else what its shape shows.
+func (r *Registry) manifestType(res *answer, raw []byte) (string, *failure) {
+	var shape struct {
+		SchemaVersion int             `json:"schemaVersion"`
+		MediaType     string          `json:"mediaType"`
+		Manifests     json.RawMessage `json:"manifests"`
+		Layers        json.RawMessage `json:"layers"`
+		Config        json.RawMessage `json:"config"`
+		FSLayers      json.RawMessage `json:"fsLayers"`
+	}
+	if err := json.Unmarshal(raw, &shape); err != nil {
+		return "", r.garbled(res, "sent what is not a manifest for %s", res.ask.what)
+	}
+	declared := mediaType(res.Header)
+	if isSchema1(declared) || isSchema1(shape.MediaType) || shape.SchemaVersion == 1 || shape.FSLayers != nil {
+		return "", r.schema1(res)
+	}
+	if fits(declared) {
+		return declared, nil
+	}
+	if fits(shape.MediaType) {
+		return shape.MediaType, nil
+	}
+	switch {
+	case shape.Manifests != nil:
+		return v1.MediaTypeImageIndex, nil
+	case shape.Layers != nil || shape.Config != nil:
+		return v1.MediaTypeImageManifest, nil
+	}
+	return "", r.garbled(res, "sent what is not a manifest for %s", res.ask.what)
+}
+
+// fits tells whether t says something of a manifest. Servers without a word of
+// their own send a general type.
+func fits(t string) bool {
+	return strings.HasPrefix(t, "application/vnd.") && t != oci.MediaTypeOctetStream
+}
+
+func isSchema1(t string) bool {
+	return t == oci.MediaTypeDockerSchema1 || t == oci.MediaTypeDockerSchema1Signed
+}
+
+func (r *Registry) schema1(res *answer) *failure {
+	return &failure{status: res.StatusCode, err: &oci.Error{Code: oci.CodeUnsupported, Status: http.StatusBadRequest, Message: fmt.Sprintf(
+		"%s has a manifest of Docker's schema 1 at upstream %s, which is not supported any more; whoever owns the image can push it again with a current client", res.ask.what, r.name)}}
+}
+
+// mediaType gives a Content-Type without its parameters; "" where there is none.
+func mediaType(h http.Header) string {
+	t, _, err := mime.ParseMediaType(h.Get("Content-Type"))
+	if err != nil {
+		return ""
+	}
+	return t
+}
+
+// headerDigest gives Docker-Content-Digest; "" where it is missing or wrong.
+func headerDigest(h http.Header) digest.Digest {
+	d, err := digest.Parse(strings.TrimSpace(h.Get("Docker-Content-Digest")))
+	if err != nil {
+		return ""
+	}
+	return d
+}

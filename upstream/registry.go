@@ -1,0 +1,158 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/entrepot-dev/entrepot/metrics"
+)
+
+// Options describe one upstream. The zero value of each field but Name and
+// Endpoints is useful.
+type Options struct {
+	// Name is the configured name, "docker.io": for messages and metrics.
+	Name string
+	// Endpoints are the URLs of registries that hold the same content, tried
+	// in order. "https://host:port" stands for its /v2; a path is put before
+	// /v2, unless it begins with /v2 itself: then what follows is put before
+	// each repository.
+	Endpoints []string
+	// Credentials are asked for by the host of an endpoint. Nil is anonymous.
+	Credentials Credentials
+	// Realms are token servers that may have the credentials, beside the
+	// endpoints themselves and those known for a registry: URLs or hosts, of
+	// which scheme (https where there is none) and host count.
+	Realms []string
+	// RedirectHosts may be redirected to although they are private or plain
+	// http: "host" for the usual ports, or "host:port".
+	RedirectHosts []string
+	// CAFile holds PEM certificates that are trusted beside the system's.
+	CAFile string
+	// CertFile and KeyFile are shown to endpoints, Realms and RedirectHosts
+	// that ask for a client certificate.
+	CertFile, KeyFile string
+	// InsecureTLS accepts any certificate of endpoints, Realms and
+	// RedirectHosts; other hosts are verified as ever.
+	InsecureTLS bool
+	// MaxConnections bounds parallel requests, bodies included. Default 64.
+	MaxConnections int
+	// ConnectTimeout bounds connecting, and the TLS handshake after it.
+	// Default 10 s.
+	ConnectTimeout time.Duration
+	// HeaderTimeout bounds the wait for a response's header. Default 30 s.
+	HeaderTimeout time.Duration
+	// StallTimeout ends a body of which no byte came for that long. A body
+	// that moves may take for ever. Default 30 s.
+	StallTimeout time.Duration
+	// UserAgent is sent to the upstream. Default "entrepot".
+	UserAgent string
+	// Log and Metrics may be nil.
+	Log     *zap.Logger
+	Metrics *metrics.Metrics
+}
+
+// Registry is a client of one upstream. Its methods are safe for concurrent
+// use, honour ctx and give *oci.Error. Close it when it is no longer used.
+type Registry struct {
+	name      string
+	userAgent string
+	stall     time.Duration
+	endpoints []*endpoint
+	routes    *routes
+	tokens    *tokens
+	slots     *slots
+	log       *zap.Logger
+	metrics   *metrics.Metrics
+
+	// life ends with Close; what serves several callers is bound to it.
+	life    context.Context
+	end     context.CancelFunc
+	closing sync.Once
+}
+
+// dialer connects, as net.Dialer.DialContext does.
+type dialer func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// New makes a client of the upstream that o describes. It reads the certificate
+// files and touches no network. Its errors name the setting that is wrong.
+func New(o Options) (*Registry, error) { return build(o, nil, http.ProxyFromEnvironment) }
+
+// build is New with the network in the caller's hand: dial, where it is not
+// nil, makes all connections.
+func build(o Options, dial dialer, proxy func(*http.Request) (*url.URL, error)) (*Registry, error) {
+	if o.Name == "" {
+		return nil, errors.New("an upstream needs a name")
+	}
+	at := "upstreams." + o.Name
+	if len(o.Endpoints) == 0 {
+		return nil, fmt.Errorf("%s.endpoints: there is none", at)
+	}
+	if o.Credentials == nil {
+		o.Credentials = StaticCredentials(Credential{})
+	}
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	if o.Metrics == nil {
+		o.Metrics = metrics.Discard()
+	}
+	o.MaxConnections = orDefault(o.MaxConnections, 64)
+	o.ConnectTimeout = orDefault(o.ConnectTimeout, 10*time.Second)
+	o.HeaderTimeout = orDefault(o.HeaderTimeout, 30*time.Second)
+	o.StallTimeout = orDefault(o.StallTimeout, 30*time.Second)
+	if o.UserAgent == "" {
+		o.UserAgent = "entrepot"
+	}
+
+	r := &Registry{
+		name:      o.Name,
+		userAgent: o.UserAgent,
+		stall:     o.StallTimeout,
+		slots:     newSlots(o.MaxConnections),
+		log:       o.Log.With(zap.String("upstream", o.Name)),
+		metrics:   o.Metrics,
+	}
+	for _, e := range o.Endpoints {
+		ep, err := newEndpoint(e)
+		if err != nil {
+			return nil, fmt.Errorf("%s.endpoints: %w", at, err)
+		}
+		r.endpoints = append(r.endpoints, ep)
+	}
+	trust, err := newTrust(r.endpoints, o.Realms, o.RedirectHosts)
+	if err != nil {
+		return nil, fmt.Errorf("%s.%w", at, err)
+	}
+	if r.routes, err = newRoutes(o, trust, dial, proxy); err != nil {
+		return nil, fmt.Errorf("%s.%w", at, err)
+	}
+	r.life, r.end = context.WithCancel(context.Background())
+	r.tokens = newTokens(r, o.Credentials, trust)
+	return r, nil
+}
+
+// orDefault gives v, or d where v is not positive.
+func orDefault[T int | time.Duration](v, d T) T {
+	if v > 0 {
+		return v
+	}
+	return d
+}
+
+// Close ends what runs for several callers and drops idle connections. Requests
+// and bodies under way are their callers' to end.
+func (r *Registry) Close() {
+	r.closing.Do(func() {
+		r.end()
+		r.tokens.wait()
+		r.routes.close()
+	})
+}

@@ -1,0 +1,224 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/netip"
+	"net/url"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// routes carries requests, each by the transport that its host may have.
+type routes struct {
+	trust *trust
+	proxy func(*http.Request) (*url.URL, error)
+	// named is for hosts that the configuration names, strangers for all
+	// others: it dials no address inside the operator's network. Where a proxy
+	// dials for us, that is the proxy's to judge: proxied.
+	named, strangers, proxied *http.Transport
+	// inside holds the kinds of addresses, as bits, at which endpoints have
+	// answered: a registry inside may redirect to a store inside.
+	inside atomic.Uint32
+}
+
+func newRoutes(o Options, t *trust, dial dialer, proxy func(*http.Request) (*url.URL, error)) (*routes, error) {
+	roots, err := roots(o.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("tls.ca: %w", err)
+	}
+	named := &tls.Config{RootCAs: roots, InsecureSkipVerify: o.InsecureTLS}
+	switch {
+	case (o.CertFile == "") != (o.KeyFile == ""):
+		return nil, errors.New("tls.cert and tls.key go together: one of them is missing")
+	case o.CertFile != "":
+		pair, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("tls.cert, tls.key: %w", err)
+		}
+		named.Certificates = []tls.Certificate{pair}
+	}
+
+	r := &routes{trust: t, proxy: proxy}
+	open := &net.Dialer{Timeout: o.ConnectTimeout, KeepAlive: 15 * time.Second}
+	guarded := &net.Dialer{Timeout: o.ConnectTimeout, KeepAlive: 15 * time.Second, ControlContext: r.control}
+	transport := func(c *tls.Config, d dialer, proxy func(*http.Request) (*url.URL, error)) *http.Transport {
+		if dial != nil {
+			d = dial
+		}
+		return &http.Transport{
+			Proxy:                  proxy,
+			DialContext:            d,
+			TLSClientConfig:        c,
+			TLSHandshakeTimeout:    o.ConnectTimeout,
+			ResponseHeaderTimeout:  o.HeaderTimeout,
+			MaxResponseHeaderBytes: 256 << 10,
+			// Layers are compressed, and manifests are passed on byte for byte.
+			DisableCompression:  true,
+			MaxIdleConnsPerHost: o.MaxConnections,
+			IdleConnTimeout:     90 * time.Second,
+			ForceAttemptHTTP2:   true,
+			// A dead HTTP/2 connection takes all its streams with it: find out.
+			HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
+		}
+	}
+	r.named = transport(named, open.DialContext, proxy)
+	r.strangers = transport(&tls.Config{RootCAs: roots}, guarded.DialContext, nil)
+	r.proxied = transport(&tls.Config{RootCAs: roots}, open.DialContext, proxy)
+	return r, nil
+}
+
+// roots gives the system's certificates with those of file beside them; nil,
+// which stands for the system's, where there is no file.
+func roots(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no PEM certificate", file)
+	}
+	return pool, nil
+}
+
+func (r *routes) close() {
+	for _, t := range []*http.Transport{r.named, r.strangers, r.proxied} {
+		t.CloseIdleConnections()
+	}
+}
+
+// roundTrip sends req to its host and nowhere else: it follows no redirect.
+func (r *routes) roundTrip(req *http.Request) (*http.Response, error) {
+	via, err := r.proxy(req)
+	if err != nil {
+		return nil, errors.New("the proxy in the environment is not a URL")
+	}
+	switch {
+	case r.trust.own[site(req.URL)] && via == nil:
+		return r.learn(req)
+	case r.trust.named(req.URL):
+		return r.named.RoundTrip(req)
+	}
+	if ip, err := netip.ParseAddr(req.URL.Hostname()); err == nil {
+		if err := r.admit(ip); err != nil {
+			return nil, err
+		}
+	}
+	if via != nil {
+		return r.proxied.RoundTrip(req)
+	}
+	return r.strangers.RoundTrip(req)
+}
+
+// learn asks an endpoint and notes the kind of address that answered.
+func (r *routes) learn(req *http.Request) (*http.Response, error) {
+	var at atomic.Pointer[net.TCPAddr]
+	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) {
+		if a, ok := c.Conn.RemoteAddr().(*net.TCPAddr); ok {
+			at.Store(a)
+		}
+	}})
+	res, err := r.named.RoundTrip(req.WithContext(ctx))
+	if err == nil {
+		if a := at.Load(); a != nil {
+			r.inside.Or(uint32(kindOf(a.AddrPort().Addr())))
+		}
+	}
+	return res, err
+}
+
+// control looks at the address of a connection that is about to be made, after
+// the name was resolved, so that a name that changes its mind does not pass.
+func (r *routes) control(_ context.Context, _, addr string, _ syscall.RawConn) error {
+	ap, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return &forbiddenAddress{}
+	}
+	return r.admit(ap.Addr())
+}
+
+func (r *routes) admit(ip netip.Addr) error {
+	if k := kindOf(ip); k != public && (k == reserved || r.inside.Load()&uint32(k) == 0) {
+		return &forbiddenAddress{}
+	}
+	return nil
+}
+
+// forbiddenAddress says that a stranger's host is inside.
+type forbiddenAddress struct{}
+
+func (*forbiddenAddress) Error() string {
+	return "a private address that the configuration does not name"
+}
+
+// addressKind tells networks apart that a redirect must not lead to unless the
+// registry is in the same one.
+type addressKind uint32
+
+const (
+	public   addressKind = 0
+	loopback addressKind = 1 << (iota - 1)
+	private
+	linkLocal
+	shared
+	reserved
+)
+
+func kindOf(ip netip.Addr) addressKind {
+	ip = ip.Unmap().WithZone("")
+	if nat64.Contains(ip) { // an IPv4 address in other clothes
+		b := ip.As16()
+		ip = netip.AddrFrom4([4]byte(b[12:]))
+	}
+	switch {
+	case ip.IsLoopback():
+		return loopback
+	case ip.IsPrivate():
+		return private
+	case ip.IsLinkLocalUnicast():
+		return linkLocal
+	}
+	for _, p := range special {
+		if p.net.Contains(ip) {
+			return p.kind
+		}
+	}
+	if !ip.IsGlobalUnicast() {
+		return reserved
+	}
+	return public
+}
+
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+
+// special are the other networks that are not the public internet (IANA
+// special-purpose address registries), and IPv6 forms that hide an IPv4 one.
+var special = []struct {
+	net  netip.Prefix
+	kind addressKind
+}{
+	{netip.MustParsePrefix("100.64.0.0/10"), shared},
+	{netip.MustParsePrefix("0.0.0.0/8"), reserved},
+	{netip.MustParsePrefix("192.0.0.0/24"), reserved},
+	{netip.MustParsePrefix("198.18.0.0/15"), reserved},
+	{netip.MustParsePrefix("240.0.0.0/4"), reserved},
+	{netip.MustParsePrefix("::/96"), reserved},
+	{netip.MustParsePrefix("64:ff9b:1::/48"), reserved},
+	{netip.MustParsePrefix("2002::/16"), reserved},
+	{netip.MustParsePrefix("fec0::/10"), reserved},
+}

@@ -1,0 +1,97 @@
+package upstream
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+)
+
+// trust says what each host may be used for. It is made from the
+// configuration and never changes.
+type trust struct {
+	// own, realms: scheme://host:port of the endpoints, and of the token
+	// servers that may have the credentials.
+	own, realms map[string]bool
+	// redirects: host:port that may be private or plain http.
+	redirects map[string]bool
+}
+
+// knownRealms are the token servers of registries whose realm is another host
+// than their own, by the registry's host.
+func knownRealms(host string) []string {
+	switch host {
+	case "registry-1.docker.io", "index.docker.io", "docker.io":
+		return []string{"https://auth.docker.io"}
+	case "registry.gitlab.com":
+		return []string{"https://gitlab.com"}
+	case "docker.elastic.co":
+		return []string{"https://docker-auth.elastic.co"}
+	}
+	return nil
+}
+
+func newTrust(endpoints []*endpoint, realms, redirects []string) (*trust, error) {
+	t := &trust{own: map[string]bool{}, realms: map[string]bool{}, redirects: map[string]bool{}}
+	for _, e := range endpoints {
+		t.own[site(e.base)] = true
+		for _, k := range knownRealms(e.base.Host) {
+			realms = append(realms, k)
+		}
+	}
+	for _, s := range realms {
+		if !strings.Contains(s, "://") {
+			s = "https://" + s
+		}
+		u, err := url.Parse(s)
+		if err != nil || u.Hostname() == "" || u.User != nil || (u.Scheme != "https" && u.Scheme != "http") {
+			return nil, fmt.Errorf("realms: one is not a URL of a token server; write https://host")
+		}
+		t.realms[site(u)] = true
+	}
+	for _, s := range redirects {
+		u, err := url.Parse("//" + s)
+		if err != nil || u.Hostname() == "" || u.User != nil || u.Path != "" || u.RawQuery != "" {
+			return nil, fmt.Errorf("redirect_hosts: one is not a host; write host or host:port")
+		}
+		ports := []string{u.Port()}
+		if ports[0] == "" {
+			ports = []string{"80", "443"}
+		}
+		for _, p := range ports {
+			t.redirects[net.JoinHostPort(strings.ToLower(u.Hostname()), p)] = true
+		}
+	}
+	return t, nil
+}
+
+// hostPort gives u's host and port, the usual one where u has none.
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = "443"
+		if u.Scheme == "http" {
+			port = "80"
+		}
+	}
+	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
+}
+
+// site is what credentials are bound to: scheme, host and port.
+func site(u *url.URL) string { return strings.ToLower(u.Scheme) + "://" + hostPort(u) }
+
+// named tells whether the configuration names u's host: it may then be
+// anywhere, and the upstream's TLS settings are for it.
+func (t *trust) named(u *url.URL) bool {
+	return t.own[site(u)] || t.realms[site(u)] || t.redirects[hostPort(u)]
+}
+
+// realm tells whether u may be asked for tokens at all, and whether with the
+// registry's credentials. A token server that nobody named gets no password,
+// and is asked over https only.
+func (t *trust) realm(u *url.URL) (ask, withCredentials bool) {
+	if t.own[site(u)] || t.realms[site(u)] {
+		return true, true
+	}
+	return u.Scheme == "https", false
+}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/e2e/hub"
 	"github.com/entrepot-dev/entrepot/e2e/image"
-	"github.com/entrepot-dev/entrepot/e2e/proxy"
 )
 
 // client is a registry client, pulling from one repository.
@@ -21,11 +20,34 @@ type client interface {
 	blob(d digest.Digest) ([]byte, error)
 }
 
+// connector makes a client that remembers nothing, for a repository at a host
+// that speaks plain http.
+type connector func(t *testing.T, host, repo string) client
+
+// The clients pull from the hub itself as well: so it is no hub of our
+// imagination only. It has no token server and no CDN there, for some of them
+// follow nobody to a private address.
+func TestClientsPullFromTheHubItself(t *testing.T) {
+	for name, connect := range map[string]connector{"crane": connectCrane, "regclient": connectRegClient, "oras": connectORAS} {
+		t.Run(name, func(t *testing.T) {
+			h := hub.New(t, hub.Options{Auth: hub.Open, NoCDN: true})
+			i := image.Index(image.Options{Seed: 1})
+			h.Push("org/app", "1.0", i)
+			c := connect(t, h.Host(), "org/app")
+			d, err := c.resolve("1.0")
+			if err != nil || d != i.Digest {
+				t.Fatalf("resolve: want %s, got %s, %v", i.Digest, d, err)
+			}
+			pullAll(t, i, c.manifest, c.blob)
+		})
+	}
+}
+
 // pullsEverything pulls every kind of image by tag and by digest: cold, again
 // with the upstream there, and again without it. Each time it is a client that
 // remembers nothing. What arrives is what the upstream has; after the first
 // pull the upstream is not asked for anything.
-func pullsEverything(t *testing.T, connect func(t *testing.T, p *proxy.Proxy, repo string) client) {
+func pullsEverything(t *testing.T, connect connector) {
 	layers := []image.Layer{{Size: 200 << 10}, {Size: 3000, Compression: image.Zstd}}
 	base := image.New(image.Options{Seed: 10})
 	subject := base.Descriptor()
@@ -43,7 +65,7 @@ func pullsEverything(t *testing.T, connect func(t *testing.T, p *proxy.Proxy, re
 			h.Push("org/app", "1.0", i)
 			pull := func() {
 				t.Helper()
-				c := connect(t, p, p.Host()+"/docker.io/org/app")
+				c := connect(t, p.Host(), "docker.io/org/app")
 				d, err := c.resolve("1.0")
 				if err != nil || d != i.Digest {
 					t.Fatalf("resolve: want %s, got %s, %v", i.Digest, d, err)

@@ -14,7 +14,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/entrepot-dev/entrepot/e2e/image"
-	"github.com/entrepot-dev/entrepot/e2e/proxy"
 )
 
 // craneClient is go-containerregistry, of which crane is made.
@@ -23,9 +22,9 @@ type craneClient struct {
 	opts []remote.Option
 }
 
-func connectCrane(t *testing.T, p *proxy.Proxy, repo string) client {
+func connectCrane(t *testing.T, host, repo string) client {
 	t.Helper()
-	r, err := name.NewRepository(repo, name.Insecure)
+	r, err := name.NewRepository(host+"/"+repo, name.Insecure)
 	if err != nil {
 		t.Fatal(err)
 	}

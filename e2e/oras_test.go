@@ -22,9 +22,9 @@ type orasClient struct {
 	repo *remote.Repository
 }
 
-func newORAS(t *testing.T, repo string) orasClient {
+func newORAS(t *testing.T, host, repo string) orasClient {
 	t.Helper()
-	r, err := remote.NewRepository(repo)
+	r, err := remote.NewRepository(host + "/" + repo)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func newORAS(t *testing.T, repo string) orasClient {
 	return orasClient{ctx, r}
 }
 
-func connectORAS(t *testing.T, _ *proxy.Proxy, repo string) client { return newORAS(t, repo) }
+func connectORAS(t *testing.T, host, repo string) client { return newORAS(t, host, repo) }
 
 func (c orasClient) resolve(tag string) (digest.Digest, error) {
 	d, err := c.repo.Resolve(c.ctx, tag)
@@ -62,7 +62,7 @@ func TestORASCopiesAGraphWithTheUpstreamGone(t *testing.T) {
 	} {
 		h.Push("org/app", tag, i)
 		for _, state := range []string{"upstream there", "upstream gone"} {
-			c := newORAS(t, p.Host()+"/docker.io/org/app")
+			c := newORAS(t, p.Host(), "docker.io/org/app")
 			store := memory.New()
 			root, err := oras.Copy(c.ctx, c.repo, tag, store, tag, oras.DefaultCopyOptions)
 			if err != nil {
@@ -92,7 +92,7 @@ func TestORASListsTagsAndReferrersWithTheUpstreamGone(t *testing.T) {
 			}
 			tags := manyTags(h, "org/app")
 			for _, state := range []string{"upstream there", "upstream gone"} {
-				c := newORAS(t, p.Host()+"/docker.io/org/app")
+				c := newORAS(t, p.Host(), "docker.io/org/app")
 				var got []string
 				if err := c.repo.Tags(c.ctx, "", func(page []string) error { got = append(got, page...); return nil }); err != nil {
 					t.Fatalf("%s: %v", state, err)

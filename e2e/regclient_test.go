@@ -25,21 +25,21 @@ type regClient struct {
 	repo ref.Ref
 }
 
-func newRegClient(t *testing.T, p *proxy.Proxy, repo string) regClient {
+func newRegClient(t *testing.T, host, repo string) regClient {
 	t.Helper()
-	r, err := ref.New(repo)
+	r, err := ref.New(host + "/" + repo)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
-	host := config.HostNewName(p.Host())
-	host.TLS = config.TLSDisabled
-	return regClient{ctx, regclient.New(regclient.WithConfigHost(*host), regclient.WithSlog(slog.New(slog.NewTextHandler(io.Discard, nil)))), r}
+	cfg := config.HostNewName(host)
+	cfg.TLS = config.TLSDisabled
+	return regClient{ctx, regclient.New(regclient.WithConfigHost(*cfg), regclient.WithSlog(slog.New(slog.NewTextHandler(io.Discard, nil)))), r}
 }
 
-func connectRegClient(t *testing.T, p *proxy.Proxy, repo string) client {
-	return newRegClient(t, p, repo)
+func connectRegClient(t *testing.T, host, repo string) client {
+	return newRegClient(t, host, repo)
 }
 
 func (c regClient) resolve(tag string) (digest.Digest, error) {
@@ -80,7 +80,7 @@ func TestRegclientListsTagsAndReferrersWithTheUpstreamGone(t *testing.T) {
 			}
 			tags := manyTags(h, "org/app")
 			for _, state := range []string{"upstream there", "upstream gone"} {
-				c := newRegClient(t, p, p.Host()+"/docker.io/org/app")
+				c := newRegClient(t, p.Host(), "docker.io/org/app")
 				l, err := c.rc.TagList(c.ctx, c.repo, scheme.WithTagLimit(100))
 				if err != nil {
 					t.Fatalf("%s: %v", state, err)
@@ -110,7 +110,7 @@ func TestRegclientListsTagsAndReferrersWithTheUpstreamGone(t *testing.T) {
 func TestRegclientCopiesAnImageWithItsReferrersToADirectory(t *testing.T) {
 	h, p := start(t, believing)
 	i := referring(h, "org/app")
-	c := newRegClient(t, p, p.Host()+"/docker.io/org/app:1.0")
+	c := newRegClient(t, p.Host(), "docker.io/org/app:1.0")
 	to, err := ref.New("ocidir://" + t.TempDir() + ":1.0")
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,81 @@
+package server
+
+import (
+	"strconv"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/entrepot-dev/entrepot/cache"
+	"github.com/entrepot-dev/entrepot/oci"
+)
+
+// sendBlob answers /v2/<name>/blobs/<digest>.
+func (x *exchange) sendBlob() {
+	d := x.target.Digest
+	unmodified := x.isUnmodified(d)
+	if x.ctx.IsHead() || unmodified {
+		// Whether the client has it is no secret only where it may have it:
+		// so a 304 needs the blob to be there too.
+		size, outcome, err := x.s.content.Stat(x.s.base, x.target)
+		x.outcome = outcome
+		if err != nil {
+			x.fail(err)
+			return
+		}
+		x.blobHeaders()
+		status := fasthttp.StatusOK
+		if unmodified {
+			status = fasthttp.StatusNotModified
+		}
+		x.stream(status, oci.MediaTypeOctetStream, size)
+		return
+	}
+	asked, ranged := parseRange(x.ctx.Request.Header.Peek("Range"))
+	ranged = ranged && isSameForRange(x.ctx.Request.Header.Peek("If-Range"), string(d))
+	hint := oci.Whole
+	if ranged {
+		hint = asked.hint()
+	}
+	blob, outcome, err := x.s.content.Blob(x.s.base, x.target, hint)
+	x.outcome = outcome
+	if err != nil {
+		x.fail(err)
+		return
+	}
+	x.blob = blob
+	size := blob.Size()
+	x.span = oci.Span{From: 0, To: size}
+	x.blobHeaders()
+	status := fasthttp.StatusOK
+	if ranged && size > 0 {
+		var ok bool
+		if x.span, ok = asked.resolve(size); !ok {
+			x.rangeMissed(size)
+			return
+		}
+		status = fasthttp.StatusPartialContent
+		b := append(x.scratch[:0], "bytes "...)
+		b = strconv.AppendInt(b, x.span.From, 10)
+		b = append(b, '-')
+		b = strconv.AppendInt(b, x.span.To-1, 10)
+		b = append(b, '/')
+		x.scratch = strconv.AppendInt(b, size, 10)
+		x.ctx.Response.Header.SetBytesV("Content-Range", x.scratch)
+	}
+	// While bytes are still to come from the upstream, the client has the
+	// header at least.
+	x.ctx.Response.ImmediateHeaderFlush = outcome.Status == cache.Miss || outcome.Status == cache.Collapsed
+	x.stream(status, oci.MediaTypeOctetStream, x.span.To-x.span.From)
+}
+
+func (x *exchange) blobHeaders() {
+	x.digestHeaders(x.target.Digest)
+	x.header("Accept-Ranges", "bytes")
+}
+
+// rangeMissed answers a range that lies beyond the blob's end.
+func (x *exchange) rangeMissed(size int64) {
+	x.release()
+	x.header("Content-Range", "bytes */"+strconv.FormatInt(size, 10))
+	x.fail(oci.Errorf(oci.CodeRangeInvalid, "the range has no byte of the blob, which has %d", size))
+}

@@ -1,0 +1,220 @@
+// Package server is the fasthttp front end: it reads requests, has them routed
+// and answered by a Content, and speaks the distribution-spec and HTTP around
+// what that gives. It keeps nothing and decides nothing about freshness.
+//
+// fasthttp is used nowhere else. Bodies go out by sendfile where the connection
+// is plain TCP.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/valyala/fasthttp"
+	"go.uber.org/zap"
+
+	"github.com/entrepot-dev/entrepot/cache"
+	"github.com/entrepot-dev/entrepot/metrics"
+	"github.com/entrepot-dev/entrepot/oci"
+	"github.com/entrepot-dev/entrepot/rewrite"
+)
+
+// Content answers requests. All methods are safe for concurrent use. Their
+// context ends when the server gives up waiting for running requests. Errors
+// are *oci.Error, else they are told as 500 without their text. The outcome
+// counts with an error too.
+type Content interface {
+	// Manifest gives a manifest or index, its Bytes included.
+	Manifest(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*cache.Manifest, cache.Outcome, error)
+	// Describe is Manifest for HEAD; Bytes may be nil.
+	Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*cache.Manifest, cache.Outcome, error)
+	// Blob opens a blob; the server closes it. hint is the span that will be
+	// sent first, the zero Span where the end is asked for before the size is
+	// known.
+	Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (cache.Blob, cache.Outcome, error)
+	// Stat gives a blob's size in bytes, for HEAD.
+	Stat(ctx context.Context, t rewrite.Target) (int64, cache.Outcome, error)
+	// Tags gives all tags, sorted.
+	Tags(ctx context.Context, t rewrite.Target) ([]string, cache.Outcome, error)
+	// Referrers gives the manifests whose subject is t.Digest.
+	Referrers(ctx context.Context, t rewrite.Target) ([]v1.Descriptor, cache.Outcome, error)
+	// Repositories gives what is cached, as "docker.io/library/nginx", sorted.
+	Repositories(ctx context.Context) ([]string, error)
+}
+
+// Options says what a Server is made of. Router and Content are required.
+type Options struct {
+	Router  *rewrite.Router
+	Content Content
+	// Log gets a line for each request; nil logs nothing.
+	Log *zap.Logger
+	// Metrics may be nil.
+	Metrics *metrics.Metrics
+	// TLS, where set, makes every listener speak TLS.
+	TLS *tls.Config
+	// MaxConnections is the most client connections at a time; more are
+	// refused with 503. Zero means 8192.
+	MaxConnections int
+	// StallTimeout is for how long a client may take nothing of an answer
+	// before it is cut off. Whole transfers have no limit. Zero means two minutes.
+	StallTimeout time.Duration
+	// HeaderTimeout is for how long a client may take to send a request's
+	// header. Zero means 30 seconds.
+	HeaderTimeout time.Duration
+	// IdleTimeout is for how long a connection without requests is kept. Zero
+	// means two minutes.
+	IdleTimeout time.Duration
+}
+
+// Limits that nobody had a reason to configure yet.
+const (
+	maxHeaderBytes  = 16 << 10
+	writeBufferSize = 16 << 10
+)
+
+// Server answers the registry API. Make one with New.
+type Server struct {
+	router  *rewrite.Router
+	content Content
+	log     *zap.Logger
+	metrics *metrics.Metrics
+	tls     *tls.Config
+	stall   time.Duration
+	http    *fasthttp.Server
+	pool    sync.Pool // of *exchange
+
+	// base is the context of all requests; giveUp ends it.
+	base   context.Context
+	giveUp context.CancelFunc
+
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
+	gone  chan struct{} // where set, closed when conns is empty
+}
+
+// New makes a server. It opens and starts nothing.
+func New(o Options) *Server {
+	s := &Server{
+		router:  o.Router,
+		content: o.Content,
+		log:     o.Log,
+		metrics: o.Metrics,
+		tls:     o.TLS,
+		stall:   or(o.StallTimeout, 2*time.Minute),
+		conns:   make(map[net.Conn]struct{}),
+	}
+	if s.log == nil {
+		s.log = zap.NewNop()
+	}
+	if s.metrics == nil {
+		s.metrics = metrics.Discard()
+	}
+	s.pool.New = func() any { return new(exchange) }
+	s.base, s.giveUp = context.WithCancel(context.Background())
+	s.http = &fasthttp.Server{
+		Handler:        s.handle,
+		ErrorHandler:   s.badRequest,
+		ConnState:      s.track,
+		Logger:         connectionLog{s.log},
+		Concurrency:    or(o.MaxConnections, 8192),
+		ReadBufferSize: maxHeaderBytes,
+		// Wide enough for a header with a common manifest in one write, and
+		// for a full TLS record.
+		WriteBufferSize: writeBufferSize,
+		ReadTimeout:     or(o.HeaderTimeout, 30*time.Second),
+		// The deadline of each answer's beginning; while a body moves, the
+		// exchange puts it off.
+		WriteTimeout: s.stall,
+		IdleTimeout:  or(o.IdleTimeout, 2*time.Minute),
+		TCPKeepalive: true,
+		// A push is answered without reading its gigabytes: a byte is what
+		// fasthttp reads of a body before it calls the handler.
+		StreamRequestBody:            true,
+		MaxRequestBodySize:           1,
+		DisablePreParseMultipartForm: true,
+		CloseOnShutdown:              true,
+		NoDefaultServerHeader:        true,
+		NoDefaultContentType:         true,
+		SecureErrorLogMessage:        true,
+	}
+	return s
+}
+
+// Serve answers on a listener until Shutdown, and then gives nil at once while
+// running requests go on. It may be called for several listeners.
+func (s *Server) Serve(l net.Listener) error {
+	if s.tls != nil {
+		l = tls.NewListener(l, s.tls)
+	}
+	return s.http.Serve(l)
+}
+
+// Shutdown closes the listeners and idle connections and waits for running
+// requests until ctx ends; what runs then is cut off, and ctx's error given.
+func (s *Server) Shutdown(ctx context.Context) error {
+	defer s.giveUp()
+	err := s.http.ShutdownWithContext(ctx)
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	s.giveUp()
+	s.mu.Lock()
+	gone := make(chan struct{})
+	open := slices.Collect(maps.Keys(s.conns))
+	if len(open) == 0 {
+		close(gone)
+	} else {
+		s.gone = gone
+	}
+	s.mu.Unlock()
+	for _, c := range open {
+		_ = c.Close()
+	}
+	// Whoever was cut off notices at once; who does not is left behind.
+	patience := time.NewTimer(5 * time.Second)
+	defer patience.Stop()
+	select {
+	case <-gone:
+	case <-patience.C:
+	}
+	return err
+}
+
+// track knows the open connections, for Shutdown.
+func (s *Server) track(c net.Conn, state fasthttp.ConnState) {
+	switch state {
+	case fasthttp.StateNew:
+		s.mu.Lock()
+		s.conns[c] = struct{}{}
+		s.mu.Unlock()
+	case fasthttp.StateClosed, fasthttp.StateHijacked:
+		s.mu.Lock()
+		delete(s.conns, c)
+		if s.gone != nil && len(s.conns) == 0 {
+			close(s.gone)
+			s.gone = nil
+		}
+		s.mu.Unlock()
+	}
+}
+
+func or[T int | time.Duration](v, otherwise T) T {
+	if v > 0 {
+		return v
+	}
+	return otherwise
+}
+
+// connectionLog takes fasthttp's words on connections that broke: of use only
+// to who looks for them.
+type connectionLog struct{ log *zap.Logger }
+
+func (l connectionLog) Printf(format string, args ...any) {
+	l.log.Sugar().Debugf(format, args...)
+}

@@ -152,21 +152,3 @@ func TestASecondEndpointIsAskedWhenTheFirstFails(t *testing.T) {
 		t.Errorf("the second endpoint was not asked")
 	}
 }
-
-func TestARedirectToAHostThatIsNotConfiguredIsNotFollowed(t *testing.T) {
-	h := hub.New(t, hub.Options{})
-	p := proxy.Start(t, proxy.Options{
-		Upstreams: map[string]*hub.Hub{"docker.io": h},
-		Config:    `upstreams: {docker.io: {redirect_hosts: []}}`,
-	})
-	i := image.New(image.Options{Seed: 1})
-	h.Push("library/app", "1.0", i)
-	get(t, p, tagPath)
-	a := ask(t, p, "GET", "/v2/library/app/blobs/"+i.Layers("")[0].Digest.String())
-	if a.status < 500 {
-		t.Errorf("want a failure, got %s", a)
-	}
-	if h.Counts().CDNGets != 0 {
-		t.Errorf("a private host that the configuration does not name was asked")
-	}
-}

@@ -1,7 +1,16 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"net"
+
 	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"github.com/entrepot-dev/entrepot/admin"
+	"github.com/entrepot-dev/entrepot/configs"
+	"github.com/entrepot-dev/entrepot/metrics"
 )
 
 func newServe(p *process) *cobra.Command {
@@ -21,7 +30,84 @@ shutdown_timeout; a second signal ends them at once.`,
 	return cmd
 }
 
-func (p *process) serve(cmd *cobra.Command, _ []string) error {
-	_, err := p.load(cmd, "")
-	return err
+// serve runs the proxy until a signal ends it.
+func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
+	cfg, err := p.load(cmd, "")
+	if err != nil {
+		return err
+	}
+	log, err := newLog(cfg.Log, p.stderr)
+	if err != nil {
+		return err
+	}
+	// From here on a signal ends the program in order, also while it starts.
+	signals, stop := p.signals()
+	defer stop()
+
+	// The listeners first: that a port is taken is the likeliest trouble, and
+	// a second start of the same program is to hear of it.
+	frontLn, adminLn, err := openListeners(cfg)
+	if err != nil {
+		return err
+	}
+	b := buildOf(readBuildInfo())
+	m := metrics.New(b.Version, b.Revision, b.Go)
+	parts, err := wire(cfg, p.environ, b, log, m)
+	if err != nil {
+		return errors.Join(err, closeListeners(frontLn, adminLn))
+	}
+	s := &service{
+		front: parts.front, frontLn: frontLn,
+		cache: parts.cache, closeUpstreams: parts.closeUpstreams,
+		timeout: cfg.ShutdownTimeout, log: log,
+	}
+	shown := banner{version: b.Version, cfg: cfg, listen: frontLn.Addr().String()}
+	if adminLn != nil {
+		s.admin, s.adminLn = admin.New(admin.Options{Metrics: m, Ready: s.ready, Log: log}), adminLn
+		shown.admin = adminLn.Addr().String()
+	}
+	if cfg.Log.Format != "json" {
+		shown.write(p.stdout)
+	}
+	log.Info("serving", zap.String("version", b.Version), zap.String("listen", shown.listen),
+		zap.String("admin", shown.admin), zap.String("cache_dir", cfg.Cache.Dir), zap.Bool("offline", cfg.Cache.Offline),
+		zap.Int("upstreams", len(cfg.Upstreams)))
+	warnOf(cfg, log)
+	return s.run(signals)
+}
+
+// warnOf says what an operator should know about a configuration that is valid.
+func warnOf(cfg *configs.Config, log *zap.Logger) {
+	for name, u := range cfg.Upstreams {
+		if u.TLS.Insecure {
+			log.Warn("the upstream's certificate is not verified: who is on the path can read the credentials and say what a tag stands for",
+				zap.String("upstream", name), zap.String("key", fmt.Sprintf("upstreams.%s.tls.insecure", name)))
+		}
+	}
+}
+
+// openListeners opens what the configuration says to listen on. The second is
+// nil where there is to be no admin listener.
+func openListeners(cfg *configs.Config) (front, operator net.Listener, err error) {
+	if front, err = listen("listen", "listen", cfg.Listen); err != nil {
+		return nil, nil, err
+	}
+	if cfg.Admin.Listen == configs.AdminOff {
+		return front, nil, nil
+	}
+	if operator, err = listen("admin.listen", "admin-listen", cfg.Admin.Listen); err != nil {
+		return nil, nil, errors.Join(err, front.Close())
+	}
+	return front, operator, nil
+}
+
+// closeListeners closes those that are there.
+func closeListeners(list ...net.Listener) error {
+	var errs []error
+	for _, ln := range list {
+		if ln != nil {
+			errs = append(errs, ln.Close())
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -48,7 +48,10 @@ func (c *Cache) resolve(ctx context.Context, up *upstream, t rewrite.Target, way
 		return resolved{}, Outcome{Status: Negative}, err
 	}
 	f, err := share(ctx, c, way+k, func(ctx context.Context) (resolved, error) { return ask(ctx, up, t) })
-	return f.value, rule.outcome(status(f.mine), 0), err
+	if err != nil {
+		return resolved{}, Outcome{Status: status(f.mine)}, err
+	}
+	return f.value, rule.outcome(status(f.mine), 0), nil
 }
 
 // revalidate asks the upstream whether rec, which is past its TTL, still holds.

@@ -158,6 +158,7 @@ func TestTheFillGoesOnWhenItsOnlyClientLeaves(t *testing.T) {
 }
 
 func TestAnUpstreamThatBreaksOffIsResumedUnseen(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		fault hub.Fault
 		exact bool // all that was sent arrived, so nothing is sent twice
@@ -223,6 +224,7 @@ func TestAnUpstreamWithoutRangesIsResumedToo(t *testing.T) {
 }
 
 func TestWrongBytesNeverMakeAWholeAnswerAndAreNotKept(t *testing.T) {
+	t.Parallel()
 	// A whole answer is one whose body ends where its length says. It may come
 	// only where the proxy has found a way to the true bytes (around a missing
 	// end, by Range, there is one).

@@ -75,6 +75,7 @@ func TestATagThatMovedIsFetchedAnew(t *testing.T) {
 }
 
 func TestAStaleTagIsServedWhenTheUpstreamFails(t *testing.T) {
+	t.Parallel()
 	for name, fail := range map[string]func(*hub.Hub){
 		"refuses connections": func(h *hub.Hub) { h.Down() },
 		"never answers":       func(h *hub.Hub) { h.BlackHole() },
@@ -120,6 +121,7 @@ func TestAStaleTagIsServedWhenTheUpstreamFails(t *testing.T) {
 }
 
 func TestATagIsFreshAgainWhenTheUpstreamIsBack(t *testing.T) {
+	t.Parallel()
 	h, p := start(t, doubting)
 	h.Push("library/app", "1.0", image.New(image.Options{Seed: 1}))
 	get(t, p, tagPath)

@@ -15,6 +15,7 @@ import (
 const secret = "a-secret-that-must-not-show"
 
 func TestUpstreamsOfEveryKindArePulledFrom(t *testing.T) {
+	t.Parallel()
 	users := map[string]string{"alice": secret}
 	const asAlice = `upstreams: {docker.io: {credentials: {username: alice, password: ` + secret + `}}}`
 	for name, c := range map[string]struct {

@@ -107,10 +107,15 @@ func (f *face) up() error {
 	if f.server != nil {
 		return nil
 	}
-	if err := f.listen(); err != nil {
-		return fmt.Errorf("listen again at %s: %w", f.addr, err)
+	// Another socket may have been given the port for a moment.
+	var err error
+	for range 50 {
+		if err = f.listen(); err == nil {
+			return nil
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
-	return nil
+	return fmt.Errorf("listen again at %s: %w", f.addr, err)
 }
 
 func (f *face) swallow() {

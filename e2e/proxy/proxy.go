@@ -48,11 +48,10 @@ func New(t testing.TB, h *hub.Hub) *Proxy {
 // panic in it fails the test.
 func Start(t testing.TB, o Options) *Proxy {
 	t.Helper()
-	p := &Proxy{Dir: o.Dir, listen: freeAddress(t), admin: freeAddress(t)}
+	p := &Proxy{Dir: o.Dir}
 	if p.Dir == "" {
 		p.Dir = filepath.Join(t.TempDir(), "cache")
 	}
-	p.config = p.writeConfig(t, o)
 	p.env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "GORACE=halt_on_error=1"}, o.Env...)
 	t.Cleanup(func() {
 		if p.cmd != nil {
@@ -69,19 +68,29 @@ func Start(t testing.TB, o Options) *Proxy {
 			t.Logf("the proxy's configuration:\n%s\nthe proxy's log:\n%s", b, log)
 		}
 	})
-	p.launch(t)
-	return p
+	// A port that is free now may be another's a moment later.
+	for tries := 1; ; tries++ {
+		p.listen, p.admin = freeAddress(t), freeAddress(t)
+		p.config = p.writeConfig(t, o)
+		err := p.launch(t)
+		if err == nil {
+			return p
+		}
+		if tries == 5 || !strings.Contains(p.Log(), "is taken by another program") {
+			t.Fatal(err)
+		}
+	}
 }
 
 // launch starts the process and waits for /readyz.
-func (p *Proxy) launch(t testing.TB) {
+func (p *Proxy) launch(t testing.TB) error {
 	t.Helper()
 	cmd := exec.Command(Binary(t), "serve", "--config", p.config)
 	cmd.Env = p.env
 	cmd.Dir = filepath.Dir(p.config)
 	cmd.Stdout, cmd.Stderr = &p.log, &p.log
 	if err := cmd.Start(); err != nil {
-		t.Fatalf("start the proxy: %v", err)
+		return fmt.Errorf("start the proxy: %w", err)
 	}
 	ended := make(chan struct{})
 	p.cmd, p.ended = cmd, ended
@@ -96,18 +105,18 @@ func (p *Proxy) launch(t testing.TB) {
 		if err == nil {
 			_ = res.Body.Close()
 			if res.StatusCode == http.StatusOK {
-				return
+				return nil
 			}
 			err = errors.New(res.Status)
 		}
 		select {
 		case <-ended:
 			p.cmd = nil
-			t.Fatalf("the proxy ended before it was ready: %v\n%s", p.err, p.Log())
+			return fmt.Errorf("the proxy ended before it was ready: %w\n%s", p.err, p.Log())
 		case <-time.After(10 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("the proxy is not ready after %s: %v", patience, err)
+			return fmt.Errorf("the proxy is not ready after %s: %w", patience, err)
 		}
 	}
 }
@@ -177,7 +186,9 @@ func (p *Proxy) wait(t testing.TB) {
 func (p *Proxy) Restart(t testing.TB) {
 	t.Helper()
 	p.Stop(t)
-	p.launch(t)
+	if err := p.launch(t); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Until waits for what cond tells, asking it again and again; the test fails if

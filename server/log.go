@@ -41,7 +41,7 @@ func (x *exchange) record() {
 		repository = x.request.Name
 	}
 	fields := append(make([]zap.Field, 0, 16),
-		zap.ByteString("method", x.ctx.Method()),
+		zap.String("method", string(x.ctx.Method())),
 		zap.String("kind", kind),
 		zap.String("upstream", x.target.Upstream),
 		zap.String("repository", repository),
@@ -51,7 +51,7 @@ func (x *exchange) record() {
 		zap.Int64("bytes", x.out.sent),
 		zap.Duration("duration", now.Sub(x.begin)),
 		zap.String("client", x.ctx.RemoteIP().String()),
-		zap.ByteString("user_agent", x.ctx.UserAgent()),
+		zap.String("user_agent", string(x.ctx.UserAgent())),
 	)
 	if x.request.Resource == rewrite.Unknown {
 		fields = append(fields, zap.String("path", x.request.Path[:min(len(x.request.Path), 200)]))

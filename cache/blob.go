@@ -28,9 +28,11 @@ type blobFill struct {
 }
 
 // Blob gives the blob that t names by digest: from memory, from disk, or as it
-// comes from the upstream, of which it waits for the header. Its Send ends when
-// ctx does. The caller closes it. Errors are as for Manifest.
-func (c *Cache) Blob(ctx context.Context, t rewrite.Target, _ oci.Span) (Blob, Outcome, error) {
+// comes from the upstream, of which it waits for the header. hint is the span that
+// will be sent first, or the zero Span: a fetch that begins for it begins there.
+// The Blob's Send ends when ctx does. The caller closes it. Errors are as for
+// Manifest.
+func (c *Cache) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob, Outcome, error) {
 	up, err := c.upstream(t.Upstream)
 	if err != nil {
 		return nil, Outcome{}, err
@@ -59,7 +61,7 @@ func (c *Cache) Blob(ctx context.Context, t rewrite.Target, _ oci.Span) (Blob, O
 	if !linked {
 		link.Size = -1
 	}
-	b, st, err := c.fetchBlob(ctx, up, t, link.Size)
+	b, st, err := c.fetchBlob(ctx, up, t, link.Size, hint.From)
 	return b, Outcome{Status: st}, c.noteAbsent(k, err)
 }
 
@@ -90,7 +92,7 @@ func (c *Cache) Stat(ctx context.Context, t rewrite.Target) (int64, Outcome, err
 		return link.Size, Outcome{Status: Miss}, nil
 	}
 	// An upstream that does not say a size on HEAD may say it on GET.
-	b, st, err := c.fetchBlob(ctx, up, t, -1)
+	b, st, err := c.fetchBlob(ctx, up, t, -1, 0)
 	if err != nil {
 		return 0, Outcome{Status: st}, err
 	}
@@ -157,10 +159,11 @@ func (c *Cache) filling(d digest.Digest) *blobFill {
 }
 
 // fetchBlob joins the fill of t's blob or begins it, and waits until its size
-// is known. size is what a manifest says it is, or -1.
-func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, size int64) (Blob, Status, error) {
+// is known. size is what a manifest says it is, or -1; first is the byte that is
+// wanted first.
+func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, size, first int64) (Blob, Status, error) {
 	for {
-		f, mine, err := c.join(up, t, size)
+		f, mine, err := c.join(up, t, size, first)
 		if err != nil {
 			return nil, Miss, err
 		}
@@ -196,7 +199,7 @@ func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, s
 
 // join gives the running fill of t's blob, or begins one; nil where the blob is
 // stored by now.
-func (c *Cache) join(up *upstream, t rewrite.Target, size int64) (f *blobFill, mine bool, err error) {
+func (c *Cache) join(up *upstream, t rewrite.Target, size, first int64) (f *blobFill, mine bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -211,7 +214,7 @@ func (c *Cache) join(up *upstream, t rewrite.Target, size int64) (f *blobFill, m
 		return nil, false, nil
 	}
 	f = &blobFill{
-		fill:     newFill(c.fillTask(up, t, size)),
+		fill:     newFill(c.fillTask(up, t, size, first)),
 		upstream: t.Upstream, repo: t.Repository,
 		gone: make(chan struct{}),
 	}
@@ -221,10 +224,11 @@ func (c *Cache) join(up *upstream, t rewrite.Target, size int64) (f *blobFill, m
 	return f, true, nil
 }
 
-func (c *Cache) fillTask(up *upstream, t rewrite.Target, size int64) fillTask {
+func (c *Cache) fillTask(up *upstream, t rewrite.Target, size, first int64) fillTask {
 	return fillTask{
 		digest: t.Digest,
 		size:   size,
+		first:  first,
 		begin: func() (part, store.Spans, int64, error) {
 			p, have, size, err := c.store.Part(t.Digest)
 			if err != nil {

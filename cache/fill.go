@@ -59,6 +59,8 @@ type fillTask struct {
 	digest digest.Digest
 	// size is the blob's size in bytes as a manifest tells it, or -1.
 	size int64
+	// first is the byte that the first reader wants first.
+	first int64
 	// begin opens the part, with the bytes and the size (or -1) that an
 	// earlier fill left.
 	begin func() (part, store.Spans, int64, error)
@@ -76,6 +78,8 @@ type fillTask struct {
 // its own of one sparse file. It knows neither HTTP nor the index.
 type fill struct {
 	fillTask
+	// least is the smallest segment; minSegment, but in tests.
+	least int64
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced when what stands below changes
@@ -102,7 +106,7 @@ type writer struct{ at, end int64 }
 const unbounded = int64(1) << 62
 
 func newFill(t fillTask) *fill {
-	return &fill{fillTask: t, size: t.size, changed: make(chan struct{})}
+	return &fill{fillTask: t, least: minSegment, size: t.size, changed: make(chan struct{})}
 }
 
 // run does the task. It returns when the fill has ended and all its goroutines
@@ -172,9 +176,14 @@ func (f *fill) fetch(ctx context.Context) error {
 func (f *fill) round(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	f.mu.Lock()
-	f.group, f.ctx = g, ctx
+	f.group, f.ctx, f.writers = g, ctx, nil
 	g.Go(func() error { return f.verify(ctx) })
-	f.startWriter(0)
+	if f.size >= 0 {
+		f.startWriter(f.first)
+	}
+	if len(f.writers) == 0 {
+		f.startWriter(0)
+	}
 	f.mu.Unlock()
 	err := g.Wait()
 	f.mu.Lock()
@@ -184,7 +193,7 @@ func (f *fill) round(ctx context.Context) error {
 }
 
 // segment is how much one claim spans.
-func (f *fill) segment() int64 { return min(max(f.size/16, minSegment), maxSegment) }
+func (f *fill) segment() int64 { return min(max(f.size/16, f.least), maxSegment) }
 
 // claim finds w the first bytes from from on that are neither there nor
 // claimed; false if there are none. f.mu is held.
@@ -315,11 +324,11 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 	if err := f.accept(w, body); err != nil {
 		return err
 	}
-	// An upstream that ignores Range begins at the beginning.
-	if skip := ask.From - body.Span.From; skip > 0 {
-		if _, err := io.CopyN(io.Discard, body, skip); err != nil {
-			return fmt.Errorf("skip to byte %d: %w", ask.From, unexpected(err))
-		}
+	f.mu.Lock()
+	skip := w.at - body.Span.From
+	f.mu.Unlock()
+	if _, err := io.CopyN(io.Discard, body, skip); err != nil {
+		return fmt.Errorf("skip %d bytes: %w", skip, unexpected(err))
 	}
 	buf := buffers.Get().(*[readSize]byte)
 	defer buffers.Put(buf)
@@ -371,9 +380,13 @@ func (f *fill) accept(w *writer, body *oci.Body) error {
 		}
 		return err
 	}
-	if body.Span.From == 0 && body.Span.To != w.end && w.end != unbounded {
-		// It sends the whole whatever it is asked: take it all, alone.
+	if body.Span.From == 0 && (body.Span.To != w.end || w.at > 0) && w.end != unbounded {
+		// It sends the whole whatever it is asked: take it all, alone, and
+		// from where it begins if nothing of that is there.
 		f.whole = true
+		if len(f.writers) == 1 && f.have.Len() == 0 {
+			w.at = 0
+		}
 		w.end = f.size
 		for _, r := range f.have.Runs() {
 			if r.From > w.at {
@@ -507,7 +520,7 @@ func (f *fill) want(off int64) {
 	for _, w := range f.writers {
 		// Within a claim, or so close behind one that its writer will be there
 		// before a new connection is.
-		if w.at <= off && off < w.end+minSegment/4 {
+		if w.at <= off && off < w.end+f.least/4 {
 			return
 		}
 	}

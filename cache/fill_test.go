@@ -188,7 +188,7 @@ func newTestFill(s *source, p *memoryPart) *fill {
 	if s.hideSize {
 		size = -1
 	}
-	return newFill(fillTask{
+	f := newFill(fillTask{
 		digest: digest.FromBytes(s.content),
 		size:   size,
 		begin: func() (part, store.Spans, int64, error) {
@@ -199,7 +199,12 @@ func newTestFill(s *source, p *memoryPart) *fill {
 		resumed:    func() { s.mu.Lock(); s.resumed++; s.mu.Unlock() },
 		mismatched: func() { s.mismatch++ },
 	})
+	f.least = testSegment
+	return f
 }
+
+// testSegment is small, so that tests with many segments move few bytes.
+const testSegment = 1 << 20
 
 func content(seed uint64, size int) []byte {
 	b := make([]byte, size)
@@ -232,7 +237,7 @@ func start(ctx context.Context, f *fill) (wait func() error) {
 }
 
 func TestFillIsOneTransferForAnyMixOfReadersAndRanges(t *testing.T) {
-	for _, size := range []int{0, 1, heldBack, heldBack + 1, 1 << 20, 3*minSegment + 12345} {
+	for _, size := range []int{0, 1, heldBack, heldBack + 1, 1 << 20, 3*testSegment + 12345} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &source{content: content(1, size), pace: time.Millisecond, chunk: 100_000}
@@ -323,6 +328,7 @@ func TestFillResumesWhereTheUpstreamBrokeOff(t *testing.T) {
 		}
 		p := &memoryPart{}
 		f := newTestFill(s, p)
+		f.least = minSegment // one request at a time
 		wait := start(t.Context(), f)
 		got, err := read(t.Context(), f, oci.Whole)
 		if err != nil || !bytes.Equal(got, s.content) {
@@ -341,7 +347,7 @@ func TestFillResumesWhereTheUpstreamBrokeOff(t *testing.T) {
 }
 
 func TestFillOfAnUpstreamWithoutRangesGoesOn(t *testing.T) {
-	for _, size := range []int{1 << 20, 3 * minSegment} {
+	for _, size := range []int{1 << 20, 3 * testSegment} {
 		synctest.Test(t, func(t *testing.T) {
 			s := &source{content: content(4, size), chunk: 100_000, pace: time.Millisecond, noRanges: true}
 			s.cut = func(n int) int {
@@ -552,12 +558,12 @@ func TestFillRefusesAnotherSizeThanTheManifestSays(t *testing.T) {
 
 func TestFillAsksForTheFarEndWhenAReaderWaitsThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		size := 4 * minSegment
-		s := &source{content: content(13, size), chunk: 256 << 10, pace: 10 * time.Millisecond}
+		size := 4 * testSegment
+		s := &source{content: content(13, size), chunk: 16 << 10, pace: 10 * time.Millisecond}
 		f := newTestFill(s, &memoryPart{})
 		wait := start(t.Context(), f)
 		begun := time.Now()
-		from := int64(3 * minSegment)
+		from := int64(3 * testSegment)
 		got, err := read(t.Context(), f, oci.Span{From: from, To: from + 1000})
 		if err != nil || !bytes.Equal(got, s.content[from:from+1000]) {
 			t.Errorf("got %d bytes, %v", len(got), err)
@@ -570,6 +576,29 @@ func TestFillAsksForTheFarEndWhenAReaderWaitsThere(t *testing.T) {
 			t.Errorf("%v; sent %d of %d", err, s.sent, size)
 		}
 	})
+}
+
+func TestFillBeginsWithWhatItsFirstReaderWants(t *testing.T) {
+	for i, first := range []int64{0, 700_000, 1 << 20, 2 << 20, 700_000} {
+		synctest.Test(t, func(t *testing.T) {
+			size := int64(1 << 20)
+			s := &source{content: content(15, int(size)), noRanges: i == 4}
+			p := &memoryPart{}
+			f := newTestFill(s, p)
+			f.first = first
+			wait := start(t.Context(), f)
+			if err := wait(); err != nil || !bytes.Equal(p.content, s.content) || s.sent != size {
+				t.Errorf("first %d: %v, sent %d of %d", first, err, s.sent, size)
+			}
+			want := first
+			if first >= size {
+				want = 0
+			}
+			if s.requests[0].From != want {
+				t.Errorf("first %d: the first request is for %v", first, s.requests[0])
+			}
+		})
+	}
 }
 
 func TestFillThatCanNotBeKeptIsStillReadToItsEnd(t *testing.T) {
@@ -598,13 +627,13 @@ type failingCommit struct {
 func (p *failingCommit) Commit(int64) error { return p.err }
 
 func TestFillIsRightUnderRandomFaults(t *testing.T) {
-	for seed := range uint64(15) {
+	for seed := range uint64(40) {
 		synctest.Test(t, func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 1))
-			size := 1 + r.IntN(3*minSegment)
+			size := 1 + r.IntN(3*testSegment)
 			s := &source{
 				content:  content(seed, size),
-				chunk:    10_000 + r.IntN(1<<20),
+				chunk:    1000 + r.IntN(1<<17),
 				pace:     time.Duration(r.IntN(3)) * time.Millisecond,
 				hideSize: seed%5 == 4,
 			}

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -154,24 +155,42 @@ func TestClientThatReadsNothingIsCutOff(t *testing.T) {
 	}
 }
 
-func TestSlowBlobIsNotBoundedAsAWhole(t *testing.T) {
-	s := newShelf()
-	stall := 40 * time.Millisecond
-	s.blobs[blobDigest] = &parcel{bytes: blobBytes, send: func(w io.Writer, _ oci.Span) (int64, error) {
-		var n int64
-		for part := range 10 { // ten times the stall timeout in all
-			time.Sleep(stall)
-			m, err := w.Write(blobBytes[part*100_000 : (part+1)*100_000])
-			if n += int64(m); err != nil {
-				return n, err
+func TestDeadlineIsPutOffAsLongAsTheClientTakesBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const stall = time.Minute
+		conn := &deadlines{last: time.Now().Add(stall)} // as fasthttp sets it
+		p := &pacer{w: &conn.got, conn: conn, stall: stall, last: time.Now()}
+		for range 1000 {
+			time.Sleep(stall / 20)
+			for _, pass := range []func() error{
+				func() error { _, err := p.Write(make([]byte, 10)); return err },
+				func() error { _, err := p.ReadFrom(strings.NewReader("0123456789")); return err },
+			} {
+				if err := pass(); err != nil {
+					t.Fatal(err)
+				}
+				if left := time.Until(conn.last); left < stall*7/8 || left > stall {
+					t.Fatalf("with %v left of %v, %d deadlines set", left, stall, conn.set)
+				}
 			}
 		}
-		return n, nil
-	}}
-	_, base := start(t, s, func(o *Options) { o.StallTimeout = stall })
-	if _, body := ask(t, "GET", base+blobPath(blobDigest)); !bytes.Equal(body, blobBytes) {
-		t.Errorf("body of %d bytes is not the blob", len(body))
-	}
+		if conn.set > 500 {
+			t.Errorf("%d deadlines set in 50 stall timeouts: each costs a call", conn.set)
+		}
+	})
+}
+
+// deadlines is a connection of which only the write deadline counts.
+type deadlines struct {
+	net.Conn
+	got  bytes.Buffer
+	last time.Time
+	set  int
+}
+
+func (d *deadlines) SetWriteDeadline(t time.Time) error {
+	d.last, d.set = t, d.set+1
+	return nil
 }
 
 func TestHeaderReachesTheClientBeforeTheFirstByteOfAMiss(t *testing.T) {

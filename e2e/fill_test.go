@@ -66,7 +66,7 @@ func download(ctx context.Context, p *proxy.Proxy, path string, layer v1.Descrip
 	hash := sha256.New()
 	n, err := io.Copy(hash, res.Body)
 	if err != nil || res.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s after %d bytes: %w", res.Status, n, err)
+		return fmt.Errorf("%s after %d bytes: %v", res.Status, n, err)
 	}
 	if got := hex.EncodeToString(hash.Sum(nil)); got != layer.Digest.Encoded() {
 		return fmt.Errorf("want %s, got %d bytes of %s", layer.Digest, n, got)
@@ -90,7 +90,7 @@ func TestAnyMixOfRangesOfAColdBlobIsOneFetch(t *testing.T) {
 			defer res.Body.Close()
 			got, err := io.ReadAll(res.Body)
 			if err != nil || res.StatusCode != http.StatusPartialContent {
-				return fmt.Errorf("bytes %d-%d: %s, %d bytes, %w", from, to-1, res.Status, len(got), err)
+				return fmt.Errorf("bytes %d-%d: %s, %d bytes, %v", from, to-1, res.Status, len(got), err)
 			}
 			if sha256.Sum256(got) != sha256.Sum256(content[from:to]) {
 				return fmt.Errorf("bytes %d-%d are wrong", from, to-1)
@@ -304,7 +304,7 @@ func TestManyClientsOfAColdTagAreOnePull(t *testing.T) {
 			}
 			b, err := readAndClose(res.Body, nil)
 			if err != nil || string(b) != string(i.Bytes()) {
-				return fmt.Errorf("%s: %d bytes, %w", res.Status, len(b), err)
+				return fmt.Errorf("%s: %d bytes, %v", res.Status, len(b), err)
 			}
 			return nil
 		})
@@ -334,4 +334,29 @@ func TestContentSurvivesAKill(t *testing.T) {
 	wantBytes(t, "by tag", i.Bytes(), get(t, p, "/v2/library/app/manifests/1.0").body)
 	pullRaw(t, p, "library/app", i)
 	wantUnmoved(t, before, h.Counts())
+}
+
+func TestAFillThatAStopInterruptedIsResumedAfterTheStart(t *testing.T) {
+	h, p := start(t, "shutdown_timeout: 1s")
+	layer, content, path := big(h, 6<<20)
+	undo := h.Inject(hub.StallAfter(3<<20, nil))
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	res, err := open(ctx, p, http.MethodGet, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if _, err := io.CopyN(io.Discard, res.Body, 2<<20); err != nil {
+		t.Fatal(err)
+	}
+	leave()
+	p.Stop(t)
+	undo()
+	sent := h.Sent(layer.Digest)
+	p.Restart(t)
+	wantBytes(t, "layer", content, get(t, p, path).body)
+	if more := h.Sent(layer.Digest) - sent; more > layer.Size-2<<20 {
+		t.Errorf("the upstream sent %d bytes before and %d after, of %d", sent, more, layer.Size)
+	}
 }

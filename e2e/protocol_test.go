@@ -316,7 +316,7 @@ func TestAnUpstreamsFailureIsNever404(t *testing.T) {
 					}
 					b, err := readAndClose(res.Body, nil)
 					if err != nil || res.StatusCode < 502 || res.StatusCode > 504 {
-						return fmt.Errorf("%s %s: want 502, 503 or 504, got %s, %q, %w", method, path, res.Status, b, err)
+						return fmt.Errorf("%s %s: want 502, 503 or 504, got %s, %q, %v", method, path, res.Status, b, err)
 					}
 					return nil
 				})
@@ -329,6 +329,15 @@ func TestAnUpstreamsFailureIsNever404(t *testing.T) {
 	for _, status := range []int{500, 502, 503} {
 		undo := h.Inject(hub.Answer(hub.Any, status))
 		failed(fmt.Sprint("the upstream answers ", status))
+		undo()
+	}
+	h.ExpireTokens()
+	for what, f := range map[string]hub.Fault{
+		"the token server answers 500": hub.Answer(hub.Token, 500),
+		"the token server answers 503": hub.Answer(hub.Token, 503),
+	} {
+		undo := h.Inject(f)
+		failed(what)
 		undo()
 	}
 	h.Down()

@@ -30,6 +30,7 @@ func TestUpstreamsOfEveryKindArePulledFrom(t *testing.T) {
 		"Basic":                        {hub: hub.Options{Auth: hub.Basic, Users: users}, config: asAlice, private: true},
 		"without authentication":       {hub: hub.Options{Auth: hub.Open}},
 		"without a CDN":                {hub: hub.Options{NoCDN: true}},
+		"redirecting manifests":        {hub: hub.Options{RedirectManifests: true}},
 		"with a relative redirect":     {hub: hub.Options{RelativeRedirect: true}},
 		"tokens without expires_in":    {hub: hub.Options{NoExpiresIn: true}},
 		"tokens as token alone":        {hub: hub.Options{TokenField: "token"}},
@@ -151,5 +152,22 @@ func TestASecondEndpointIsAskedWhenTheFirstFails(t *testing.T) {
 	pullRaw(t, p, "library/app", i)
 	if second.Counts().ManifestGets == 0 {
 		t.Errorf("the second endpoint was not asked")
+	}
+}
+
+// Some registries leave the digest out; it is made from the bytes then.
+func TestAnUpstreamThatTellsNoDigestIsRevalidated(t *testing.T) {
+	h, p := start(t, doubting)
+	h.Inject(hub.NoDigest())
+	first, second := image.New(image.Options{Seed: 1}), image.New(image.Options{Seed: 2})
+	for _, i := range []*image.Image{first, second} {
+		h.Push("library/app", "1.0", i)
+		for range 2 {
+			a := get(t, p, tagPath)
+			wantBytes(t, "tag", i.Bytes(), a.body)
+			a.wantHeader(t, "Docker-Content-Digest", i.Digest.String())
+			head := ask(t, p, "HEAD", tagPath)
+			head.wantHeader(t, "Docker-Content-Digest", i.Digest.String(), "Content-Length", fmt.Sprint(len(i.Bytes())))
+		}
 	}
 }

@@ -58,6 +58,10 @@ func (h *Hub) serveCDN(w http.ResponseWriter, r *http.Request) {
 	if h.before(w, r, met) {
 		return
 	}
+	if rt := parseRoute(r.Method, r.URL.Path); h.o.RedirectManifests && (rt.kind == ManifestGet || rt.kind == ManifestHead) {
+		h.serveManifest(w, r, rt, met)
+		return
+	}
 	q := r.URL.Query()
 	h.mu.Lock()
 	expired := q.Get("epoch") != strconv.Itoa(h.epoch)

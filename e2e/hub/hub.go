@@ -51,6 +51,9 @@ type Options struct {
 	// RelativeRedirect keeps blobs on the registry's listener, behind a
 	// redirect whose Location has no host.
 	RelativeRedirect bool
+	// RedirectManifests answers manifests, too, by a redirect to the CDN, as
+	// registry.k8s.io does. The CDN counts them as CDN GETs.
+	RedirectManifests bool
 	// URLTTL is for how long a signed CDN URL is good: five minutes if zero.
 	URLTTL time.Duration
 	// PageSize is how many tags or referrers one answer holds at most,

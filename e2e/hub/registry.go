@@ -90,6 +90,11 @@ func (h *Hub) serveRegistry(w http.ResponseWriter, r *http.Request) {
 	case Ping:
 		writeJSON(w, r, "application/json", []byte("{}"))
 	case ManifestGet, ManifestHead:
+		if h.o.RedirectManifests {
+			w.Header().Set("Location", h.CDNURL()+r.URL.Path)
+			w.WriteHeader(http.StatusTemporaryRedirect)
+			return
+		}
 		h.serveManifest(w, r, rt, met)
 	case BlobGet, BlobHead:
 		h.serveBlob(w, r, rt, met)

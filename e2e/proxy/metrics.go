@@ -63,5 +63,12 @@ func has(m *dto.Metric, labels []string) bool {
 // WaitIdle waits until no fill is running.
 func (p *Proxy) WaitIdle(t testing.TB) {
 	t.Helper()
-	Until(t, "the fills to end", func() bool { return p.Metrics(t).Sum("entrepot_fills_in_flight") == 0 })
+	const fills = "entrepot_fills_in_flight"
+	Until(t, "the fills to end", func() bool {
+		m := p.Metrics(t)
+		if m[fills] == nil {
+			t.Fatalf("there is no metric %s", fills)
+		}
+		return m.Sum(fills) == 0
+	})
 }

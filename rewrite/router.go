@@ -78,7 +78,9 @@ func NewRouter(routing Routing) (*Router, error) {
 //     NAME_UNKNOWN. A first component of name that stands for the same upstream
 //     is taken off: clients that rewrite paths send both.
 //  2. The first component of name, where it is configured and more follows.
-//     One that only looks like a registry is a part of the name.
+//     One that only looks like a registry is a part of the name, but at
+//     docker.io, where no namespace has a dot or a port: there it can only be
+//     a registry that is not configured, and is refused as such.
 //  3. host, the Host header, as it is and without its port, where configured.
 //  4. The default.
 //
@@ -88,8 +90,14 @@ func (r *Router) Route(name, ns, host string) (Target, error) {
 	if err != nil {
 		return Target{}, err
 	}
-	if upstream == dockerHub && strings.IndexByte(repository, '/') < 0 {
-		repository = "library/" + repository
+	if upstream == dockerHub {
+		first, _, more := strings.Cut(repository, "/")
+		if more && strings.ContainsAny(first, ".:") {
+			return Target{}, r.unknown("registry " + quote(first))
+		}
+		if !more {
+			repository = "library/" + repository
+		}
 	}
 	if err := CheckName(repository); err != nil {
 		return Target{}, err

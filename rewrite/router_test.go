@@ -52,7 +52,8 @@ func TestRequestIsRoutedByNsThenPrefixThenHostThenDefault(t *testing.T) {
 		// A name alone is a name, whatever it looks like.
 		{"ghcr.io", "", "", "docker.io/library/ghcr.io"},
 		// What only looks like a registry is part of the name.
-		{"quay.io/org/app", "", "", "docker.io/quay.io/org/app"},
+		{"quay.io/org/app", "ghcr.io", "", "ghcr.io/quay.io/org/app"},
+		{"my.project/app", "localhost", "", "localhost/my.project/app"},
 		// The Host header, with and without its port.
 		{"org/app", "", "ghcr.io", "ghcr.io/org/app"},
 		{"org/app", "", "GHCR.io:443", "ghcr.io/org/app"},
@@ -77,7 +78,10 @@ func TestUnroutableRequestIsRefused(t *testing.T) {
 		{"app", "quay.io", oci.CodeNameUnknown, "docker.io, ghcr.io, localhost, registry.example.test:5443"},
 		{"app", "http://169.254.169.254/", oci.CodeNameUnknown, "configured"},
 		{"app", "evil\r\nX: y", oci.CodeNameUnknown, `\r\n`},
-		{"other.test:5000/app", "", oci.CodeNameInvalid, "other.test"},
+		// At Docker Hub it can be nothing but a registry.
+		{"quay.io/org/app", "", oci.CodeNameUnknown, `"quay.io" is not configured here; configured are: docker.io`},
+		{"other.test:5000/app", "", oci.CodeNameUnknown, "other.test"},
+		{"other.test:5000/app", "ghcr.io", oci.CodeNameInvalid, "other.test"},
 		{"Upper/app", "", oci.CodeNameInvalid, "lower-case"},
 		{"", "ghcr.io", oci.CodeNameInvalid, "name"},
 	} {

@@ -14,7 +14,7 @@ func (x *exchange) outcomeHeaders() {
 		return
 	}
 	h := &x.ctx.Response.Header
-	x.scratch = appendCacheStatus(x.scratch[:0], x.outcome, x.target.Upstream, x.status < 400)
+	x.scratch = appendCacheStatus(x.scratch[:0], x.outcome, x.target.Upstream, x.status < 400, x.ctx.IsGet())
 	h.SetBytesV("Cache-Status", x.scratch)
 	o := &x.outcome
 	if o.Age > 0 && (o.Status == cache.Hit || o.Status == cache.Revalidated || o.Status == cache.Stale || o.Status == cache.Negative) {
@@ -40,8 +40,9 @@ func (x *exchange) outcomeHeaders() {
 }
 
 // appendCacheStatus appends a Cache-Status member. The upstream's name, and why
-// where there is a reason, are its detail.
-func appendCacheStatus(b []byte, o cache.Outcome, upstream string, ok bool) []byte {
+// where there is a reason, are its detail. ok says that the upstream had it, and
+// stored that what it had is kept: on HEAD it sent nothing to keep.
+func appendCacheStatus(b []byte, o cache.Outcome, upstream string, ok, stored bool) []byte {
 	b = append(b, "entrepot"...)
 	switch o.Status {
 	case cache.Hit, cache.Negative, cache.Stale:
@@ -54,7 +55,10 @@ func appendCacheStatus(b []byte, o cache.Outcome, upstream string, ok bool) []by
 		b = append(b, "; fwd=miss"...)
 	}
 	if ok && (o.Status == cache.Miss || o.Status == cache.Collapsed) {
-		b = append(b, "; fwd-status=200; stored"...)
+		b = append(b, "; fwd-status=200"...)
+		if stored {
+			b = append(b, "; stored"...)
+		}
 	}
 	if o.TTL != 0 {
 		b = append(b, "; ttl="...)

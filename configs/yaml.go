@@ -78,16 +78,21 @@ func (w walk) node(n ast.Node, key string, v reflect.Value) {
 	}
 }
 
-// resolve follows tags, anchors and aliases to the node that they stand for.
+// maxSteps bounds how many tags, anchors and aliases may stand before a value:
+// an anchor can hold an alias of itself.
+const maxSteps = 16
+
+// resolve follows tags, anchors and aliases to the node that they stand for. An
+// alias that stands for nothing is given as it is.
 func (w walk) resolve(n ast.Node) ast.Node {
-	for {
+	for range maxSteps {
 		switch t := n.(type) {
 		case *ast.AnchorNode:
 			w.anchors[t.Name.String()] = t.Value
 			n = t.Value
 		case *ast.AliasNode:
 			to, ok := w.anchors[t.Value.String()]
-			if !ok || to == n {
+			if !ok {
 				return n
 			}
 			n = to
@@ -97,6 +102,7 @@ func (w walk) resolve(n ast.Node) ast.Node {
 			return n
 		}
 	}
+	return n
 }
 
 // mapping lays a YAML mapping over a struct.
@@ -211,7 +217,7 @@ func describe(n ast.Node) string {
 	case *ast.NullNode:
 		return "nothing"
 	case *ast.AliasNode:
-		return "an alias of an anchor that is not defined above it"
+		return "an alias of an anchor that is not above it, or holds it"
 	case *ast.StringNode, *ast.LiteralNode:
 		return "a text"
 	}

@@ -52,7 +52,7 @@ func Start(t testing.TB, o Options) *Proxy {
 	if p.Dir == "" {
 		p.Dir = filepath.Join(t.TempDir(), "cache")
 	}
-	p.env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "GORACE=halt_on_error=1"}, o.Env...)
+	p.env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "GORACE=halt_on_error=1 atexit_sleep_ms=0"}, o.Env...)
 	t.Cleanup(func() {
 		if p.cmd != nil {
 			p.Stop(t)

@@ -281,3 +281,55 @@ func TestProgramServesUntilASignalAndEndsWithZero(t *testing.T) {
 		}
 	}
 }
+
+func TestProgramEndsAtOnceOnASecondSignal(t *testing.T) {
+	asked, release := make(chan struct{}, 8), make(chan struct{})
+	upstream := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		asked <- struct{}{}
+		<-release
+	}))
+	defer upstream.Close()
+	defer close(release)
+	file := writeFile(t, "entrepot.yml", "shutdown_timeout: 1h\nupstreams: {docker.io: {endpoints: [\""+upstream.URL+"\"], header_timeout: 1h}}\n")
+	cmd := exec.Command(os.Args[0], "--config", file, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--cache-dir", t.TempDir())
+	cmd.Env = []string{asProgram + "=1"}
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(stderr)
+	// until reads the log up to a message, and gives the line.
+	until := func(message string) (line struct{ Message, Listen string }) {
+		for lines.Scan() {
+			_ = json.Unmarshal(lines.Bytes(), &line) // the last line is a sentence
+			if strings.Contains(lines.Text(), message) {
+				return line
+			}
+		}
+		t.Fatalf("the log ends without %q", message)
+		return line
+	}
+	url := "http://" + until("serving").Listen
+	go func() {
+		if resp, err := http.Get(url + "/v2/library/app/manifests/latest"); err == nil {
+			_ = resp.Body.Close()
+		}
+	}()
+	<-asked
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	until("shutting down")
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	until("ended by a second signal")
+	_, _ = io.Copy(io.Discard, stderr)
+	_ = cmd.Wait() // its word is the exit code
+	if got := cmd.ProcessState.ExitCode(); got != 1 {
+		t.Errorf("want exit code 1, got %d", got)
+	}
+}

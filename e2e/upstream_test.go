@@ -3,6 +3,8 @@ package e2e
 import (
 	"encoding/base64"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -169,5 +171,56 @@ func TestAnUpstreamThatTellsNoDigestIsRevalidated(t *testing.T) {
 			head := ask(t, p, "HEAD", tagPath)
 			head.wantHeader(t, "Docker-Content-Digest", i.Digest.String(), "Content-Length", fmt.Sprint(len(i.Bytes())))
 		}
+	}
+}
+
+func TestCredentialsComeFromWhereTheConfigurationSays(t *testing.T) {
+	const password = `{docker.io: {credentials: {username: alice, password_file: %q}}}`
+	for name, c := range map[string]struct {
+		file   func(h *hub.Hub) string
+		config string // with the file's path
+		env    []string
+	}{
+		"a password file": {
+			file:   func(*hub.Hub) string { return secret + "\n" },
+			config: password,
+		},
+		"a variable": {
+			config: `{docker.io: {credentials: {username: alice, password_env: THE_PASSWORD}}}`,
+			env:    []string{"THE_PASSWORD=" + secret},
+		},
+		"a Docker config.json": {
+			file: func(h *hub.Hub) string {
+				return fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, h.Host(), base64.StdEncoding.EncodeToString([]byte("alice:"+secret)))
+			},
+			config: `{docker.io: {credentials: {docker_config: %q}}}`,
+		},
+		"an identity token, by OAuth2": {
+			file: func(h *hub.Hub) string {
+				return fmt.Sprintf(`{"auths":{%q:{"identitytoken":%q}}}`, h.Host(), h.RefreshToken("alice"))
+			},
+			config: `{docker.io: {credentials: {docker_config: %q}}}`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := hub.New(t, hub.Options{Users: map[string]string{"alice": secret}})
+			config := c.config
+			if c.file != nil {
+				path := filepath.Join(t.TempDir(), "credentials")
+				if err := os.WriteFile(path, []byte(c.file(h)), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				config = fmt.Sprintf(config, path)
+			}
+			p := proxy.Start(t, proxy.Options{Upstreams: map[string]*hub.Hub{"docker.io": h}, Config: "upstreams: " + config, Env: c.env})
+			i := image.New(image.Options{Seed: 1})
+			h.Push("alice/app", "1.0", i)
+			h.MakePrivate("alice/app", "alice")
+			wantBytes(t, "private", i.Bytes(), get(t, p, "/v2/alice/app/manifests/1.0").body)
+			pullRaw(t, p, "alice/app", i)
+			if strings.Contains(p.Log(), secret) {
+				t.Errorf("the password is in the log")
+			}
+		})
 	}
 }

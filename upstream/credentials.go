@@ -52,7 +52,8 @@ type Credentials interface {
 	Credential(ctx context.Context, host string) (Credential, error)
 }
 
-// StaticCredentials gives c for every endpoint.
+// StaticCredentials gives c for every endpoint: all endpoints of an upstream
+// that has them are shown them, when they ask.
 func StaticCredentials(c Credential) Credentials { return static(c) }
 
 type static Credential

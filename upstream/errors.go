@@ -83,7 +83,7 @@ func (r *Registry) broken(ctx context.Context, host string, err error) *failure 
 	case errors.As(err, &refused):
 		return say(http.StatusBadGateway, "protocol", elsewhere, "%s", refused.why)
 	case errors.As(err, &forbidden):
-		return say(http.StatusBadGateway, "protocol", elsewhere, "is asked for by a redirect or a challenge, and is at a private address; if that is right, list it in upstreams.%s.redirect_hosts", r.name)
+		return say(http.StatusBadGateway, "protocol", elsewhere, "is asked for by a redirect or a challenge, and is at a private address; if that is right, list it in upstreams.%[1]s.redirect_hosts, or a token server in upstreams.%[1]s.realms", r.name)
 	case errors.As(err, &authority):
 		return say(http.StatusBadGateway, "tls", elsewhere, "has a certificate of an authority that is not trusted; name the authority's file in upstreams.%s.tls.ca", r.name)
 	case errors.As(err, &name):

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -35,9 +36,7 @@ func newTrust(endpoints []*endpoint, realms, redirects []string) (*trust, error)
 	t := &trust{own: map[string]bool{}, realms: map[string]bool{}, redirects: map[string]bool{}}
 	for _, e := range endpoints {
 		t.own[site(e.base)] = true
-		for _, k := range knownRealms(e.base.Host) {
-			realms = append(realms, k)
-		}
+		realms = slices.Concat(realms, knownRealms(e.base.Hostname()))
 	}
 	for _, s := range realms {
 		if !strings.Contains(s, "://") {

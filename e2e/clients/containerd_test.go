@@ -1,0 +1,83 @@
+package clients
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/entrepot-dev/entrepot/e2e/image"
+)
+
+// startContainerd runs a daemon of the test's own, and gives the ctr command
+// for it.
+func startContainerd(t *testing.T) func(args ...string) string {
+	t.Helper()
+	needRoot(t)
+	containerd, ctr := need(t, "containerd"), need(t, "ctr")
+	dir := shortDir(t)
+	socket := filepath.Join(dir, "s")
+	config := write(t, dir, "config.toml", `version = 2
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+`)
+	daemon(t, func() bool {
+		if _, err := os.Stat(socket); err != nil {
+			return false
+		}
+		_, err := try(t, nil, ctr, "-a", socket, "version")
+		return err == nil
+	}, containerd, "--config", config, "--root", filepath.Join(dir, "root"), "--state", filepath.Join(dir, "state"), "--address", socket)
+	return func(args ...string) string {
+		t.Helper()
+		return run(t, nil, ctr, slices.Concat([]string{"-a", socket}, args)...)
+	}
+}
+
+// hostsTOML is what the README gives for a mirror.
+func hostsTOML(url string) string {
+	return `[host."` + url + `"]
+  capabilities = ["pull", "resolve"]
+`
+}
+
+func TestContainerdPullsThroughHostsTOML(t *testing.T) {
+	need(t, "containerd")
+	w := newWorld(t)
+	ctr := startContainerd(t)
+	for name, dir := range map[string]string{"one upstream": "docker.io", "all upstreams": "_default"} {
+		hosts := t.TempDir()
+		write(t, hosts, filepath.Join(dir, "hosts.toml"), hostsTOML(w.proxy.URL()))
+		images := map[string]*image.Image{
+			"docker.io/library/app:list":                      w.list,
+			"docker.io/library/app:index":                     w.index,
+			"docker.io/library/app@" + w.list.Digest.String(): w.list,
+		}
+		if dir == "_default" {
+			images["ghcr.io/org/app:index"] = w.index
+			images["ghcr.io/org/app@"+w.index.Digest.String()] = w.index
+		}
+		t.Run(name, func(t *testing.T) {
+			pull := func(t *testing.T) {
+				for ref, want := range images {
+					ctr("images", "pull", "--hosts-dir", hosts, "--all-platforms", "--snapshotter", "native", ref)
+					for d, m := range want.Manifests {
+						if got := ctr("content", "get", d.String()); got != string(m.Bytes) {
+							t.Errorf("%s: manifest %s: %d bytes, want %d", ref, d, len(got), len(m.Bytes))
+						}
+					}
+					for d, b := range want.Blobs {
+						if got := ctr("content", "get", d.String()); got != string(b) {
+							t.Errorf("%s: blob %s: %d bytes, want %d", ref, d, len(got), len(b))
+						}
+					}
+					ctr("images", "rm", "--sync", ref)
+				}
+			}
+			if dir == "_default" {
+				w.twice(t, pull)
+			} else {
+				pull(t)
+			}
+		})
+	}
+}

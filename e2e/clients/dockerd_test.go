@@ -1,0 +1,111 @@
+package clients
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/entrepot-dev/entrepot/e2e/image"
+)
+
+// startDockerd runs a daemon that has the program as its mirror, and gives the
+// docker command for it.
+func startDockerd(t *testing.T, mirror string) func(args ...string) string {
+	t.Helper()
+	needRoot(t)
+	dockerd, docker := need(t, "dockerd"), need(t, "docker")
+	dir := shortDir(t)
+	socket := filepath.Join(dir, "s")
+	config := write(t, dir, "daemon.json", `{"registry-mirrors": ["`+mirror+`"]}`)
+	client := []string{"--config", filepath.Join(dir, "client"), "-H", "unix://" + socket}
+	daemon(t, func() bool {
+		if _, err := os.Stat(socket); err != nil {
+			return false
+		}
+		_, err := try(t, nil, docker, append(client, "version")...)
+		return err == nil
+	}, dockerd,
+		"--config-file", config, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
+		"--pidfile", filepath.Join(dir, "pid"), "-H", "unix://"+socket,
+		// vfs works on every file system.
+		"--storage-driver=vfs", "--bridge=none", "--iptables=false", "--ip-masq=false")
+	return func(args ...string) string {
+		t.Helper()
+		return run(t, nil, docker, slices.Concat(client, args)...)
+	}
+}
+
+// wantDockerImage checks what the daemon has against the upstream's image.
+func wantDockerImage(t *testing.T, inspected string, want *image.Image) {
+	t.Helper()
+	var got []struct {
+		ID          string `json:"Id"`
+		RepoDigests []string
+		RootFS      struct{ Layers []digest.Digest }
+	}
+	if err := json.Unmarshal([]byte(inspected), &got); err != nil || len(got) != 1 {
+		t.Fatalf("inspect: %v, %s", err, inspected)
+	}
+	m := want.Parsed(want.Platforms["linux/amd64"])
+	var config v1.Image
+	if err := json.Unmarshal(want.Blobs[m.Config.Digest], &config); err != nil {
+		t.Fatal(err)
+	}
+	if got[0].ID != m.Config.Digest.String() {
+		t.Errorf("image ID %s, want %s", got[0].ID, m.Config.Digest)
+	}
+	if !slices.Equal(got[0].RootFS.Layers, config.RootFS.DiffIDs) {
+		t.Errorf("layers %v, want %v", got[0].RootFS.Layers, config.RootFS.DiffIDs)
+	}
+	if !slices.ContainsFunc(got[0].RepoDigests, func(s string) bool { return strings.HasSuffix(s, "@"+want.Digest.String()) }) {
+		t.Errorf("digests %v, want %s", got[0].RepoDigests, want.Digest)
+	}
+}
+
+func TestDockerDaemonPullsThroughItsMirror(t *testing.T) {
+	need(t, "dockerd")
+	w := newWorld(t)
+	docker := startDockerd(t, w.proxy.URL())
+	w.twice(t, func(t *testing.T) {
+		for tag, want := range map[string]*image.Image{"list": w.list, "index": w.index} {
+			for _, ref := range []string{"app:" + tag, "app@" + want.Digest.String()} {
+				docker("pull", ref)
+				wantDockerImage(t, docker("image", "inspect", ref), want)
+				docker("image", "rm", "-f", strings.TrimSpace(docker("image", "inspect", "-f", "{{.Id}}", ref)))
+			}
+		}
+	})
+}
+
+func TestDockerManifestInspectSeesEveryPlatform(t *testing.T) {
+	docker := need(t, "docker")
+	w := newWorld(t)
+	w.twice(t, func(t *testing.T) {
+		for name, want := range map[string]*image.Image{
+			w.proxy.Host() + "/docker.io/library/app:list": w.list,
+			w.proxy.Host() + "/library/app:list":           w.list,
+			w.proxy.Host() + "/ghcr.io/org/app:index":      w.index,
+		} {
+			out := run(t, []string{"DOCKER_CLI_EXPERIMENTAL=enabled"}, docker, "--config", t.TempDir(), "manifest", "inspect", "--insecure", "-v", name)
+			var got []struct{ Descriptor v1.Descriptor }
+			if err := json.Unmarshal([]byte(out), &got); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			seen := map[digest.Digest]bool{}
+			for _, m := range got {
+				seen[m.Descriptor.Digest] = true
+			}
+			for platform, d := range want.Platforms {
+				if !seen[d] {
+					t.Errorf("%s: %s of %s is not among %v", name, d, platform, seen)
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,233 @@
+package clients
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/entrepot-dev/entrepot/e2e/hub"
+	"github.com/entrepot-dev/entrepot/e2e/image"
+	"github.com/entrepot-dev/entrepot/e2e/proxy"
+)
+
+func TestMain(m *testing.M) { os.Exit(proxy.Main(m)) }
+
+// limit bounds one command of a client.
+const limit = 2 * time.Minute
+
+// need gives the path of a client's program. Where it is not installed the test
+// is skipped, or fails where clients are required.
+func need(t *testing.T, program string) string {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	if err != nil {
+		missing(t, program+" is not installed")
+	}
+	return path
+}
+
+// needRoot skips a test that runs a daemon.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		missing(t, "this daemon needs root")
+	}
+}
+
+func missing(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("ENTREPOT_REQUIRE_CLIENTS") == "1" {
+		t.Fatal(why + ", and ENTREPOT_REQUIRE_CLIENTS=1")
+	}
+	t.Skip(why)
+}
+
+// world is two registries with images, and the program as their mirror.
+type world struct {
+	// hub is Docker Hub, other is ghcr.io.
+	hub, other *hub.Hub
+	proxy      *proxy.Proxy
+	// list is docker.io/library/app:list, a Docker manifest list; index is
+	// docker.io/library/app:index and ghcr.io/org/app:index, an OCI index.
+	list, index *image.Image
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	// gzip, which the oldest of the clients unpacks too.
+	layers := []image.Layer{{Size: 300 << 10}, {Size: 5000}}
+	w := &world{
+		hub:   hub.New(t, hub.Options{}),
+		other: hub.New(t, hub.Options{Service: "ghcr.io"}),
+		list:  image.Index(image.Options{Seed: 1, Flavour: image.Docker, Layers: layers}),
+		index: image.Index(image.Options{Seed: 2, Layers: layers}),
+	}
+	w.hub.Push("library/app", "list", w.list)
+	w.hub.Push("library/app", "index", w.index)
+	w.other.Push("org/app", "index", w.index)
+	w.proxy = proxy.Start(t, proxy.Options{
+		Upstreams: map[string]*hub.Hub{"docker.io": w.hub, "ghcr.io": w.other},
+		// Fresh for as long as a test may take.
+		Config: `upstreams: {docker.io: {tags: [{match: "*", ttl: 1h}]}, ghcr.io: {tags: [{match: "*", ttl: 1h}]}}`,
+	})
+	return w
+}
+
+// twice runs pull, and then once more with the upstreams shut down: it must
+// succeed without them having been asked for anything.
+func (w *world) twice(t *testing.T, pull func(t *testing.T)) {
+	t.Helper()
+	t.Run("first", pull)
+	w.proxy.WaitIdle(t)
+	before := [2]hub.Counts{w.hub.Counts(), w.other.Counts()}
+	if before[0].Leaks+before[1].Leaks > 0 {
+		t.Error("an Authorization header went where it does not belong")
+	}
+	w.hub.Down()
+	w.other.Down()
+	t.Run("with the upstreams shut down", pull)
+	if after := [2]hub.Counts{w.hub.Counts(), w.other.Counts()}; after != before {
+		t.Errorf("the upstreams were asked again: %+v, before %+v", after, before)
+	}
+}
+
+// run runs a client's command and gives what it prints. A failure ends the test.
+func run(t *testing.T, env []string, program string, args ...string) string {
+	t.Helper()
+	out, err := try(t, env, program, args...)
+	if err != nil {
+		t.Fatalf("%s %s: %v", filepath.Base(program), strings.Join(args, " "), err)
+	}
+	return out
+}
+
+func try(t *testing.T, env []string, program string, args ...string) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "NO_PROXY=*"}, env...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("%w\n%s%s", err, out.String(), errs.String())
+	}
+	return out.String(), nil
+}
+
+// shortDir gives a directory with a path short enough for a unix socket, which
+// goes with the test, whatever is still mounted in it.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		unmountBelow(t, dir)
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("remove %s: %v", dir, err)
+		}
+	})
+	return dir
+}
+
+// unmountBelow takes off what a daemon has left mounted in dir.
+func unmountBelow(t *testing.T, dir string) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return // no Linux, no mounts
+	}
+	var points []string
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
+			points = append(points, f[4])
+		}
+	}
+	slices.Reverse(points) // the innermost first
+	for _, p := range points {
+		if err := unix.Unmount(p, unix.MNT_DETACH); err != nil {
+			t.Logf("unmount %s: %v", p, err)
+		}
+	}
+}
+
+// daemon starts a daemon that ends with the test, and waits until ready gives
+// true. What it wrote is printed when the test fails.
+func daemon(t *testing.T, ready func() bool, program string, args ...string) {
+	t.Helper()
+	logPath := filepath.Join(t.TempDir(), "log")
+	log, err := os.Create(logPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cmd := exec.Command(program, args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "NO_PROXY=*"}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-ended:
+		case <-time.After(20 * time.Second):
+			_ = cmd.Process.Kill()
+			<-ended
+		}
+		if t.Failed() {
+			b, _ := os.ReadFile(logPath)
+			t.Logf("%s wrote:\n%s", filepath.Base(program), b[max(0, len(b)-20_000):])
+		}
+	})
+	proxy.Until(t, filepath.Base(program)+" is ready", func() bool {
+		select {
+		case err := <-ended:
+			ended <- err
+			t.Fatalf("%s ended: %v", filepath.Base(program), err)
+		default:
+		}
+		return ready()
+	})
+}
+
+// same tells whether a file holds the wanted bytes.
+func wantFile(t *testing.T, path string, want []byte) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer f.Close()
+	got, err := io.ReadAll(f)
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%s: %d bytes, %v; they are not the %d bytes of the upstream", path, len(got), err, len(want))
+	}
+}
+
+// write puts a configuration file under dir.
+func write(t *testing.T, dir, name, content string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(content), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

@@ -132,6 +132,19 @@ func TestRateLimitsAreExposed(t *testing.T) {
 	})
 }
 
+func TestTheRateLimitOfAStoreIsNotTheRegistrys(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.host("reg.test:443", redirectTo("https://region.test/"))
+		w.host("region.test:443", serve(image, "Content-Type: "+ociImage, "ratelimit-limit: 7"))
+		wantManifest(t, w.registry(Options{}), "a")
+		all := make(chan prometheus.Metric, 10)
+		w.metrics.RateLimit.Collect(all)
+		if n := len(all); n != 0 {
+			t.Errorf("%d series, want none", n)
+		}
+	})
+}
+
 func TestAnUpstreamWithoutARateLimitHasNone(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.host("reg.test:443", serve(image, "Content-Type: "+ociImage, "ratelimit-limit: many"))

@@ -74,8 +74,6 @@ func (r *Registry) Referrers(ctx context.Context, repo string, d digest.Digest) 
 	switch {
 	case f == nil:
 		return distinct(all), nil
-	case f.away:
-		return nil, f.err
 	case f.status != http.StatusNotFound && f.status != http.StatusMethodNotAllowed && f.status != http.StatusNotImplemented:
 		return nil, f.err
 	}

@@ -77,6 +77,9 @@ func TestListsThatCanNotBeRightAreFailures(t *testing.T) {
 				}
 				wantError(t, err, oci.CodeUnavailable, 502)
 				w.wantCount("GET evil.test", 0)
+				if n := w.count("GET reg.test"); n > 4 {
+					t.Errorf("it took %d requests to find out", n)
+				}
 			})
 		})
 	}
@@ -171,6 +174,22 @@ func TestReferrersFallBackToTheTagSchema(t *testing.T) {
 			})
 		}
 	}
+}
+
+func TestReferrersFallBackAlsoWhereTheRegistryRedirects(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+			redirectTo("https://region.test" + req.URL.Path)(rw, req)
+		})
+		w.host("region.test:443", func(rw http.ResponseWriter, req *http.Request) {
+			if strings.Contains(req.URL.Path, "/referrers/") {
+				rw.WriteHeader(http.StatusNotFound)
+				return
+			}
+			_, _ = io.WriteString(rw, index(t, "signature"))
+		})
+		wantReferrers(t, w.registry(Options{}), "signature")
+	})
 }
 
 func TestAFailureIsNoListOfReferrers(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -113,8 +114,9 @@ func TestManifestWithAnotherDigestIsAFailure(t *testing.T) {
 					t.Errorf("%v mismatches counted, want 1", got)
 				}
 				w.wantCount("GET first.test", 1)
+				time.Sleep(afterRefusal - time.Minute) // the tries took some time too
 				if !r.endpoints[0].resting() {
-					t.Error("the endpoint is not passed over")
+					t.Error("the endpoint is not passed over for long")
 				}
 			})
 		})

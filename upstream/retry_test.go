@@ -182,6 +182,24 @@ func TestAnEndpointWithWrongBytesIsPassedOverForLonger(t *testing.T) {
 	})
 }
 
+func TestAnAnswerDoesNotRedeemAnEndpointWithWrongBytes(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.host("first.test:443", serveLayer)
+		r := two(w)
+		b, err := r.Blob(t.Context(), "a", layerDigest, oci.Whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Refuse()
+		_ = b.Close()
+		wantLayer(t, r) // the other one is gone
+		w.host("second.test:443", serveLayer)
+		time.Sleep(afterFailure)
+		wantLayer(t, r)
+		w.wantCount("GET second.test", 1)
+	})
+}
+
 func TestARateLimitSaysMoreThanAnotherFailure(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.host("first.test:443", func(rw http.ResponseWriter, _ *http.Request) {

@@ -89,6 +89,23 @@ func TestTokenIsRenewedOnceAfterA401(t *testing.T) {
 	})
 }
 
+func TestAChallengeKeepsItsConnection(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		s := &tokenServer{realm: "https://auth.test/token"}
+		w.host("auth.test:443", s.serve)
+		w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+			if req.Header.Get("Authorization") == "" {
+				defer func() { _, _ = io.WriteString(rw, `{"errors":[{"code":"UNAUTHORIZED"}]}`) }()
+			}
+			s.guard(serveImage)(rw, req)
+		})
+		wantManifest(t, w.registry(Options{}), "a")
+		if n := w.dials["reg.test:443"]; n != 1 {
+			t.Errorf("%d connections to the registry, want 1", n)
+		}
+	})
+}
+
 func TestTokenIsRenewedOnlyOnce(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		s := &tokenServer{realm: "https://auth.test/token"}

@@ -50,6 +50,7 @@ type world struct {
 	mu    sync.Mutex
 	hosts map[string]*memoryListener
 	asked []string // "GET host/path", in order
+	dials map[string]int
 }
 
 // inWorld runs f in a world of its own.
@@ -57,7 +58,7 @@ func inWorld(t *testing.T, f func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zap.DebugLevel)
-		w := &world{t: t, metrics: metrics.Discard(), logs: logs, log: zap.New(core), hosts: map[string]*memoryListener{}}
+		w := &world{t: t, metrics: metrics.Discard(), logs: logs, log: zap.New(core), hosts: map[string]*memoryListener{}, dials: map[string]int{}}
 		w.issuer, w.ca = authority(t)
 		f(t, w)
 	})
@@ -94,6 +95,7 @@ func (w *world) gone(addr string) {
 func (w *world) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	w.mu.Lock()
 	l := w.hosts[strings.ToLower(addr)]
+	w.dials[addr]++
 	w.mu.Unlock()
 	if l == nil {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}

@@ -179,7 +179,7 @@ func TestReferrersFallBackToTheTagSchema(t *testing.T) {
 func TestReferrersFallBackAlsoWhereTheRegistryRedirects(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
-			redirectTo("https://region.test" + req.URL.Path)(rw, req)
+			redirectTo("https://region.test"+req.URL.Path)(rw, req)
 		})
 		w.host("region.test:443", func(rw http.ResponseWriter, req *http.Request) {
 			if strings.Contains(req.URL.Path, "/referrers/") {

@@ -18,14 +18,16 @@ ARG TARGETARCH
 RUN --mount=type=cache,target=/go/pkg/mod \
     --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
-    go build -buildvcs=auto -trimpath -ldflags="-s -w" -o /root-of-image/entrepot ./cmd/proxy \
- && install -d -m 0700 /root-of-image/var/lib/entrepot \
- && install -d -m 0755 /root-of-image/etc/ssl/certs \
- && cp /etc/ssl/certs/ca-certificates.crt /root-of-image/etc/ssl/certs/
+    go build -buildvcs=auto -trimpath -ldflags="-s -w" -o /out/entrepot ./cmd/proxy \
+ && install -d -m 0700 /out/lib/entrepot
 
 FROM scratch
-# The number that images without a user database commonly use for "nobody".
-COPY --from=build --chown=65532:65532 /root-of-image/ /
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
+COPY --from=build /out/entrepot /
+# The number that images without a user database commonly use for "nobody". A
+# directory of the host's that is mounted in the place of the volume has to belong
+# to it.
+COPY --from=build --chown=65532:65532 /out/lib/ /var/lib/
 USER 65532:65532
 
 # Declared after it was made, so that a new volume belongs to the user.

@@ -53,7 +53,7 @@ func (p *process) healthcheck(cmd *cobra.Command, _ []string) error {
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 	defer cancel()
-	answer, err := ask(ctx, "http://"+reachable(cfg.Admin.Listen)+path)
+	answer, err := ask(ctx, cfg.Admin.Listen, path)
 	if err != nil {
 		return err
 	}
@@ -73,15 +73,40 @@ func reachable(listen string) string {
 	return net.JoinHostPort(host, port)
 }
 
+// dialSelf connects to a listener of this machine.
+func dialSelf(ctx context.Context, listen string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
+		return d.DialContext(ctx, "tcp", listen)
+	}
+	// Not looked up as localhost: an image made from scratch may have no file
+	// that says what that is.
+	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", port))
+	if err == nil {
+		return conn, nil
+	}
+	if conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort("::1", port)); err == nil {
+		return conn, nil
+	}
+	return nil, err
+}
+
 // ask gives what a health endpoint says, or an error where that is not ok.
-func ask(ctx context.Context, url string) (string, error) {
+func ask(ctx context.Context, listen, path string) (string, error) {
+	url := "http://" + reachable(listen) + path
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return "", err
 	}
-	// The zero transport takes no proxy from the environment: it would be
-	// asked for this machine's own address.
-	transport := &http.Transport{}
+	// No proxy from the environment: it would be asked for this machine's own
+	// address.
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialSelf(ctx, listen) },
+	}
 	defer transport.CloseIdleConnections()
 	resp, err := transport.RoundTrip(req)
 	if err != nil {

@@ -25,6 +25,10 @@ func TestHealthcheckTellsWhatTheListenerSays(t *testing.T) {
 	if got := runCommand(nil, "healthcheck", "--admin-listen", address); got.code != 0 {
 		t.Errorf("address by flag: want ok, got %+v", got)
 	}
+	_, port, _ := strings.Cut(address, ":")
+	if got := runCommand(nil, "healthcheck", "--admin-listen", ":"+port); got.code != 0 {
+		t.Errorf("every address: want ok, got %+v", got)
+	}
 	got := runCommand(environ, "healthcheck", "--ready")
 	if got.code != 1 || !strings.Contains(got.stderr, "/readyz says 503 Service Unavailable: not ready: the disk is full") {
 		t.Errorf("want what /readyz says, got %+v", got)

@@ -16,6 +16,11 @@ import (
 // no client waits for them.
 const closeTimeout = 10 * time.Second
 
+// sameSignal is how soon a signal after the first one is still the first: the
+// terminal, timeout(1) and supervisors may send one to the process and to its
+// group.
+const sameSignal = 100 * time.Millisecond
+
 // errForced is the end that a second signal asks for.
 var errForced = errors.New("ended by a second signal before running transfers had finished")
 
@@ -95,14 +100,19 @@ func (s *service) run(signals <-chan os.Signal) error {
 
 // end shuts everything down. Another signal makes it wait for nothing more.
 func (s *service) end(signals <-chan os.Signal) error {
+	begun := time.Now()
 	life, force := context.WithCancelCause(context.Background())
 	defer force(nil)
 	// It ends with life.
 	go func() {
-		select {
-		case <-signals:
-			force(errForced)
-		case <-life.Done():
+		for life.Err() == nil {
+			select {
+			case <-signals:
+				if time.Since(begun) >= sameSignal {
+					force(errForced)
+				}
+			case <-life.Done():
+			}
 		}
 	}()
 

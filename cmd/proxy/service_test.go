@@ -140,17 +140,34 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 		signals := make(chan os.Signal, 2)
 		begun := time.Now()
 		signals <- syscall.SIGTERM
-		signals <- syscall.SIGTERM
+		time.AfterFunc(3*time.Second, func() { signals <- syscall.SIGTERM })
 		err := s.run(signals)
 		if !errors.Is(err, errForced) {
 			t.Errorf("want %v, got %v", errForced, err)
 		}
-		if took := time.Since(begun); took != 0 {
-			t.Errorf("want an end at once, took %s", took)
+		if took := time.Since(begun); took != 3*time.Second {
+			t.Errorf("want an end with the second signal, after 3s, took %s", took)
 		}
 		want := []string{"front cut", "cache left"}
 		if got := j.all(); !slices.Equal(got[:min(2, len(got))], want) {
 			t.Errorf("want %q first, got %q", want, got)
+		}
+	})
+}
+
+// timeout(1) signals its child and then its whole group.
+func TestSignalThatComesTwiceIsOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, front, _, j := newFakeService(time.Hour)
+		front.drain = time.Minute
+		signals := make(chan os.Signal, 2)
+		signals <- syscall.SIGTERM
+		signals <- syscall.SIGTERM
+		if err := s.run(signals); err != nil {
+			t.Errorf("want no error, got %v", err)
+		}
+		if got := j.all(); !slices.Contains(got, "front finished") {
+			t.Errorf("want the transfers finished, got %q", got)
 		}
 	})
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -58,5 +60,28 @@ func TestBannerTellsWhatIsNotUsual(t *testing.T) {
 	banner{cfg: cfg, listen: ":80"}.write(&buf)
 	if !strings.Contains(buf.String(), "mirrors  nothing") {
 		t.Errorf("want it said that nothing is mirrored, got\n%s", buf.String())
+	}
+}
+
+// What the banner says to paste is what the ready file says.
+func TestBannerAgreesWithTheReadyFiles(t *testing.T) {
+	cfg := configs.Default()
+	var buf bytes.Buffer
+	banner{cfg: cfg, listen: "cache:5000"}.write(&buf)
+	said := buf.String()
+	for _, name := range []string{"daemon.json", "containerd/_default/hosts.toml"} {
+		text, err := os.ReadFile(filepath.Join("..", "..", "configs", "clients", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			line = strings.Trim(line, " \n")
+			if len(line) < 2 || strings.HasPrefix(line, "#") {
+				continue
+			}
+			if !strings.Contains(said, line) {
+				t.Errorf("%s has %q, which the banner does not say:\n%s", name, line, said)
+			}
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -347,5 +348,31 @@ func TestProgramEndsAtOnceOnASecondSignal(t *testing.T) {
 	_ = cmd.Wait() // its word is the exit code
 	if got := cmd.ProcessState.ExitCode(); got != 1 {
 		t.Errorf("want exit code 1, got %d", got)
+	}
+}
+
+func TestStartTouchesNoUpstream(t *testing.T) {
+	var connections atomic.Int32
+	upstream := httptest.NewUnstartedServer(http.NotFoundHandler())
+	upstream.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	upstream.Start()
+	defer upstream.Close()
+	file := writeFile(t, "entrepot.yml", "upstreams: {docker.io: {endpoints: [\""+upstream.URL+"\"], credentials: {username: alice, password: secret}}}\n")
+	r := startServing(t, nil, "--config", file)
+	for _, url := range []string{r.url + "/v2/", r.url + "/v2/_catalog", r.admin + "/healthz", r.admin + "/readyz", r.admin + "/metrics"} {
+		if status, body := get(t, url); status != http.StatusOK {
+			t.Errorf("%s: want 200, got %d %s", url, status, body)
+		}
+	}
+	if got := connections.Load(); got != 0 {
+		t.Errorf("want no connection to the upstream, got %d", got)
+	}
+	_, _ = get(t, r.url+"/v2/library/app/manifests/latest")
+	if connections.Load() == 0 {
+		t.Error("the test sees no connections at all")
 	}
 }

@@ -131,3 +131,36 @@ func (r *repository) referrers(subject digest.Digest, artifactType string) []v1.
 	}
 	return found
 }
+
+// Content is what a repository holds.
+type Content struct {
+	// Tags, Manifests and Blobs are sorted.
+	Tags             []string
+	Manifests, Blobs []digest.Digest
+	// Subjects are the digests that manifests refer to, there or not.
+	Subjects []digest.Digest
+}
+
+// Content lists what a repository holds, as a person would who looks into the
+// registry's storage.
+func (h *Hub) Content(name string) Content {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r := h.repo(name)
+	c := Content{
+		Tags:      slices.Sorted(maps.Keys(r.tags)),
+		Manifests: slices.Sorted(maps.Keys(r.manifests)),
+		Blobs:     slices.Sorted(maps.Keys(r.blobs)),
+	}
+	for _, m := range r.manifests {
+		var parsed struct {
+			Subject *v1.Descriptor `json:"subject"`
+		}
+		if json.Unmarshal(m.Bytes, &parsed) == nil && parsed.Subject != nil {
+			c.Subjects = append(c.Subjects, parsed.Subject.Digest)
+		}
+	}
+	slices.Sort(c.Subjects)
+	c.Subjects = slices.Compact(c.Subjects)
+	return c
+}

@@ -240,6 +240,9 @@ func retryAfter(h http.Header) time.Duration {
 		return 0
 	}
 	if n, err := strconv.ParseInt(v, 10, 32); err == nil {
+		if n > 1_000_000_000 { // a time since 1970, as Docker Hub has sent it
+			return max(0, min(time.Until(time.Unix(n, 0)), most))
+		}
 		return max(0, min(time.Duration(n)*time.Second, most))
 	}
 	if t, err := http.ParseTime(v); err == nil {

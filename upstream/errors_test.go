@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -75,6 +76,8 @@ func TestRetryAfterIsReadAsSecondsOrDate(t *testing.T) {
 		{"", "", 0}, {"7", "", 7 * time.Second}, {"-7", "", 0}, {"soon", "", 0}, {"999999999", "", 24 * time.Hour}, {"99999999999999999999", "", 0},
 		{now.Add(-time.Hour).Add(time.Minute).Format(http.TimeFormat), now.Add(-time.Hour).Format(http.TimeFormat), time.Minute},
 		{now.Add(-time.Hour).Format(http.TimeFormat), "", 0},
+		{fmt.Sprint(now.Add(-time.Hour).Unix()), "", 0},
+		{fmt.Sprint(now.Add(100 * time.Hour).Unix()), "", 24 * time.Hour},
 	} {
 		if got := retryAfter(http.Header{"Retry-After": {c.value}, "Date": {c.date}}); got != c.want {
 			t.Errorf("Retry-After %q with Date %q is %s, want %s", c.value, c.date, got, c.want)

@@ -1,6 +1,8 @@
 package upstream
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -8,7 +10,6 @@ import (
 	"mime"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
@@ -121,11 +122,10 @@ func (r *Registry) readManifest(ctx context.Context, res *answer, ref string) (*
 	return m, nil
 }
 
-// readSmall reads a whole body of at most most bytes.
+// readSmall reads a whole body of at most most bytes. It undoes the gzip of
+// proxies that compress what they were asked not to; what it then is, the
+// caller sees.
 func (r *Registry) readSmall(ctx context.Context, res *answer, most int64) ([]byte, *failure) {
-	if e := res.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
-		return nil, r.garbled(res, "sent a body in an encoding that it was asked not to use")
-	}
 	var raw []byte
 	var err error
 	if res.ContentLength <= most {
@@ -133,6 +133,15 @@ func (r *Registry) readSmall(ctx context.Context, res *answer, most int64) ([]by
 	}
 	if err != nil {
 		return nil, r.broken(ctx, res.from, err)
+	}
+	if res.ContentLength <= most && strings.EqualFold(res.Header.Get("Content-Encoding"), "gzip") && bytes.HasPrefix(raw, []byte{0x1f, 0x8b}) {
+		z, err := gzip.NewReader(bytes.NewReader(raw))
+		if err == nil {
+			raw, err = io.ReadAll(io.LimitReader(z, most+1))
+		}
+		if err != nil {
+			return nil, r.garbled(res, "sent what is not gzip, though it says so")
+		}
 	}
 	if res.ContentLength > most || int64(len(raw)) > most {
 		f := r.garbled(res, "sent more than the %d bytes that are taken", most)
@@ -145,7 +154,7 @@ func (r *Registry) readSmall(ctx context.Context, res *answer, most int64) ([]by
 // refuse passes ep over for a while: what it sent was not what was asked for.
 func (r *Registry) refuse(ep *endpoint) {
 	ep.rest(afterRefusal)
-	r.log.Warn("bytes from the upstream had not the digest that they were asked for by", zap.String("host", ep.host), zap.Duration("passed_over", time.Duration(afterRefusal)))
+	r.log.Warn("bytes from the upstream had not the digest that they were asked for by", zap.String("host", ep.host), zap.Duration("passed_over", afterRefusal))
 }
 
 // manifestType tells the media type: what the upstream declares, if that can be

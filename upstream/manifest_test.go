@@ -1,6 +1,8 @@
 package upstream
 
 import (
+	"bytes"
+	"compress/gzip"
 	"fmt"
 	"io"
 	"net/http"
@@ -63,7 +65,7 @@ func TestWhatIsNoManifestIsAFailure(t *testing.T) {
 		"nothing":      serve(""),
 		"no object":    serve("[]", "Content-Type: "+ociImage),
 		"no manifest":  serve(`{"a":1}`, "Content-Type: application/json"),
-		"compressed":   serve(image, "Content-Type: "+ociImage, "Content-Encoding: gzip"),
+		"broken gzip":  serve("\x1f\x8b"+image, "Content-Type: "+ociImage, "Content-Encoding: gzip"),
 		"204":          status(204),
 		"too large":    serve(image+strings.Repeat(" ", oci.MaxManifestSize), "Content-Type: "+ociImage),
 		"too large, as it says": serve(image+strings.Repeat(" ", oci.MaxManifestSize), "Content-Type: "+ociImage,
@@ -84,6 +86,29 @@ func TestWhatIsNoManifestIsAFailure(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestTheGzipOfAProxyIsUndone(t *testing.T) {
+	pack := func(s string) string {
+		var b bytes.Buffer
+		z := gzip.NewWriter(&b)
+		_, _ = io.WriteString(z, s)
+		_ = z.Close()
+		return b.String()
+	}
+	inWorld(t, func(t *testing.T, w *world) {
+		w.host("reg.test:443", serve(pack(image), "Content-Type: "+ociImage, "Content-Encoding: gzip", "Docker-Content-Digest: "+imageDigest.String()))
+		wantManifest(t, w.registry(Options{}), "a")
+	})
+	inWorld(t, func(t *testing.T, w *world) {
+		w.host("reg.test:443", serve(pack(strings.Repeat(" ", 100<<20)), "Content-Type: "+ociImage, "Content-Encoding: gzip"))
+		_, err := w.registry(Options{}).Manifest(t.Context(), "a", "latest")
+		wantError(t, err, oci.CodeManifestInvalid, 502, "more than")
+	})
+	inWorld(t, func(t *testing.T, w *world) {
+		w.host("reg.test:443", serve(image, "Content-Type: "+ociImage, "Content-Encoding: gzip")) // it only says so
+		wantManifest(t, w.registry(Options{}), "a")
+	})
 }
 
 func TestTheLargestManifestIsTaken(t *testing.T) {

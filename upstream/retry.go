@@ -160,8 +160,13 @@ func (r *Registry) once(ctx context.Context, ep *endpoint, a *ask, take func(*an
 	case f.again == nobody && f.status != 0:
 		ep.healed() // it answers, though not as one would like
 	case f.again != nobody || spent:
+		// Said aloud once for each rest: an upstream that is gone fails a lot.
+		level := zap.WarnLevel
+		if ep.resting() {
+			level = zap.DebugLevel
+		}
 		ep.rest(afterFailure)
-		r.log.Warn("the upstream failed", zap.String("operation", a.op), zap.String("host", ep.host), zap.Error(f.err))
+		r.log.Log(level, "the upstream failed", zap.String("operation", a.op), zap.String("host", ep.host), zap.Error(f.err))
 	}
 	return false, f
 }
@@ -189,9 +194,8 @@ func (r *Registry) attempt(ctx context.Context, ep *endpoint, a *ask) (*answer, 
 			if res, f = r.exchange(ctx, ep, a, renewed); f != nil {
 				return nil, f
 			}
-		} else if len(res.Header.Values("WWW-Authenticate")) > 0 && ep.auth.Load() == nil {
-			res.note = "; its challenge can not be answered (see upstreams." + r.name + ".realms)"
 		}
+		res.note = r.tokens.withheld(ep)
 	}
 	if !res.away {
 		r.noteQuota(res.Header)
@@ -209,11 +213,8 @@ func (r *Registry) tokenless(ctx context.Context, ep *endpoint, err error) *fail
 		return r.gaveUp(ctx)
 	}
 	f := r.broken(ctx, ep.host, err)
-	if oci.IsRefused(f.err) {
-		f.reason = "status"
-		return f
-	}
-	if f.again == nobody {
+	f.reason = "" // the fetch of the token has counted it
+	if f.again == nobody && !oci.IsRefused(f.err) {
 		f.again = elsewhere
 	}
 	return f

@@ -190,6 +190,18 @@ func (t *tokens) warn(host string) {
 		zap.String("host", host), zap.String("setting", "upstreams."+t.r.name+".realms"))
 }
 
+// withheld tells, for the message of a refusal, that ep's token server was not
+// shown the credentials, where that is so.
+func (t *tokens) withheld(ep *endpoint) string {
+	d := ep.auth.Load()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if d == nil || d.realm == nil || !t.warned[d.realm.Host] {
+		return ""
+	}
+	return fmt.Sprintf(" (its token server %s was not shown them, for it is not in upstreams.%s.realms)", d.realm.Host, t.r.name)
+}
+
 // fetchOnce fetches the token of key, with all who want it at this time. The
 // flight is bound to the registry's life, not to a caller's.
 func (t *tokens) fetchOnce(ctx context.Context, key tokenKey, d *demand, c Credential, scopes []string, used string) (*token, error) {

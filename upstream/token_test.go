@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/entrepot-dev/entrepot/oci"
 )
 
@@ -296,6 +298,22 @@ func TestBasicIsPreferredToARealmThatMayNotHaveThePassword(t *testing.T) {
 			rw.WriteHeader(http.StatusUnauthorized)
 		})
 		wantManifest(t, w.registry(Options{Credentials: StaticCredentials(Credential{Username: "alice", Password: "hunter2"})}), "a")
+	})
+}
+
+func TestARefusalSaysThatTheCredentialsWereWithheld(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		s := &tokenServer{realm: "https://auth.test/token"}
+		w.host("auth.test:443", s.serve)
+		w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) { s.forget(); s.guard(serveImage)(rw, req) })
+		r := w.registry(Options{Credentials: StaticCredentials(Credential{Username: "alice", Password: "hunter2"})})
+		for range 3 {
+			_, err := r.Manifest(t.Context(), "a", "latest")
+			wantError(t, err, oci.CodeDenied, 403, "auth.test", "upstreams.reg.realms")
+		}
+		if n := w.logs.FilterLevelExact(zap.WarnLevel).Len(); n != 1 {
+			t.Errorf("%d warnings, want 1: %v", n, w.logs.All())
+		}
 	})
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // Tag is what a tag stood for when its upstream was last asked.
@@ -105,7 +106,7 @@ func open(path string) (db *bbolt.DB, err error) {
 	// bbolt reports some damage by panicking while it reads its pages.
 	defer func() {
 		if r := recover(); r != nil {
-			db, err = nil, fmt.Errorf("%w: %v", bbolt.ErrInvalid, r)
+			db, err = nil, fmt.Errorf("%w: %v", berrors.ErrInvalid, r)
 		}
 	}()
 	db, err = bbolt.Open(path, 0o600, &bbolt.Options{
@@ -133,7 +134,7 @@ func open(path string) (db *bbolt.DB, err error) {
 }
 
 func damaged(err error) bool {
-	if err == nil || errors.Is(err, bbolt.ErrTimeout) || errors.Is(err, fs.ErrPermission) {
+	if err == nil || errors.Is(err, berrors.ErrTimeout) || errors.Is(err, fs.ErrPermission) {
 		return false
 	}
 	var path *fs.PathError

@@ -1,6 +1,7 @@
 package clients
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,7 +14,7 @@ import (
 // for it.
 func startContainerd(t *testing.T) func(args ...string) string {
 	t.Helper()
-	needRoot(t)
+	needRoot(t, "containerd")
 	containerd, ctr := need(t, "containerd"), need(t, "ctr")
 	dir := shortDir(t)
 	socket := filepath.Join(dir, "s")
@@ -44,40 +45,38 @@ func TestContainerdPullsThroughHostsTOML(t *testing.T) {
 	need(t, "containerd")
 	w := newWorld(t)
 	ctr := startContainerd(t)
-	for name, dir := range map[string]string{"one upstream": "docker.io", "all upstreams": "_default"} {
-		hosts := t.TempDir()
-		write(t, hosts, filepath.Join(dir, "hosts.toml"), hostsTOML(w.proxy.URL()))
-		images := map[string]*image.Image{
-			"docker.io/library/app:list":                      w.list,
-			"docker.io/library/app:index":                     w.index,
-			"docker.io/library/app@" + w.list.Digest.String(): w.list,
-		}
-		if dir == "_default" {
-			images["ghcr.io/org/app:index"] = w.index
-			images["ghcr.io/org/app@"+w.index.Digest.String()] = w.index
-		}
-		t.Run(name, func(t *testing.T) {
-			pull := func(t *testing.T) {
-				for ref, want := range images {
-					ctr("images", "pull", "--hosts-dir", hosts, "--all-platforms", "--snapshotter", "native", ref)
-					for d, m := range want.Manifests {
-						if got := ctr("content", "get", d.String()); got != string(m.Bytes) {
-							t.Errorf("%s: manifest %s: %d bytes, want %d", ref, d, len(got), len(m.Bytes))
-						}
-					}
-					for d, b := range want.Blobs {
-						if got := ctr("content", "get", d.String()); got != string(b) {
-							t.Errorf("%s: blob %s: %d bytes, want %d", ref, d, len(got), len(b))
-						}
-					}
-					ctr("images", "rm", "--sync", ref)
+	ofHub := map[string]*image.Image{
+		"docker.io/library/app:list":                      w.list,
+		"docker.io/library/app:index":                     w.index,
+		"docker.io/library/app@" + w.list.Digest.String(): w.list,
+	}
+	ofAll := maps.Clone(ofHub)
+	ofAll["ghcr.io/org/app:index"] = w.index
+	ofAll["ghcr.io/org/app@"+w.index.Digest.String()] = w.index
+	one, all := t.TempDir(), t.TempDir()
+	write(t, one, "docker.io/hosts.toml", hostsTOML(w.proxy.URL()))
+	write(t, all, "_default/hosts.toml", hostsTOML(w.proxy.URL()))
+	pull := func(t *testing.T, hosts string, images map[string]*image.Image) {
+		for ref, want := range images {
+			ctr("images", "pull", "--hosts-dir", hosts, "--all-platforms", "--snapshotter", "native", ref)
+			for d, m := range want.Manifests {
+				if got := ctr("content", "get", d.String()); got != string(m.Bytes) {
+					t.Errorf("%s: manifest %s: %d bytes, want %d", ref, d, len(got), len(m.Bytes))
 				}
 			}
-			if dir == "_default" {
-				w.twice(t, pull)
-			} else {
-				pull(t)
+			for d, b := range want.Blobs {
+				if got := ctr("content", "get", d.String()); got != string(b) {
+					t.Errorf("%s: blob %s: %d bytes, want %d", ref, d, len(got), len(b))
+				}
 			}
-		})
+			ctr("images", "rm", "--sync", ref)
+			if left := ctr("content", "ls", "-q"); left != "" {
+				t.Fatalf("%s was removed, and there is still %s", ref, left)
+			}
+		}
 	}
+	w.twice(t, func(t *testing.T) {
+		t.Run("one upstream", func(t *testing.T) { pull(t, one, ofHub) })
+		t.Run("all upstreams", func(t *testing.T) { pull(t, all, ofAll) })
+	})
 }

@@ -18,7 +18,7 @@ import (
 // docker command for it.
 func startDockerd(t *testing.T, mirror string) func(args ...string) string {
 	t.Helper()
-	needRoot(t)
+	needRoot(t, "dockerd")
 	dockerd, docker := need(t, "dockerd"), need(t, "docker")
 	dir := shortDir(t)
 	socket := filepath.Join(dir, "s")

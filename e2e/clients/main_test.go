@@ -9,13 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/entrepot-dev/entrepot/e2e/hub"
 	"github.com/entrepot-dev/entrepot/e2e/image"
@@ -38,11 +36,14 @@ func need(t *testing.T, program string) string {
 	return path
 }
 
-// needRoot skips a test that runs a daemon.
-func needRoot(t *testing.T) {
+// needRoot skips a test of what mounts file systems, where it may not.
+func needRoot(t *testing.T, what string) {
 	t.Helper()
+	if runtime.GOOS != "linux" {
+		missing(t, what+" needs Linux")
+	}
 	if os.Geteuid() != 0 {
-		missing(t, "this daemon needs root")
+		missing(t, what+" needs root")
 	}
 }
 
@@ -86,11 +87,16 @@ func newWorld(t *testing.T) *world {
 }
 
 // twice runs pull, and then once more with the upstreams shut down: it must
-// succeed without them having been asked for anything.
+// succeed without them having been asked for anything. pull leaves nothing in
+// the client, so that it is sent all blobs both times.
 func (w *world) twice(t *testing.T, pull func(t *testing.T)) {
 	t.Helper()
 	t.Run("first", pull)
 	w.proxy.WaitIdle(t)
+	sent := w.blobBytes(t)
+	if sent == 0 && !t.Failed() {
+		t.Error("the first pull was sent no blobs")
+	}
 	before := [2]hub.Counts{w.hub.Counts(), w.other.Counts()}
 	if before[0].Leaks+before[1].Leaks > 0 {
 		t.Error("an Authorization header went where it does not belong")
@@ -98,9 +104,29 @@ func (w *world) twice(t *testing.T, pull func(t *testing.T)) {
 	w.hub.Down()
 	w.other.Down()
 	t.Run("with the upstreams shut down", pull)
+	if again := w.blobBytes(t) - sent; again != sent && !t.Failed() {
+		t.Errorf("the second pull was sent %.0f bytes of blobs, the first %.0f", again, sent)
+	}
 	if after := [2]hub.Counts{w.hub.Counts(), w.other.Counts()}; after != before {
 		t.Errorf("the upstreams were asked again: %+v, before %+v", after, before)
 	}
+}
+
+// blobBytes is how much of blobs the clients have been sent.
+func (w *world) blobBytes(t *testing.T) float64 {
+	t.Helper()
+	return w.proxy.Metrics(t).Sum("entrepot_client_bytes_total", "kind", "blob")
+}
+
+// environment is what a client has. The proxy that it names is nobody: what is
+// not on this machine is refused at once, where a client falls back to the real
+// registry.
+func environment(t *testing.T, more ...string) []string {
+	t.Helper()
+	return append([]string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(),
+		"HTTP_PROXY=http://127.0.0.1:1", "HTTPS_PROXY=http://127.0.0.1:1", "NO_PROXY=127.0.0.1,localhost",
+	}, more...)
 }
 
 // run runs a client's command and gives what it prints. A failure ends the test.
@@ -118,7 +144,7 @@ func try(t *testing.T, env []string, program string, args ...string) (string, er
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "NO_PROXY=*"}, env...)
+	cmd.Env = environment(t, env...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
@@ -144,27 +170,6 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-// unmountBelow takes off what a daemon has left mounted in dir.
-func unmountBelow(t *testing.T, dir string) {
-	t.Helper()
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return // no Linux, no mounts
-	}
-	var points []string
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
-			points = append(points, f[4])
-		}
-	}
-	slices.Reverse(points) // the innermost first
-	for _, p := range points {
-		if err := unix.Unmount(p, unix.MNT_DETACH); err != nil {
-			t.Logf("unmount %s: %v", p, err)
-		}
-	}
-}
-
 // daemon starts a daemon that ends with the test, and waits until ready gives
 // true. What it wrote is printed when the test fails.
 func daemon(t *testing.T, ready func() bool, program string, args ...string) {
@@ -177,7 +182,9 @@ func daemon(t *testing.T, ready func() bool, program string, args ...string) {
 	defer log.Close()
 	cmd := exec.Command(program, args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "NO_PROXY=*"}
+	cmd.Env = environment(t)
+	// A group of its own, so that its children end with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -188,9 +195,11 @@ func daemon(t *testing.T, ready func() bool, program string, args ...string) {
 		select {
 		case <-ended:
 		case <-time.After(20 * time.Second):
+			t.Errorf("%s has not ended", filepath.Base(program))
 			_ = cmd.Process.Kill()
 			<-ended
 		}
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // its group, which is empty as a rule
 		if t.Failed() {
 			b, _ := os.ReadFile(logPath)
 			t.Logf("%s wrote:\n%s", filepath.Base(program), b[max(0, len(b)-20_000):])
@@ -207,7 +216,7 @@ func daemon(t *testing.T, ready func() bool, program string, args ...string) {
 	})
 }
 
-// same tells whether a file holds the wanted bytes.
+// wantFile checks that a file holds the wanted bytes.
 func wantFile(t *testing.T, path string, want []byte) {
 	t.Helper()
 	f, err := os.Open(path)

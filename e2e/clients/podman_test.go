@@ -11,7 +11,7 @@ import (
 )
 
 func TestPodmanPullsThroughItsMirror(t *testing.T) {
-	needRoot(t)
+	needRoot(t, "podman")
 	podman := need(t, "podman")
 	w := newWorld(t)
 	dir := shortDir(t)

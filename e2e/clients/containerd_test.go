@@ -10,14 +10,14 @@ import (
 	"github.com/entrepot-dev/entrepot/e2e/image"
 )
 
-// startContainerd runs a daemon of the test's own, and gives the ctr command
-// for it.
-func startContainerd(t *testing.T) func(args ...string) string {
+// startContainerd runs a daemon of the test's own, and gives its socket and the
+// ctr command for it.
+func startContainerd(t *testing.T) (socket string, do func(args ...string) string) {
 	t.Helper()
 	needRoot(t, "containerd")
 	containerd, ctr := need(t, "containerd"), need(t, "ctr")
 	dir := shortDir(t)
-	socket := filepath.Join(dir, "s")
+	socket = filepath.Join(dir, "s")
 	config := write(t, dir, "config.toml", `version = 2
 disabled_plugins = ["io.containerd.grpc.v1.cri"]
 `)
@@ -28,7 +28,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 		_, err := try(t, nil, ctr, "-a", socket, "version")
 		return err == nil
 	}, containerd, "--config", config, "--root", filepath.Join(dir, "root"), "--state", filepath.Join(dir, "state"), "--address", socket)
-	return func(args ...string) string {
+	return socket, func(args ...string) string {
 		t.Helper()
 		return run(t, nil, ctr, slices.Concat([]string{"-a", socket}, args)...)
 	}
@@ -44,7 +44,7 @@ func hostsTOML(url string) string {
 func TestContainerdPullsThroughHostsTOML(t *testing.T) {
 	need(t, "containerd")
 	w := newWorld(t)
-	ctr := startContainerd(t)
+	_, ctr := startContainerd(t)
 	ofHub := map[string]*image.Image{
 		"docker.io/library/app:list":                      w.list,
 		"docker.io/library/app:index":                     w.index,

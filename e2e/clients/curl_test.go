@@ -5,6 +5,7 @@ import (
 	"net/textproto"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -32,7 +33,8 @@ func TestCurlGetsWhatItAsksFor(t *testing.T) {
 			"another prefix": {"/v2/ghcr.io/org/app/manifests/index", nil, w.index.Digest, w.index},
 			"ns":             {"/v2/org/app/manifests/index?ns=ghcr.io", nil, w.index.Digest, w.index},
 			// A token that was meant for Docker Hub is nobody's business here.
-			"stray Authorization": {"/v2/library/app/manifests/list", []string{"-H", "Authorization: Bearer of-docker-hub", "-u", "alice:secret"}, w.list.Digest, w.list},
+			"stray token":    {"/v2/library/app/manifests/list", []string{"-H", "Authorization: Bearer of-docker-hub"}, w.list.Digest, w.list},
+			"stray password": {"/v2/library/app/manifests/index", []string{"-u", "alice:secret"}, w.index.Digest, w.index},
 		} {
 			body := filepath.Join(t.TempDir(), "body")
 			out := run(t, nil, curl, append(c.args, "-sS", "-D", "-", "-o", body, w.proxy.URL()+c.path)...)
@@ -53,7 +55,19 @@ func TestCurlGetsWhatItAsksFor(t *testing.T) {
 			run(t, nil, curl, "-sSf", "-C", "-", "-o", body, w.proxy.URL()+"/v2/library/app/blobs/"+d.String())
 			wantFile(t, body, want)
 		}
+		for _, d := range []digest.Digest{w.list.Digest, alone} {
+			out := run(t, nil, curl, "-sSI", w.proxy.URL()+"/v2/library/app/manifests/"+d.String())
+			status, header := parseHeader(t, out)
+			if want := strconv.Itoa(len(w.list.Manifests[d].Bytes)); status != "200" || header.Get("Content-Length") != want || header.Get("Docker-Content-Digest") != d.String() {
+				t.Errorf("HEAD %s: status %s, header %v; want length %s", d, status, header, want)
+			}
+		}
 	})
+	for _, r := range append(w.hub.Requests(), w.other.Requests()...) {
+		if a := r.Header.Get("Authorization"); strings.Contains(a, "of-docker-hub") || strings.HasPrefix(a, "Basic ") {
+			t.Errorf("the upstream was shown the client's Authorization: %s %s", r.Method, r.URL)
+		}
+	}
 }
 
 func parseHeader(t *testing.T, out string) (status string, h http.Header) {

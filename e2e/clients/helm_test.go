@@ -7,7 +7,7 @@ import (
 	"github.com/entrepot-dev/entrepot/e2e/image"
 )
 
-func TestHelmPullsACharts(t *testing.T) {
+func TestHelmPullsAChart(t *testing.T) {
 	helm := need(t, "helm")
 	w := newWorld(t)
 	chart := image.HelmChart(3, "app", "1.2.3")

@@ -60,8 +60,8 @@ type world struct {
 	// hub is Docker Hub, other is ghcr.io.
 	hub, other *hub.Hub
 	proxy      *proxy.Proxy
-	// list is docker.io/library/app:list, a Docker manifest list; index is
-	// docker.io/library/app:index and ghcr.io/org/app:index, an OCI index.
+	// list is a Docker manifest list, index an OCI index: docker.io/library/app
+	// and ghcr.io/org/app have them, with the tags "list" and "index".
 	list, index *image.Image
 }
 
@@ -75,9 +75,10 @@ func newWorld(t *testing.T) *world {
 		list:  image.Index(image.Options{Seed: 1, Flavour: image.Docker, Layers: layers}),
 		index: image.Index(image.Options{Seed: 2, Layers: layers}),
 	}
-	w.hub.Push("library/app", "list", w.list)
-	w.hub.Push("library/app", "index", w.index)
-	w.other.Push("org/app", "index", w.index)
+	for tag, i := range map[string]*image.Image{"list": w.list, "index": w.index} {
+		w.hub.Push("library/app", tag, i)
+		w.other.Push("org/app", tag, i)
+	}
 	w.proxy = proxy.Start(t, proxy.Options{
 		Upstreams: map[string]*hub.Hub{"docker.io": w.hub, "ghcr.io": w.other},
 		// Fresh for as long as a test may take.
@@ -157,7 +158,11 @@ func try(t *testing.T, env []string, program string, args ...string) (string, er
 // goes with the test, whatever is still mounted in it.
 func shortDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "c")
+	parent := ""
+	if len(os.TempDir()) > 50 {
+		parent = "/tmp"
+	}
+	dir, err := os.MkdirTemp(parent, "c")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -142,7 +142,7 @@ func (c *Cache) keptBlob(d digest.Digest) (Blob, bool) {
 		// The disk has lost it; it is fetched again.
 		c.log.Warn("a stored blob is damaged and is fetched again", zap.Stringer("digest", d), zap.Error(err))
 		if err := errors.Join(b.Close(), c.store.Remove(d)); err == nil {
-			c.noteRemoved(size)
+			c.noteRemoved(d, size)
 		}
 		return nil, false
 	}

@@ -266,7 +266,7 @@ func (c *Cache) storedManifest(d digest.Digest) (*oci.Manifest, bool) {
 			c.log.Warn("a damaged manifest could not be removed", zap.Stringer("digest", d), zap.Error(err))
 			return nil, false
 		}
-		c.noteRemoved(size)
+		c.noteRemoved(d, size)
 		return nil, false
 	}
 	return &oci.Manifest{Digest: d, MediaType: rewrite.MediaTypeOf(b, ""), Bytes: b}, true

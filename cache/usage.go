@@ -2,9 +2,12 @@ package cache
 
 import (
 	"errors"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/zap"
+
+	"github.com/entrepot-dev/entrepot/cache/index"
 )
 
 // usage counts what is stored, for the metrics.
@@ -43,8 +46,16 @@ func (c *Cache) countStored() {
 	c.metrics.CacheBytes.Add(float64(bytes))
 }
 
-// noteStored counts content that has just been stored for the first time.
+// noteStored records and counts content that has just been verified and stored
+// for the first time.
 func (c *Cache) noteStored(d digest.Digest, size int64) {
+	if stamp, err := c.store.Stamp(d); err == nil {
+		now := time.Now()
+		err = c.index.PutBlob(d, index.Blob{Stamp: stamp, Verified: now, Used: now, Uses: 1})
+		if err != nil {
+			c.log.Warn("stored content could not be recorded", zap.Stringer("digest", d), zap.Error(err))
+		}
+	}
 	c.mu.Lock()
 	if !c.usage.counted {
 		if c.usage.early == nil {
@@ -57,8 +68,11 @@ func (c *Cache) noteStored(d digest.Digest, size int64) {
 	c.metrics.CacheBytes.Add(float64(size))
 }
 
-// noteRemoved counts content that has just been removed.
-func (c *Cache) noteRemoved(size int64) {
+// noteRemoved forgets and counts content that has just been removed.
+func (c *Cache) noteRemoved(d digest.Digest, size int64) {
+	if err := c.index.DropBlobs(d); err != nil {
+		c.log.Warn("removed content could not be forgotten", zap.Stringer("digest", d), zap.Error(err))
+	}
 	c.metrics.CacheBlobs.Dec()
 	c.metrics.CacheBytes.Sub(float64(size))
 }

@@ -18,7 +18,7 @@ const module = "github.com/entrepot-dev/entrepot/"
 var mayImport = map[string][]string{
 	"admin":       {"metrics"},
 	"cache":       {"cache/index", "cache/store", "metrics", "oci", "rewrite"},
-	"cache/index": {},
+	"cache/index": {"cache/store"},
 	"cache/store": {"oci"},
 	"configs":     {"oci", "rewrite"},
 	"metrics":     {},

@@ -66,6 +66,7 @@ var (
 	tagsBucket  = []byte("tags")
 	linksBucket = []byte("links")
 	listsBucket = []byte("lists")
+	blobsBucket = []byte("blobs")
 )
 
 // flushEvery is how long a Touch may wait for the disk.
@@ -79,7 +80,8 @@ type Index struct {
 	wake chan struct{} // holds one token while there is something to flush
 
 	mu      sync.Mutex
-	touched map[string]Tag // confirmed again, not yet on disk
+	touched map[string]Tag       // confirmed again, not yet on disk
+	used    map[string]time.Time // last uses of blobs, not yet on disk
 }
 
 // Open opens the index file at path, or begins one. A file that is damaged is
@@ -97,7 +99,7 @@ func Open(path string) (ix *Index, aside string, err error) {
 	if err != nil {
 		return nil, aside, fmt.Errorf("open index %s: %w", path, err)
 	}
-	ix = &Index{db: db, stop: make(chan struct{}), done: make(chan struct{}), wake: make(chan struct{}, 1), touched: map[string]Tag{}}
+	ix = &Index{db: db, stop: make(chan struct{}), done: make(chan struct{}), wake: make(chan struct{}, 1), touched: map[string]Tag{}, used: map[string]time.Time{}}
 	go ix.flushLoop()
 	return ix, aside, nil
 }
@@ -120,7 +122,7 @@ func open(path string) (db *bbolt.DB, err error) {
 	// Writers that come together share one sync; none waits long for company.
 	db.MaxBatchDelay = 2 * time.Millisecond
 	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, b := range [][]byte{tagsBucket, linksBucket, listsBucket} {
+		for _, b := range [][]byte{tagsBucket, linksBucket, listsBucket, blobsBucket} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return err
 			}
@@ -169,10 +171,10 @@ func (ix *Index) flushLoop() {
 
 func (ix *Index) flush() error {
 	ix.mu.Lock()
-	pending := ix.touched
-	ix.touched = map[string]Tag{}
+	pending, used := ix.touched, ix.used
+	ix.touched, ix.used = map[string]Tag{}, map[string]time.Time{}
 	ix.mu.Unlock()
-	if len(pending) == 0 {
+	if len(pending) == 0 && len(used) == 0 {
 		return nil
 	}
 	err := ix.db.Update(func(tx *bbolt.Tx) error {
@@ -188,10 +190,27 @@ func (ix *Index) flush() error {
 				return err
 			}
 		}
+		b = tx.Bucket(blobsBucket)
+		for key, now := range used {
+			// What was dropped since it was used stays so.
+			known, ok := decodeBlob(b.Get([]byte(key)))
+			if !ok {
+				continue
+			}
+			known.use(now)
+			if err := b.Put([]byte(key), known.encode()); err != nil {
+				return err
+			}
+		}
 		return nil
 	})
 	if err != nil {
 		ix.mu.Lock()
+		for key, now := range used {
+			if _, newer := ix.used[key]; !newer {
+				ix.used[key] = now
+			}
+		}
 		for key, t := range pending {
 			if _, newer := ix.touched[key]; !newer {
 				ix.touched[key] = t
@@ -231,6 +250,10 @@ func (ix *Index) Touch(upstream, repo, tag string, t Tag) {
 	ix.mu.Lock()
 	ix.touched[string(join(upstream, repo, tag))] = t
 	ix.mu.Unlock()
+	ix.flushSoon()
+}
+
+func (ix *Index) flushSoon() {
 	select {
 	case ix.wake <- struct{}{}:
 	default: // a flush is due anyway

@@ -108,6 +108,16 @@ func (s *Store) Has(d digest.Digest) (int64, bool) {
 	return st.Size(), true
 }
 
+// Stamp gives the stamp of d's file. The error is fs.ErrNotExist where it is not
+// stored.
+func (s *Store) Stamp(d digest.Digest) (Stamp, error) {
+	st, err := os.Stat(s.path(d))
+	if err != nil {
+		return Stamp{}, err
+	}
+	return StampOf(st), nil
+}
+
 // Put stores content that the caller has verified to be d's. When it returns
 // nil the content outlives a power cut. Storing what is there already is no
 // error.

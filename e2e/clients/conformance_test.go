@@ -2,6 +2,7 @@ package clients
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -15,23 +16,48 @@ import (
 )
 
 // TestConformanceSuiteFindsAReadOnlyRegistry runs the distribution-spec's own
-// suite: with pushes against a hub, to have all the content that it can think
-// of, and then read-only through the program.
+// suite: with pushes against a registry, to have all the content that it can
+// think of, and then read-only through the program in front of it.
 func TestConformanceSuiteFindsAReadOnlyRegistry(t *testing.T) {
 	program := need(t, "conformance")
-	h := hub.New(t, hub.Options{Auth: hub.Open, NoCDN: true})
-	// What it finds of the hub's pushes is of no interest.
-	runConformance(t, program, "OCI_REGISTRY="+h.Host())
-	c := h.Content("conformance/repo1")
-	if len(c.Tags) < 10 || len(c.Manifests) < 30 || len(c.Blobs) < 50 || len(c.Subjects) < 1 {
+	t.Run("of a hub", func(t *testing.T) {
+		h := hub.New(t, hub.Options{Auth: hub.Open, NoCDN: true})
+		pushConformance(t, program, h.Host())
+		c := h.Content(conformanceRepository)
+		if !strings.Contains(joined(c.Manifests), "sha512:") || !strings.Contains(joined(c.Blobs), "sha512:") {
+			t.Error("the suite pushed nothing by sha512")
+		}
+		readConformance(t, program, c, proxy.Options{Upstreams: map[string]*hub.Hub{"docker.io": h}})
+	})
+	t.Run("of the CNCF's registry", func(t *testing.T) {
+		r := startCNCFRegistry(t)
+		pushConformance(t, program, r.host)
+		readConformance(t, program, r.content(t, conformanceRepository), proxy.Options{
+			Config: fmt.Sprintf(`upstreams: {docker.io: {endpoints: ["http://%s"]}}`, r.host),
+		})
+	})
+}
+
+const conformanceRepository = "conformance/repo1"
+
+// pushConformance fills a registry. What the suite finds of its pushes is of no
+// interest.
+func pushConformance(t *testing.T, program, host string) {
+	t.Helper()
+	runConformance(t, program, "OCI_REGISTRY="+host,
+		"OCI_API_BLOBS_DELETE=false", "OCI_API_MANIFESTS_DELETE=false", "OCI_API_TAGS_DELETE=false")
+}
+
+// readConformance runs the suite through the program, with nothing cached, and
+// wants each of its tests to pass for all of the content.
+func readConformance(t *testing.T, program string, c hub.Content, o proxy.Options) {
+	t.Helper()
+	if len(c.Tags) < 10 || len(c.Manifests) < 20 || len(c.Blobs) < 20 || len(c.Subjects) < 1 {
 		t.Fatalf("the suite pushed %d tags, %d manifests, %d blobs, %d subjects", len(c.Tags), len(c.Manifests), len(c.Blobs), len(c.Subjects))
-	}
-	if !strings.Contains(joined(c.Manifests), "sha512:") || !strings.Contains(joined(c.Blobs), "sha512:") {
-		t.Error("the suite pushed nothing by sha512")
 	}
 	for _, version := range []string{"1.1", "dev"} {
 		t.Run(version, func(t *testing.T) {
-			p := proxy.New(t, h) // with nothing cached
+			p := proxy.Start(t, o)
 			report := runConformance(t, program,
 				"OCI_VERSION="+version, "OCI_REGISTRY="+p.Host(), "OCI_API_PUSH=false",
 				"OCI_API_BLOBS_DELETE=false", "OCI_API_MANIFESTS_DELETE=false", "OCI_API_TAGS_DELETE=false",
@@ -78,7 +104,7 @@ func TestConformanceSuiteFindsAReadOnlyRegistry(t *testing.T) {
 			if t.Failed() {
 				t.Log(report)
 			}
-			wantDigestHeaders(t, p.URL()+"/v2/conformance/repo1/manifests/", c.Manifests)
+			wantDigestHeaders(t, p.URL()+"/v2/"+conformanceRepository+"/manifests/", c.Manifests)
 		})
 	}
 }
@@ -121,7 +147,7 @@ func runConformance(t *testing.T, program string, env ...string) (report string)
 	cmd := exec.CommandContext(ctx, program)
 	cmd.Dir = dir
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "OCI_TLS=disabled",
-		"OCI_REPO1=conformance/repo1", "OCI_REPO2=conformance/repo2", "OCI_RESULTS_DIR=" + dir}, env...)
+		"OCI_REPO1=" + conformanceRepository, "OCI_REPO2=conformance/repo2", "OCI_RESULTS_DIR=" + dir}, env...)
 	out, err := cmd.CombinedOutput()
 	if ctx.Err() != nil {
 		t.Fatalf("%v: %v\n%s", ctx.Err(), err, out)

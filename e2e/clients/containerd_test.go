@@ -3,6 +3,7 @@ package clients
 import (
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -21,13 +22,14 @@ func startContainerd(t *testing.T) (socket string, do func(args ...string) strin
 	config := write(t, dir, "config.toml", `version = 2
 disabled_plugins = ["io.containerd.grpc.v1.cri"]
 `)
-	daemon(t, func() bool {
+	cmd := exec.Command(containerd, "--config", config, "--root", filepath.Join(dir, "root"), "--state", filepath.Join(dir, "state"), "--address", socket)
+	daemon(t, cmd, func(string) bool {
 		if _, err := os.Stat(socket); err != nil {
 			return false
 		}
 		_, err := try(t, nil, ctr, "-a", socket, "version")
 		return err == nil
-	}, containerd, "--config", config, "--root", filepath.Join(dir, "root"), "--state", filepath.Join(dir, "state"), "--address", socket)
+	})
 	return socket, func(args ...string) string {
 		t.Helper()
 		return run(t, nil, ctr, slices.Concat([]string{"-a", socket}, args)...)

@@ -3,6 +3,7 @@ package clients
 import (
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -26,17 +27,18 @@ func startDockerd(t *testing.T, mirror string) func(args ...string) string {
 	socket := filepath.Join(dir, "s")
 	config := write(t, dir, "daemon.json", `{"registry-mirrors": ["`+mirror+`"]}`)
 	client := []string{"--config", filepath.Join(dir, "client"), "-H", "unix://" + socket}
-	daemon(t, func() bool {
+	cmd := exec.Command(dockerd,
+		"--config-file", config, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
+		"--containerd", containerd, "--pidfile", filepath.Join(dir, "pid"), "-H", "unix://"+socket,
+		// vfs works on every file system.
+		"--storage-driver=vfs", "--bridge=none", "--iptables=false", "--ip-masq=false")
+	daemon(t, cmd, func(string) bool {
 		if _, err := os.Stat(socket); err != nil {
 			return false
 		}
 		_, err := try(t, nil, docker, append(client, "version")...)
 		return err == nil
-	}, dockerd,
-		"--config-file", config, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
-		"--containerd", containerd, "--pidfile", filepath.Join(dir, "pid"), "-H", "unix://"+socket,
-		// vfs works on every file system.
-		"--storage-driver=vfs", "--bridge=none", "--iptables=false", "--ip-masq=false")
+	})
 	return func(args ...string) string {
 		t.Helper()
 		return run(t, nil, docker, slices.Concat(client, args)...)

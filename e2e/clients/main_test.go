@@ -47,9 +47,30 @@ func needRoot(t *testing.T, what string) {
 	}
 }
 
+// needBuilt is need for a Go program that few have: where clients are required
+// it is built, for this test.
+func needBuilt(t *testing.T, program, pkg string) string {
+	t.Helper()
+	if _, err := exec.LookPath(program); err == nil || !required() {
+		return need(t, program)
+	}
+	dir := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", "install", pkg)
+	cmd.Dir = dir // out of this module
+	cmd.Env = append(os.Environ(), "GOBIN="+dir, "GOFLAGS=", "GOWORK=off")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go install %s: %v\n%s", pkg, err, out)
+	}
+	return filepath.Join(dir, program)
+}
+
+func required() bool { return os.Getenv("ENTREPOT_REQUIRE_CLIENTS") == "1" }
+
 func missing(t *testing.T, why string) {
 	t.Helper()
-	if os.Getenv("ENTREPOT_REQUIRE_CLIENTS") == "1" {
+	if required() {
 		t.Fatal(why + ", and ENTREPOT_REQUIRE_CLIENTS=1")
 	}
 	t.Skip(why)
@@ -176,18 +197,19 @@ func shortDir(t *testing.T) string {
 }
 
 // daemon starts a daemon that ends with the test, and waits until ready gives
-// true. What it wrote is printed when the test fails.
-func daemon(t *testing.T, ready func() bool, program string, args ...string) {
+// true; it is given what the daemon has written so far, which is printed when
+// the test fails.
+func daemon(t *testing.T, cmd *exec.Cmd, ready func(log string) bool) {
 	t.Helper()
+	name := filepath.Base(cmd.Path)
 	logPath := filepath.Join(t.TempDir(), "log")
 	log, err := os.Create(logPath)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(program, args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = environment(t)
+	cmd.Env = environment(t, cmd.Env...)
 	// A group of its own, so that its children end with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
@@ -196,28 +218,32 @@ func daemon(t *testing.T, ready func() bool, program string, args ...string) {
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
 		select {
 		case <-ended:
 		case <-time.After(20 * time.Second):
-			t.Errorf("%s has not ended", filepath.Base(program))
+			t.Errorf("%s has not ended", name)
 			_ = cmd.Process.Kill()
 			<-ended
 		}
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // its group, which is empty as a rule
 		if t.Failed() {
 			b, _ := os.ReadFile(logPath)
-			t.Logf("%s wrote:\n%s", filepath.Base(program), b[max(0, len(b)-20_000):])
+			t.Logf("%s wrote:\n%s", name, b[max(0, len(b)-20_000):])
 		}
 	})
-	proxy.Until(t, filepath.Base(program)+" is ready", func() bool {
+	proxy.Until(t, name+" is ready", func() bool {
 		select {
 		case err := <-ended:
 			ended <- err
-			t.Fatalf("%s ended: %v", filepath.Base(program), err)
+			t.Fatalf("%s ended: %v", name, err)
 		default:
 		}
-		return ready()
+		b, err := os.ReadFile(logPath)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ready(string(b))
 	})
 }
 

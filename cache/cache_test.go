@@ -494,6 +494,55 @@ func TestDeletedTagIsBelievedAndRememberedBriefly(t *testing.T) {
 	})
 }
 
+func TestTagIsServedAtOnceWhileItIsRevalidatedBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := newRegistry()
+		one, two := hub.addImage("app", []byte("one")), hub.addImage("app", []byte("two"))
+		hub.tag("app", "latest", one)
+		c := open(t, Options{MemoryBytes: 1 << 20}, map[string]*registry{"docker.io": hub},
+			TagRule{Match: "*", TTL: time.Minute, StaleWhileRevalidate: time.Hour, StaleIfError: time.Hour})
+		wantManifest(t, c, tagged("app", "latest"), one, Miss)
+		hub.tag("app", "latest", two)
+		hub.set(nil, time.Second)
+		time.Sleep(30 * time.Minute)
+		begun := time.Now()
+		wantManifest(t, c, tagged("app", "latest"), one, Stale)
+		if d := time.Since(begun); d != 0 {
+			t.Errorf("the client waited %v", d)
+		}
+		time.Sleep(2 * time.Second)
+		wantManifest(t, c, tagged("app", "latest"), two, Miss)
+		time.Sleep(2 * time.Hour)
+		wantManifest(t, c, tagged("app", "latest"), two, Revalidated)
+	})
+}
+
+func TestDeletedTagIsKeptWhereTheRuleSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := newRegistry()
+		image := hub.addImage("app", []byte("layer"))
+		hub.tag("app", "latest", image)
+		c := open(t, Options{}, map[string]*registry{"docker.io": hub},
+			TagRule{Match: "*", TTL: time.Minute, StaleIfError: time.Minute, KeepDeleted: true})
+		wantManifest(t, c, tagged("app", "latest"), image, Miss)
+		delete(hub.tags["app"], "latest")
+		time.Sleep(24 * time.Hour)
+		for range 10 {
+			wantManifest(t, c, tagged("app", "latest"), image, Stale)
+		}
+		if n := hub.count()["resolve"]; n != 1 {
+			t.Errorf("the upstream was asked %d times in a row", n)
+		}
+		// One that was never here is not invented.
+		if _, _, err := c.Manifest(t.Context(), tagged("app", "other"), rewrite.Accept{}); !oci.IsAbsent(err) {
+			t.Errorf("a tag that was never there: %v", err)
+		}
+		hub.tag("app", "latest", image)
+		time.Sleep(time.Hour)
+		wantManifest(t, c, tagged("app", "latest"), image, Revalidated)
+	})
+}
+
 func TestImmutableTagsAreAskedForOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := newRegistry()
@@ -768,6 +817,12 @@ func TestOfflineServesWhatIsThereAndSaysWhatIsNot(t *testing.T) {
 		_, _, err := c.Manifest(t.Context(), tagged("app", "other"), rewrite.Accept{})
 		if !errors.Is(err, errOffline) || oci.IsAbsent(err) {
 			t.Errorf("what is not there: %v", err)
+		}
+		if tags, _, err := c.Tags(t.Context(), tagged("app", "")); err != nil || !slices.Equal(tags, []string{"latest"}) {
+			t.Errorf("tags of a list that was never fetched: %v, %v", tags, err)
+		}
+		if tags, _, err := c.Tags(t.Context(), tagged("ap", "")); !errors.Is(err, errOffline) {
+			t.Errorf("tags of a repository that was never seen: %v, %v", tags, err)
 		}
 		if !maps.Equal(hub.count(), asked) {
 			t.Errorf("asked %v while offline", hub.count())

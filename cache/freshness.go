@@ -26,8 +26,14 @@ type TagRule struct {
 	// StaleIfError is for how much longer it is served when the upstream
 	// can not be asked.
 	StaleIfError time.Duration
+	// StaleWhileRevalidate is for how long past its TTL a tag is served at
+	// once, while the upstream is asked behind. Zero is not at all.
+	StaleWhileRevalidate time.Duration
 	// Immutable tags never move: they are asked for once.
 	Immutable bool
+	// KeepDeleted goes on serving a tag that the upstream has deleted, as it
+	// last was.
+	KeepDeleted bool
 }
 
 // freshness is an upstream's rules, the first that matches holds.
@@ -81,6 +87,12 @@ func (r TagRule) fresh(age time.Duration) bool { return r.Immutable || 0 <= age 
 // upstream can not be asked.
 func (r TagRule) usable(age time.Duration) bool {
 	return r.Immutable || age < r.TTL || age-r.TTL < r.StaleIfError
+}
+
+// behind tells whether what was confirmed age ago, and is not fresh, is served
+// while the upstream is asked.
+func (r TagRule) behind(age time.Duration) bool {
+	return 0 <= age && age-r.TTL < r.StaleWhileRevalidate
 }
 
 // outcome says how an answer that was confirmed age ago stands.

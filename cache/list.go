@@ -13,8 +13,15 @@ import (
 )
 
 // Tags lists all tags of t's repository, sorted. It is kept briefly, and served
-// stale while the upstream can not be asked. The slice must not be changed.
+// stale while the upstream can not be asked. Offline, a list that was never
+// fetched is made of the tags known here. The slice must not be changed.
 func (c *Cache) Tags(ctx context.Context, t rewrite.Target) ([]string, Outcome, error) {
+	if _, listed := c.keptList(listKey(index.Tags, t), t, index.Tags); c.offline && !listed {
+		known, err := c.index.TagNames(t.Upstream, t.Repository)
+		if err != nil || len(known) > 0 {
+			return known, Outcome{Status: Stale, Reason: "the proxy is offline, and these are the tags that it has"}, err
+		}
+	}
 	l, out, err := c.list(ctx, t, index.Tags, func(ctx context.Context, o Origin) (index.List, error) {
 		tags, err := o.Tags(ctx, t.Repository)
 		return index.List{Tags: tags}, err
@@ -42,7 +49,7 @@ func (c *Cache) list(ctx context.Context, t rewrite.Target, kind string, fetch f
 	}
 	rule := up.rules.rule(t.Repository, "*")
 	rule.Immutable = false // its tags do not move, but new ones come
-	k := key("list:"+kind, t.Upstream, t.Repository, string(t.Digest))
+	k := listKey(kind, t)
 	l, known := c.keptList(k, t, kind)
 	age := time.Since(l.Checked)
 	if known && rule.fresh(age) {
@@ -95,6 +102,10 @@ func (c *Cache) list(ctx context.Context, t rewrite.Target, kind string, fetch f
 		return staleFor(err)
 	}
 	return index.List{}, Outcome{Status: status(f.mine)}, err
+}
+
+func listKey(kind string, t rewrite.Target) string {
+	return key("list:"+kind, t.Upstream, t.Repository, string(t.Digest))
 }
 
 func (c *Cache) keptList(k string, t rewrite.Target, kind string) (index.List, bool) {

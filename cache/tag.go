@@ -19,6 +19,9 @@ const maxPause = 5 * time.Minute
 // errSlow says that a revalidation took longer than a client waits for it.
 var errSlow = errors.New("the upstream is slow to answer")
 
+// errBehind says that a revalidation runs for which no client waits.
+var errBehind = errors.New("the upstream is being asked")
+
 // resolved is what a tag stands for.
 type resolved struct {
 	index.Tag
@@ -64,14 +67,17 @@ func (c *Cache) revalidate(ctx context.Context, up *upstream, t rewrite.Target, 
 	}
 	mine := new(bool)
 	answer := begin(c, "revalidate:"+k, mine, func(ctx context.Context) (resolved, error) {
-		return c.check(ctx, up, t, rec)
+		return c.check(ctx, up, t, rule, rec)
 	})
+	if rule.behind(time.Since(rec.Checked)) {
+		return c.stale(rule, rec, errBehind)
+	}
 	patience := time.NewTimer(c.revalidateTimeout)
 	defer patience.Stop()
 	select {
 	case r := <-answer:
 		switch {
-		case oci.IsAbsent(r.Err):
+		case oci.IsAbsent(r.Err) && !rule.KeepDeleted:
 			return resolved{}, Outcome{Status: status(*mine)}, r.Err
 		case r.Err != nil:
 			return c.stale(rule, rec, r.Err)
@@ -92,7 +98,8 @@ func (c *Cache) revalidate(ctx context.Context, up *upstream, t rewrite.Target, 
 // stale gives rec though it is past its TTL, as far as its rule lets it.
 func (c *Cache) stale(rule TagRule, rec index.Tag, why error) (resolved, Outcome, error) {
 	age := time.Since(rec.Checked)
-	if !c.offline && !rule.usable(age) {
+	kept := rule.KeepDeleted && oci.IsAbsent(why)
+	if !c.offline && !kept && !rule.usable(age) {
 		if errors.Is(why, errSlow) {
 			why = &oci.Error{Code: oci.CodeUnavailable, Status: 504, Message: why.Error(), Err: errSlow}
 		}
@@ -107,8 +114,10 @@ func (c *Cache) stale(rule TagRule, rec index.Tag, why error) (resolved, Outcome
 func reason(err error) string {
 	var e *oci.Error
 	switch {
-	case errors.Is(err, errSlow):
-		return errSlow.Error()
+	case errors.Is(err, errSlow), errors.Is(err, errBehind):
+		return err.Error()
+	case oci.IsAbsent(err):
+		return "the upstream has deleted it"
 	case errors.Is(err, errOffline):
 		return "the proxy is offline"
 	case !errors.As(err, &e):
@@ -127,8 +136,12 @@ func reason(err error) string {
 // check asks with HEAD whether rec still holds, and keeps the answer. Only
 // where an upstream does not say the digest on HEAD is the manifest fetched:
 // there is no other way to know.
-func (c *Cache) check(ctx context.Context, up *upstream, t rewrite.Target, rec index.Tag) (resolved, error) {
+func (c *Cache) check(ctx context.Context, up *upstream, t rewrite.Target, rule TagRule, rec index.Tag) (resolved, error) {
 	d, err := up.origin.Resolve(ctx, t.Repository, t.Tag)
+	if oci.IsAbsent(err) && rule.KeepDeleted {
+		c.paused.put(tagKey(t), err, max(rule.TTL, failurePause))
+		return resolved{}, err
+	}
 	if err != nil {
 		return resolved{}, c.noteFailure(t, err)
 	}

@@ -269,6 +269,20 @@ func (ix *Index) DropTag(upstream, repo, tag string) error {
 	return ix.db.Batch(func(tx *bbolt.Tx) error { return tx.Bucket(tagsBucket).Delete(key) })
 }
 
+// TagNames lists the tags of a repository that are known, sorted.
+func (ix *Index) TagNames(upstream, repo string) ([]string, error) {
+	var names []string
+	prefix := join(upstream, repo, "")
+	err := ix.db.View(func(tx *bbolt.Tx) error {
+		c := tx.Bucket(tagsBucket).Cursor()
+		for key, _ := c.Seek(prefix); bytes.HasPrefix(key, prefix); key, _ = c.Next() {
+			names = append(names, string(key[len(prefix):]))
+		}
+		return nil
+	})
+	return names, err
+}
+
 // Link tells whether a repository may serve d, and what is known of it.
 func (ix *Index) Link(upstream, repo string, d digest.Digest) (Link, bool) {
 	var l Link

@@ -113,8 +113,14 @@ type TagRule struct {
 	// StaleIfError is for how long past its TTL an answer may be served while
 	// the upstream can not be asked.
 	StaleIfError time.Duration `yaml:"stale_if_error"`
+	// StaleWhileRevalidate is for how long past its TTL an answer is served at
+	// once, while the upstream is asked behind.
+	StaleWhileRevalidate time.Duration `yaml:"stale_while_revalidate,omitempty"`
 	// Immutable tags are never asked for again once they are kept.
 	Immutable bool `yaml:"immutable,omitempty"`
+	// OnUpstreamDelete is "follow" or "keep": what becomes of a tag that the
+	// upstream has deleted.
+	OnUpstreamDelete string `yaml:"on_upstream_delete"`
 }
 
 // UpstreamTLS says how an upstream's certificate is verified, and what this

@@ -78,6 +78,8 @@ func (l *loader) checkUpstream(key, name string, u *Upstream) {
 		}
 		l.checkDuration(k+".ttl", t.TTL, 0)
 		l.checkDuration(k+".stale_if_error", t.StaleIfError, 0)
+		l.checkDuration(k+".stale_while_revalidate", t.StaleWhileRevalidate, 0)
+		l.checkWord(k+".on_upstream_delete", t.OnUpstreamDelete, "follow", "keep")
 	}
 	l.checkPair(key+".tls", u.TLS.Cert, u.TLS.Key)
 	if u.MaxConnections < 1 {

@@ -130,7 +130,10 @@ func newCredentials(c configs.Credentials, environ []string) (upstream.Credentia
 func tagRules(rules []configs.TagRule) []cache.TagRule {
 	var list []cache.TagRule
 	for _, r := range rules {
-		list = append(list, cache.TagRule{Match: r.Match, TTL: r.TTL, StaleIfError: r.StaleIfError, Immutable: r.Immutable})
+		list = append(list, cache.TagRule{
+			Match: r.Match, TTL: r.TTL, StaleIfError: r.StaleIfError, StaleWhileRevalidate: r.StaleWhileRevalidate,
+			Immutable: r.Immutable, KeepDeleted: r.OnUpstreamDelete == "keep",
+		})
 	}
 	return list
 }

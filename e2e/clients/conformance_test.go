@@ -4,14 +4,19 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/entrepot-dev/entrepot/e2e/hub"
+	"github.com/entrepot-dev/entrepot/e2e/image"
 	"github.com/entrepot-dev/entrepot/e2e/proxy"
 )
 
@@ -67,35 +72,29 @@ func readConformance(t *testing.T, program string, c hub.Content, o proxy.Option
 				"OCI_API_MANIFESTS_DIGEST_HEADER=false",
 				"OCI_RO_DATA_TAGS="+strings.Join(c.Tags, " "), "OCI_RO_DATA_MANIFESTS="+joined(c.Manifests),
 				"OCI_RO_DATA_BLOBS="+joined(c.Blobs), "OCI_RO_DATA_REFERRERS="+joined(c.Subjects))
-			// The suite crashes once it has printed its report, so that its exit
-			// code says nothing. Each test is a line "name: result".
 			passed := map[string]int{}
-			for line := range strings.Lines(report) {
-				name, result, ok := strings.Cut(strings.TrimSpace(line), ": ")
-				if !ok || !strings.HasPrefix(name, "OCI Conformance") {
-					continue
-				}
-				switch strings.TrimSpace(result) {
+			for _, r := range results(report) {
+				switch r.result {
 				case "Pass":
-					passed[name]++
+					passed[r.name]++
 				case "Disabled", "Skip":
 				default:
-					t.Errorf("%s: %s", name, result)
+					t.Errorf("%s: %s: %s", r.name, r.result, r.why)
 				}
 			}
 			for name, want := range map[string]int{
-				"OCI Conformance Test":                                        1,
-				"OCI Conformance Test/ping":                                   1,
-				"OCI Conformance Test/missing-manifest/by-digest":             1,
-				"OCI Conformance Test/invalid-digest-format/manifest-get":     1,
-				"OCI Conformance Test/read-only/tag-list":                     1,
-				"OCI Conformance Test/read-only/referrers":                    1,
-				"OCI Conformance Test/read-only/pull/blob-get":                len(c.Blobs),
-				"OCI Conformance Test/read-only/head/blob-head":               len(c.Blobs),
-				"OCI Conformance Test/read-only/pull/manifest-by-digest":      len(c.Manifests),
-				"OCI Conformance Test/read-only/head/manifest-head-by-digest": len(c.Manifests),
-				"OCI Conformance Test/read-only/pull/manifest-by-tag":         len(c.Tags),
-				"OCI Conformance Test/read-only/head/manifest-head-by-tag":    len(c.Tags),
+				"":                                        1,
+				"/ping":                                   1,
+				"/missing-manifest/by-digest":             1,
+				"/invalid-digest-format/manifest-get":     1,
+				"/read-only/tag-list":                     1,
+				"/read-only/referrers":                    1,
+				"/read-only/pull/blob-get":                len(c.Blobs),
+				"/read-only/head/blob-head":               len(c.Blobs),
+				"/read-only/pull/manifest-by-digest":      len(c.Manifests),
+				"/read-only/head/manifest-head-by-digest": len(c.Manifests),
+				"/read-only/pull/manifest-by-tag":         len(c.Tags),
+				"/read-only/head/manifest-head-by-tag":    len(c.Tags),
 			} {
 				if passed[name] != want {
 					t.Errorf("%s: %d passed, want %d", name, passed[name], want)
@@ -107,6 +106,74 @@ func readConformance(t *testing.T, program string, c hub.Content, o proxy.Option
 			wantDigestHeaders(t, p.URL()+"/v2/"+conformanceRepository+"/manifests/", c.Manifests)
 		})
 	}
+}
+
+// TestConformanceSuitePullsWhatItPushed lets the suite push to the hub and pull
+// through the program, so that it knows what each answer must hold: content,
+// ranges, lists, referrers by type.
+func TestConformanceSuitePullsWhatItPushed(t *testing.T) {
+	program := need(t, "conformance")
+	h := hub.New(t, hub.Options{Auth: hub.Open, NoCDN: true})
+	h.Push(conformanceRepository, "first", image.New(image.Options{})) // so that there is something to list
+	for _, version := range []string{"1.1", "dev"} {
+		t.Run(version, func(t *testing.T) {
+			p := proxy.Start(t, proxy.Options{
+				Upstreams: map[string]*hub.Hub{"docker.io": h},
+				// The suite moves tags and looks at once.
+				Config: `upstreams: {docker.io: {tags: [{match: "*", ttl: 0s}]}}`,
+			})
+			toHub, toProxy := forward(t, h.URL()), forward(t, p.URL())
+			both := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodHead || r.Method == http.MethodGet && !strings.Contains(r.URL.Path, "/blobs/uploads/") {
+					toProxy.ServeHTTP(w, r)
+					return
+				}
+				toHub.ServeHTTP(w, r)
+			}))
+			t.Cleanup(both.Close)
+			report := runConformance(t, program, "OCI_VERSION="+version, "OCI_REGISTRY="+both.Listener.Addr().String(),
+				"OCI_API_BLOBS_DELETE=false", "OCI_API_MANIFESTS_DELETE=false", "OCI_API_TAGS_DELETE=false",
+				"OCI_API_BLOBS_DIGEST_HEADER=true", "OCI_API_MANIFESTS_DIGEST_HEADER=true",
+				// The hub does not have these.
+				"OCI_API_MANIFESTS_TAG_PARAM=false", "OCI_API_BLOBS_UPLOAD_CANCEL=false")
+			passed := map[string]int{}
+			for _, r := range results(report) {
+				kind := pulls.FindString(r.name)
+				switch {
+				case kind == "": // a push, or a group
+				case r.result == "Pass":
+					passed[strings.TrimPrefix(kind, "/")]++
+				case r.result != "Disabled" && r.result != "Skip":
+					t.Errorf("%s: %s: %s", r.name, r.result, r.why)
+				}
+			}
+			for kind, least := range map[string]int{
+				"ping": 1, "blob-get": 80, "blob-head": 80, "range 500-1499": 2, "range 500-": 2, "range -500": 2,
+				"pull/manifest-by-digest": 35, "pull/manifest-by-tag": 15, "head/manifest-head-by-digest": 35, "head/manifest-head-by-tag": 15,
+				"tag-list": 15, "referrers": 4, "missing-manifest/by-digest": 1, "missing-manifest/by-tag": 1, "get-missing": 2,
+			} {
+				if passed[kind] < least {
+					t.Errorf("%s: %d passed, want %d at least", kind, passed[kind], least)
+				}
+			}
+			if t.Failed() {
+				t.Log(report)
+			}
+		})
+	}
+}
+
+// pulls are the tests of the suite that only ask.
+var pulls = regexp.MustCompile(`/(ping|blob-get|blob-head|get-missing|range [-0-9]+|tag-list|referrers|manifest-get|` +
+	`pull/manifest-by-[a-z]+|head/manifest-head-by-[a-z]+|missing-manifest/by-[a-z]+)$`)
+
+func forward(t *testing.T, to string) http.Handler {
+	t.Helper()
+	u, err := url.Parse(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(u) }}
 }
 
 // wantDigestHeaders looks at Docker-Content-Digest of each manifest, by GET and
@@ -153,4 +220,29 @@ func runConformance(t *testing.T, program string, env ...string) (report string)
 		t.Fatalf("%v: %v\n%s", ctx.Err(), err, out)
 	}
 	return string(out)
+}
+
+// result is what the suite reports of one of its tests.
+type result struct {
+	// name is empty for the whole run, then "/group/test".
+	name, result, why string
+}
+
+// results reads the suite's report: lines "name: result", indented by depth,
+// and below those that failed " - why". The suite may crash once it has printed
+// that, so that its exit code says nothing.
+func results(report string) []result {
+	var all []result
+	for line := range strings.Lines(report) {
+		line = strings.TrimSpace(line)
+		if why, ok := strings.CutPrefix(line, "- "); ok && len(all) > 0 {
+			all[len(all)-1].why += why
+			continue
+		}
+		rest, ok := strings.CutPrefix(line, "OCI Conformance Test")
+		if i := strings.LastIndex(rest, ": "); ok && i >= 0 {
+			all = append(all, result{name: rest[:i], result: strings.TrimSpace(rest[i+2:])})
+		}
+	}
+	return all
 }

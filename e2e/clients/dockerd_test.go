@@ -57,16 +57,12 @@ func wantDockerImage(t *testing.T, inspected, platform string, want *image.Image
 	if err := json.Unmarshal([]byte(inspected), &got); err != nil || len(got) != 1 {
 		t.Fatalf("inspect: %v, %s", err, inspected)
 	}
-	m := want.Parsed(want.Platforms[platform])
-	var config v1.Image
-	if err := json.Unmarshal(want.Blobs[m.Config.Digest], &config); err != nil {
-		t.Fatal(err)
+	config, diffIDs := unpacked(t, want, platform)
+	if got[0].ID != config.String() {
+		t.Errorf("image ID %s, want %s", got[0].ID, config)
 	}
-	if got[0].ID != m.Config.Digest.String() {
-		t.Errorf("image ID %s, want %s", got[0].ID, m.Config.Digest)
-	}
-	if !slices.Equal(got[0].RootFS.Layers, config.RootFS.DiffIDs) {
-		t.Errorf("layers %v, want %v", got[0].RootFS.Layers, config.RootFS.DiffIDs)
+	if !slices.Equal(got[0].RootFS.Layers, diffIDs) {
+		t.Errorf("layers %v, want %v", got[0].RootFS.Layers, diffIDs)
 	}
 	if !slices.ContainsFunc(got[0].RepoDigests, func(s string) bool { return strings.HasSuffix(s, "@"+want.Digest.String()) }) {
 		t.Errorf("digests %v, want %s", got[0].RepoDigests, want.Digest)

@@ -3,6 +3,7 @@ package clients
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/entrepot-dev/entrepot/e2e/hub"
 	"github.com/entrepot-dev/entrepot/e2e/image"
@@ -132,6 +136,18 @@ func (w *world) twice(t *testing.T, pull func(t *testing.T)) {
 	if after := [2]hub.Counts{w.hub.Counts(), w.other.Counts()}; after != before {
 		t.Errorf("the upstreams were asked again: %+v, before %+v", after, before)
 	}
+}
+
+// unpacked gives what a client calls an image's platform once it is unpacked:
+// the digests of its config and of its layers' tars.
+func unpacked(t *testing.T, i *image.Image, platform string) (config digest.Digest, diffIDs []digest.Digest) {
+	t.Helper()
+	config = i.Parsed(i.Platforms[platform]).Config.Digest
+	var parsed v1.Image
+	if err := json.Unmarshal(i.Blobs[config], &parsed); err != nil {
+		t.Fatal(err)
+	}
+	return config, parsed.RootFS.DiffIDs
 }
 
 // blobBytes is how much of blobs the clients have been sent.

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/entrepot-dev/entrepot/e2e/image"
 )
 
@@ -26,26 +28,33 @@ func TestPodmanPullsThroughItsMirror(t *testing.T) {
 	w.twice(t, func(t *testing.T) {
 		for ref, want := range map[string]*image.Image{
 			"docker.io/library/app:list":                       w.list,
+			"docker.io/library/app@" + w.list.Digest.String():  w.list,
 			"docker.io/library/app@" + w.index.Digest.String(): w.index,
 			"ghcr.io/org/app:index":                            w.index,
 		} {
-			do(t, "pull", "-q", "--signature-policy", policy, "--arch", "amd64", ref)
-			var got []struct {
-				ID          string `json:"Id"`
-				RepoDigests []string
+			for _, arch := range []string{"amd64", "arm64"} {
+				do(t, "pull", "-q", "--signature-policy", policy, "--arch", arch, ref)
+				var got []struct {
+					ID          string `json:"Id"`
+					RepoDigests []string
+					RootFS      struct{ Layers []digest.Digest }
+				}
+				out := do(t, "image", "inspect", ref)
+				if err := json.Unmarshal([]byte(out), &got); err != nil || len(got) != 1 {
+					t.Fatalf("inspect %s: %v, %s", ref, err, out)
+				}
+				config, diffIDs := unpacked(t, want, "linux/"+arch)
+				if got[0].ID != config.Encoded() {
+					t.Errorf("%s for %s: image ID %s, want %s", ref, arch, got[0].ID, config)
+				}
+				if !slices.Equal(got[0].RootFS.Layers, diffIDs) {
+					t.Errorf("%s for %s: layers %v, want %v", ref, arch, got[0].RootFS.Layers, diffIDs)
+				}
+				if !slices.ContainsFunc(got[0].RepoDigests, func(s string) bool { return strings.HasSuffix(s, "@"+want.Digest.String()) }) {
+					t.Errorf("%s for %s: digests %v, want %s", ref, arch, got[0].RepoDigests, want.Digest)
+				}
+				do(t, "image", "rm", "-f", got[0].ID)
 			}
-			out := do(t, "image", "inspect", ref)
-			if err := json.Unmarshal([]byte(out), &got); err != nil || len(got) != 1 {
-				t.Fatalf("inspect %s: %v, %s", ref, err, out)
-			}
-			m := want.Parsed(want.Platforms["linux/amd64"])
-			if got[0].ID != m.Config.Digest.Encoded() {
-				t.Errorf("%s: image ID %s, want %s", ref, got[0].ID, m.Config.Digest)
-			}
-			if !slices.ContainsFunc(got[0].RepoDigests, func(s string) bool { return strings.HasSuffix(s, "@"+want.Digest.String()) }) {
-				t.Errorf("%s: digests %v, want %s", ref, got[0].RepoDigests, want.Digest)
-			}
-			do(t, "image", "rm", "-f", got[0].ID)
 		}
 	})
 }

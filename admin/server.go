@@ -28,6 +28,9 @@ type Options struct {
 	Alive Check
 	// Ready is asked by /readyz: may clients be sent here? Nil is yes.
 	Ready Check
+	// Explain answers /explain?reference=…: it gives what is written as JSON,
+	// or an error for whoever asked. Nil leaves the page out.
+	Explain func(ctx context.Context, reference string) (any, error)
 	// Log takes what goes wrong in serving; nil drops it.
 	Log *zap.Logger
 }
@@ -41,6 +44,7 @@ const index = `entrepot
 /metrics       Prometheus metrics
 /healthz       is the process in order?
 /readyz        may clients be sent here?
+/explain       what is here of a reference: ?reference=docker.io/library/nginx:1.27
 /debug/pprof/  profiles of the Go runtime
 `
 
@@ -57,6 +61,9 @@ func New(o Options) *Server {
 	})))
 	mux.Handle("GET /healthz", newProbe("alive", o.Alive))
 	mux.Handle("GET /readyz", newProbe("ready", o.Ready))
+	if o.Explain != nil {
+		mux.Handle("GET /explain", explainer(o.Explain))
+	}
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)

@@ -81,6 +81,15 @@ func isAttestation(d *v1.Descriptor) bool {
 	return d.Annotations["vnd.docker.reference.type"] == "attestation-manifest"
 }
 
+// PlatformName gives a descriptor's platform as people write it, normalised, and
+// safe to be put into a message; empty where there is none.
+func PlatformName(p *v1.Platform) string {
+	if p == nil {
+		return ""
+	}
+	return platformName(platforms.Normalize(*p))
+}
+
 // platformName writes a stranger's platform so that it may stand in a message.
 func platformName(p v1.Platform) string {
 	return strings.Map(func(r rune) rune {

@@ -95,7 +95,10 @@ func dialSelf(ctx context.Context, listen string) (net.Conn, error) {
 	return nil, err
 }
 
-// ask gives what a health endpoint says, or an error where that is not ok.
+// maxAnswer is the most that is read of an answer, in bytes.
+const maxAnswer = 8 << 20
+
+// ask gives what the admin listener says, or an error where that is not ok.
 func ask(ctx context.Context, listen, path string) (string, error) {
 	url := "http://" + reachable(listen) + path
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -113,7 +116,7 @@ func ask(ctx context.Context, listen, path string) (string, error) {
 		return "", fmt.Errorf("ask %s: %w", url, err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return "", fmt.Errorf("ask %s: %w", url, err)
 	}

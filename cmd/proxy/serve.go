@@ -63,7 +63,7 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 	}
 	shown := banner{version: b.Version, cfg: cfg, listen: frontLn.Addr().String()}
 	if adminLn != nil {
-		s.admin, s.adminLn = admin.New(admin.Options{Metrics: m, Ready: s.ready, Log: log}), adminLn
+		s.admin, s.adminLn = admin.New(admin.Options{Metrics: m, Ready: s.ready, Explain: parts.explain, Log: log}), adminLn
 		shown.admin = adminLn.Addr().String()
 	}
 	if cfg.Log.Format != "json" {

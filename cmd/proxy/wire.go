@@ -20,8 +20,9 @@ import (
 
 // parts are what a configuration is made into, apart from the listeners.
 type parts struct {
-	front *server.Server
-	cache *cache.Cache
+	front  *server.Server
+	cache  *cache.Cache
+	router *rewrite.Router
 	// registries are the upstreams' clients.
 	registries []*upstream.Registry
 }
@@ -66,6 +67,7 @@ func wire(cfg *configs.Config, environ []string, b build, log *zap.Logger, m *me
 	if p.cache, err = openCache(cfg, upstreams, log, m); err != nil {
 		return nil, err
 	}
+	p.router = router
 	p.front = server.New(server.Options{Router: router, Content: p.cache, Log: log, Metrics: m, TLS: secure})
 	return p, nil
 }

@@ -15,7 +15,6 @@ import (
 // ctr command for it.
 func startContainerd(t *testing.T) (socket string, do func(args ...string) string) {
 	t.Helper()
-	needRoot(t, "containerd")
 	containerd, ctr := need(t, "containerd"), need(t, "ctr")
 	dir := shortDir(t)
 	socket = filepath.Join(dir, "s")
@@ -36,14 +35,8 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 	}
 }
 
-// hostsTOML is what the README gives for a mirror.
-func hostsTOML(url string) string {
-	return `[host."` + url + `"]
-  capabilities = ["pull", "resolve"]
-`
-}
-
 func TestContainerdPullsThroughHostsTOML(t *testing.T) {
+	needRoot(t, "containerd")
 	need(t, "containerd")
 	w := newWorld(t)
 	_, ctr := startContainerd(t)
@@ -56,8 +49,8 @@ func TestContainerdPullsThroughHostsTOML(t *testing.T) {
 	ofAll["ghcr.io/org/app:index"] = w.index
 	ofAll["ghcr.io/org/app@"+w.index.Digest.String()] = w.index
 	one, all := t.TempDir(), t.TempDir()
-	write(t, one, "docker.io/hosts.toml", hostsTOML(w.proxy.URL()))
-	write(t, all, "_default/hosts.toml", hostsTOML(w.proxy.URL()))
+	write(t, one, "docker.io/hosts.toml", readyFile(t, "containerd/docker.io/hosts.toml", w.proxy.Host()))
+	write(t, all, "_default/hosts.toml", readyFile(t, "containerd/_default/hosts.toml", w.proxy.Host()))
 	pull := func(t *testing.T, hosts string, images map[string]*image.Image) {
 		for ref, want := range images {
 			ctr("images", "pull", "--hosts-dir", hosts, "--all-platforms", "--snapshotter", "native", ref)

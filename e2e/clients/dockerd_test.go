@@ -15,17 +15,16 @@ import (
 	"github.com/entrepot-dev/entrepot/e2e/image"
 )
 
-// startDockerd runs a daemon that has the program as its mirror, and gives the
-// docker command for it.
+// startDockerd runs a daemon that has the program, at host mirror, as its
+// mirror, and gives the docker command for it.
 func startDockerd(t *testing.T, mirror string) func(args ...string) string {
 	t.Helper()
-	needRoot(t, "dockerd")
 	dockerd, docker := need(t, "dockerd"), need(t, "docker")
 	// Without one of its own it would take the one of the system, if that runs.
 	containerd, _ := startContainerd(t)
 	dir := shortDir(t)
 	socket := filepath.Join(dir, "s")
-	config := write(t, dir, "daemon.json", `{"registry-mirrors": ["`+mirror+`"]}`)
+	config := write(t, dir, "daemon.json", readyFile(t, "daemon.json", mirror))
 	client := []string{"--config", filepath.Join(dir, "client"), "-H", "unix://" + socket}
 	cmd := exec.Command(dockerd,
 		"--config-file", config, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
@@ -70,9 +69,10 @@ func wantDockerImage(t *testing.T, inspected, platform string, want *image.Image
 }
 
 func TestDockerDaemonPullsThroughItsMirror(t *testing.T) {
+	needRoot(t, "dockerd")
 	need(t, "dockerd")
 	w := newWorld(t)
-	docker := startDockerd(t, w.proxy.URL())
+	docker := startDockerd(t, w.proxy.Host())
 	w.twice(t, func(t *testing.T) {
 		for tag, want := range map[string]*image.Image{"list": w.list, "index": w.index} {
 			for _, ref := range []string{"app:" + tag, "app@" + want.Digest.String()} {

@@ -287,3 +287,17 @@ func write(t *testing.T, dir, name, content string) string {
 	}
 	return path
 }
+
+// readyFile gives one of the configuration files that are offered to users,
+// under configs/clients, for the program at host.
+func readyFile(t *testing.T, name, host string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", "..", "configs", "clients", filepath.FromSlash(name)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(b, []byte("cache:5000")) {
+		t.Fatalf("%s does not name the cache as cache:5000", name)
+	}
+	return strings.ReplaceAll(string(b), "cache:5000", host)
+}

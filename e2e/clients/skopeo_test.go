@@ -12,23 +12,10 @@ import (
 	"github.com/entrepot-dev/entrepot/e2e/image"
 )
 
-// registriesConf is what the README gives for Podman and its kin, for two
-// upstreams.
+// registriesConf writes what is offered to users of Podman and its kin.
 func registriesConf(t *testing.T, host string) string {
 	t.Helper()
-	return write(t, t.TempDir(), "registries.conf", `
-[[registry]]
-location = "docker.io"
-[[registry.mirror]]
-location = "`+host+`/docker.io"
-insecure = true
-
-[[registry]]
-location = "ghcr.io"
-[[registry.mirror]]
-location = "`+host+`/ghcr.io"
-insecure = true
-`)
+	return write(t, t.TempDir(), "registries.conf", readyFile(t, "registries.conf", host))
 }
 
 func TestSkopeoInspectsAndCopiesAll(t *testing.T) {

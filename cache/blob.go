@@ -111,7 +111,7 @@ func (c *Cache) confirm(ctx context.Context, up *upstream, t rewrite.Target) (in
 		l, ok := c.link(t.Upstream, t.Repository, t.Digest)
 		if !ok {
 			l = index.Link{MediaType: d.MediaType, Size: d.Size}
-			c.putLinks(t.Upstream, t.Repository, map[digest.Digest]index.Link{t.Digest: l})
+			c.put(index.Change{Upstream: t.Upstream, Repository: t.Repository, Links: map[digest.Digest]index.Link{t.Digest: l}})
 		}
 		if l.Size < 0 {
 			l.Size = d.Size
@@ -241,10 +241,12 @@ func (c *Cache) fillTask(up *upstream, t rewrite.Target, size, first int64) fill
 		},
 		record: func(size int64) {
 			c.noteStored(t.Digest, size)
+			change := index.Change{Upstream: t.Upstream, Repository: t.Repository, Blobs: c.recordOf(t.Digest)}
 			if l, ok := c.link(t.Upstream, t.Repository, t.Digest); !ok || l.Size != size {
 				l.Size = size
-				c.putLinks(t.Upstream, t.Repository, map[digest.Digest]index.Link{t.Digest: l})
+				change.Links = map[digest.Digest]index.Link{t.Digest: l}
 			}
+			c.put(change)
 		},
 		resumed: func() { c.metrics.FillResumes.WithLabelValues(t.Upstream).Inc() },
 		mismatched: func() {

@@ -179,7 +179,7 @@ func (c *Cache) fetchManifest(ctx context.Context, up *upstream, t rewrite.Targe
 	if err != nil {
 		return nil, c.noteAbsent(digestKey("manifest:", t), err)
 	}
-	return m, c.keepManifest(t, m)
+	return m, c.keepManifest(t, m, nil)
 }
 
 // describeDigest gives what is known of the manifest of t's digest without its
@@ -273,10 +273,12 @@ func (c *Cache) storedManifest(d digest.Digest) (*oci.Manifest, bool) {
 }
 
 // keepManifest stores m, which the upstream gave for t, and lets t's repository
-// serve it and what it names. An m that makes no sense is an error; a disk that
-// fails is not, for the client can still be answered.
-func (c *Cache) keepManifest(t rewrite.Target, m *oci.Manifest) error {
-	if _, err := rewrite.Parse(m.Bytes, m.MediaType); err != nil {
+// serve it and what it names; with tag, where it is not nil, t's tag stands for
+// it. An m that makes no sense is an error; a disk that fails is not, for the
+// client can still be answered.
+func (c *Cache) keepManifest(t rewrite.Target, m *oci.Manifest, tag *index.Tag) error {
+	p, err := rewrite.Parse(m.Bytes, m.MediaType)
+	if err != nil {
 		if rewrite.IsSchema1(m.MediaType) {
 			return err
 		}
@@ -285,28 +287,55 @@ func (c *Cache) keepManifest(t rewrite.Target, m *oci.Manifest) error {
 			Message: fmt.Sprintf("%s answered for %s with what is no manifest", t.Upstream, t), Err: err,
 		}
 	}
+	change := linksOf(t, m, p)
 	stored := c.holds(m.Digest)
 	if err := c.store.Put(m.Digest, m.Bytes); err != nil {
 		c.log.Error("a manifest could not be stored", zap.Stringer("reference", t), zap.Error(err))
 	} else if !stored {
 		c.noteStored(m.Digest, int64(len(m.Bytes)))
+		change.Blobs = c.recordOf(m.Digest)
 	}
 	c.memory.setManifest(m)
-	c.linkManifest(t, m)
+	if tag != nil {
+		change.Tag, change.Record = t.Tag, *tag
+	}
+	c.put(change)
 	return nil
 }
 
-// linkManifest lets t's repository serve m and what it names.
-func (c *Cache) linkManifest(t rewrite.Target, m *oci.Manifest) {
+// linksOf is the change that lets t's repository serve m and what it names.
+func linksOf(t rewrite.Target, m *oci.Manifest, p *rewrite.Parsed) index.Change {
 	links := map[digest.Digest]index.Link{
 		m.Digest: {MediaType: m.MediaType, Size: int64(len(m.Bytes)), Manifest: true},
 	}
-	if p, err := rewrite.Parse(m.Bytes, m.MediaType); err == nil {
-		for _, d := range p.Children {
-			links[d.Digest] = index.Link{MediaType: d.MediaType, Size: d.Size, Manifest: p.Kind == rewrite.Index}
-		}
+	for _, d := range p.Children {
+		links[d.Digest] = index.Link{MediaType: d.MediaType, Size: d.Size, Manifest: p.Kind == rewrite.Index}
 	}
-	c.putLinks(t.Upstream, t.Repository, links)
+	return index.Change{Upstream: t.Upstream, Repository: t.Repository, Links: links}
+}
+
+// linkManifest lets t's repository serve m, which is stored, and what it names.
+func (c *Cache) linkManifest(t rewrite.Target, m *oci.Manifest) {
+	if p, err := rewrite.Parse(m.Bytes, m.MediaType); err == nil {
+		c.put(linksOf(t, m, p))
+	}
+}
+
+// put keeps a change in the index and in memory. What the disk does not take is
+// in memory for a while at least.
+func (c *Cache) put(change index.Change) {
+	if err := c.index.Put(change); err != nil {
+		c.log.Error("the index could not be written", zap.String("upstream", change.Upstream),
+			zap.String("repository", change.Repository), zap.String("tag", change.Tag), zap.Error(err))
+	}
+	for d, l := range change.Links {
+		c.memory.setLink(change.Upstream, change.Repository, d, l)
+	}
+	if change.Tag != "" {
+		t := rewrite.Target{Upstream: change.Upstream, Repository: change.Repository, Tag: change.Tag}
+		c.negative.drop(tagKey(t))
+		c.rememberTag(t, change.Record)
+	}
 }
 
 // link tells whether a repository may serve d.
@@ -319,13 +348,4 @@ func (c *Cache) link(up, repo string, d digest.Digest) (index.Link, bool) {
 		c.memory.setLink(up, repo, d, l)
 	}
 	return l, ok
-}
-
-func (c *Cache) putLinks(up, repo string, links map[digest.Digest]index.Link) {
-	if err := c.index.PutLinks(up, repo, links); err != nil {
-		c.log.Error("links could not be kept", zap.String("upstream", up), zap.String("repository", repo), zap.Error(err))
-	}
-	for d, l := range links {
-		c.memory.setLink(up, repo, d, l)
-	}
 }

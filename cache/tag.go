@@ -168,12 +168,11 @@ func (c *Cache) fetchTag(ctx context.Context, up *upstream, t rewrite.Target) (r
 	if err != nil {
 		return resolved{}, c.noteFailure(t, err)
 	}
-	if err := c.keepManifest(t, m); err != nil {
+	rec := index.Tag{Digest: m.Digest, MediaType: m.MediaType, Size: int64(len(m.Bytes)), Checked: time.Now()}
+	if err := c.keepManifest(t, m, &rec); err != nil {
 		return resolved{}, err
 	}
 	c.paused.drop(tagKey(t))
-	rec := index.Tag{Digest: m.Digest, MediaType: m.MediaType, Size: int64(len(m.Bytes)), Checked: time.Now()}
-	c.keepTag(t, rec)
 	return resolved{Tag: rec, manifest: m}, nil
 }
 
@@ -235,11 +234,7 @@ func (c *Cache) lookUpTag(k string, t rewrite.Target) (index.Tag, bool) {
 
 // keepTag keeps a record that has changed.
 func (c *Cache) keepTag(t rewrite.Target, rec index.Tag) {
-	if err := c.index.PutTag(t.Upstream, t.Repository, t.Tag, rec); err != nil {
-		c.log.Warn("a tag could not be kept", zap.Stringer("reference", t), zap.Error(err))
-	}
-	c.negative.drop(tagKey(t))
-	c.rememberTag(t, rec)
+	c.put(index.Change{Upstream: t.Upstream, Repository: t.Repository, Tag: t.Tag, Record: rec})
 }
 
 // touchTag keeps a record that was confirmed.

@@ -46,16 +46,19 @@ func (c *Cache) countStored() {
 	c.metrics.CacheBytes.Add(float64(bytes))
 }
 
-// noteStored records and counts content that has just been verified and stored
-// for the first time.
-func (c *Cache) noteStored(d digest.Digest, size int64) {
-	if stamp, err := c.store.Stamp(d); err == nil {
-		now := time.Now()
-		err = c.index.PutBlob(d, index.Blob{Stamp: stamp, Verified: now, Used: now, Uses: 1})
-		if err != nil {
-			c.log.Warn("stored content could not be recorded", zap.Stringer("digest", d), zap.Error(err))
-		}
+// recordOf gives the index's record of content that has just been verified and
+// stored, under its digest; none where it has gone meanwhile.
+func (c *Cache) recordOf(d digest.Digest) map[digest.Digest]index.Blob {
+	stamp, err := c.store.Stamp(d)
+	if err != nil {
+		return nil
 	}
+	now := time.Now()
+	return map[digest.Digest]index.Blob{d: {Stamp: stamp, Verified: now, Used: now, Uses: 1}}
+}
+
+// noteStored counts content that has just been stored for the first time.
+func (c *Cache) noteStored(d digest.Digest, size int64) {
 	c.mu.Lock()
 	if !c.usage.counted {
 		if c.usage.early == nil {

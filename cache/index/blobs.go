@@ -5,7 +5,6 @@ import (
 	_ "crypto/sha512"
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -150,11 +149,7 @@ func (ix *Index) Blob(d digest.Digest) (Blob, bool) {
 
 // PutBlob remembers content that has been stored or verified.
 func (ix *Index) PutBlob(d digest.Digest, b Blob) error {
-	key := blobKey(d)
-	if key == nil {
-		return errors.New("no digest that is stored: " + d.String())
-	}
-	return ix.db.Batch(func(tx *bbolt.Tx) error { return tx.Bucket(blobsBucket).Put(key, b.encode()) })
+	return ix.Put(Change{Blobs: map[digest.Digest]Blob{d: b}})
 }
 
 // UseBlob remembers that d's content was asked for at now. It does not wait for

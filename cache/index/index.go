@@ -236,11 +236,7 @@ func (ix *Index) Tag(upstream, repo, tag string) (Tag, bool) {
 
 // PutTag remembers what a tag stands for.
 func (ix *Index) PutTag(upstream, repo, tag string, t Tag) error {
-	key := join(upstream, repo, tag)
-	ix.mu.Lock()
-	delete(ix.touched, string(key))
-	ix.mu.Unlock()
-	return ix.put(tagsBucket, key, t)
+	return ix.Put(Change{Upstream: upstream, Repository: repo, Tag: tag, Record: t})
 }
 
 // Touch remembers what a tag stands for, as PutTag does, but does not wait for
@@ -292,15 +288,7 @@ func (ix *Index) Link(upstream, repo string, d digest.Digest) (Link, bool) {
 
 // PutLinks remembers that a repository may serve these digests, all or none.
 func (ix *Index) PutLinks(upstream, repo string, links map[digest.Digest]Link) error {
-	return ix.db.Batch(func(tx *bbolt.Tx) error {
-		b := tx.Bucket(linksBucket)
-		for d, l := range links {
-			if err := putJSON(b, join(upstream, repo, d.String()), l); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return ix.Put(Change{Upstream: upstream, Repository: repo, Links: links})
 }
 
 // List gives the list of a kind that was kept of a repository. of is the

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -28,16 +29,32 @@ type Options struct {
 	Alive Check
 	// Ready is asked by /readyz: may clients be sent here? Nil is yes.
 	Ready Check
+	// Degraded says in a sentence what is not in order although clients may be
+	// sent here; empty where all is. /readyz tells it. Nil is nothing.
+	Degraded func() string
 	// Explain answers /explain?reference=…: it gives what is written as JSON,
 	// or an error for whoever asked. Nil leaves the page out.
 	Explain func(ctx context.Context, reference string) (any, error)
+	// Scrub answers POST /scrub?rate=…: it verifies all that is stored, at rate
+	// bytes a second (zero: no limit). It calls told with what is then written
+	// as a line of JSON; an error that told gives ends it. Nil leaves the page
+	// out.
+	Scrub func(ctx context.Context, rate int64, told func(any) error) error
+	// Guard lets through who may ask for more than /healthz and /readyz, which
+	// everybody may who reaches the listener; nil lets everybody.
+	Guard func(http.Handler) http.Handler
+	// TLS, where set, makes the listener speak https.
+	TLS *tls.Config
 	// Log takes what goes wrong in serving; nil drops it.
 	Log *zap.Logger
 }
 
 // Server is the operator's listener. Its methods may be called from several
 // goroutines.
-type Server struct{ http *http.Server }
+type Server struct {
+	http *http.Server
+	tls  *tls.Config
+}
 
 // index is what / answers.
 const index = `entrepot
@@ -45,6 +62,7 @@ const index = `entrepot
 /healthz       is the process in order?
 /readyz        may clients be sent here?
 /explain       what is here of a reference: ?reference=docker.io/library/nginx:1.27
+/scrub         POST: verify all that is stored
 /debug/pprof/  profiles of the Go runtime
 `
 
@@ -59,10 +77,13 @@ func New(o Options) *Server {
 		EnableOpenMetrics:   true,
 		MaxRequestsInFlight: 4,
 	})))
-	mux.Handle("GET /healthz", newProbe("alive", o.Alive))
-	mux.Handle("GET /readyz", newProbe("ready", o.Ready))
+	mux.Handle("GET /healthz", newProbe("alive", o.Alive, nil))
+	mux.Handle("GET /readyz", newProbe("ready", o.Ready, o.Degraded))
 	if o.Explain != nil {
 		mux.Handle("GET /explain", explainer(o.Explain))
+	}
+	if o.Scrub != nil {
+		mux.Handle("POST /scrub", scrubber(o.Scrub))
 	}
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
@@ -78,8 +99,12 @@ func New(o Options) *Server {
 	if err != nil {
 		stdlog = zap.NewStdLog(log)
 	}
-	return &Server{http: &http.Server{
-		Handler: mux,
+	var handler http.Handler = mux
+	if o.Guard != nil {
+		handler = guarded(mux, o.Guard)
+	}
+	return &Server{tls: o.TLS, http: &http.Server{
+		Handler: handler,
 		// No limit on the answer: a profile is written for as long as it was
 		// asked for.
 		ReadHeaderTimeout: 10 * time.Second,
@@ -89,9 +114,22 @@ func New(o Options) *Server {
 	}}
 }
 
+// guarded leaves health open, which supervisors ask without credentials, and lets
+// guard look at everything else, also at what is not there.
+func guarded(mux *http.ServeMux, guard func(http.Handler) http.Handler) http.Handler {
+	open := http.NewServeMux()
+	open.Handle("/", guard(mux))
+	open.Handle("GET /healthz", mux)
+	open.Handle("GET /readyz", mux)
+	return open
+}
+
 // Serve answers on ln until Shutdown, and closes it. It gives nil after a
 // Shutdown, else why it ended.
 func (s *Server) Serve(ln net.Listener) error {
+	if s.tls != nil {
+		ln = tls.NewListener(ln, s.tls)
+	}
 	if err := s.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}

@@ -61,14 +61,28 @@ func TestProbesTellWhatTheirCheckSays(t *testing.T) {
 	}
 }
 
+func TestReadyTellsWhatIsDegraded(t *testing.T) {
+	for note, want := range map[string]string{
+		"the cache's disk is full": "200 ok, degraded: the cache's disk is full\n",
+		"":                         "200 ok\n",
+	} {
+		s := New(Options{Metrics: metrics.Discard(), Degraded: func() string { return note }})
+		w := httptest.NewRecorder()
+		s.http.Handler.ServeHTTP(w, httptest.NewRequest("GET", "/readyz", nil))
+		if got := w.Result().Status[:4] + w.Body.String(); got != want {
+			t.Errorf("with %q: want %q, got %q", note, want, got)
+		}
+	}
+}
+
 func TestCheckThatHangsIsToldAndHoldsOneGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hung := make(chan struct{})
 		var calls atomic.Int32
-		p := newProbe("ready", func(context.Context) error { calls.Add(1); <-hung; return nil })
+		p := newProbe("ready", func(context.Context) error { calls.Add(1); <-hung; return nil }, nil)
 		begun := time.Now()
 		for range 3 {
-			err := p.ask(t.Context())
+			_, err := p.ask(t.Context())
 			if err == nil || !strings.Contains(err.Error(), "did not end within") {
 				t.Errorf("want an error that tells of the time, got %v", err)
 			}
@@ -81,7 +95,7 @@ func TestCheckThatHangsIsToldAndHoldsOneGoroutine(t *testing.T) {
 		}
 		close(hung)
 		synctest.Wait()
-		if err := p.ask(t.Context()); err != nil {
+		if _, err := p.ask(t.Context()); err != nil {
 			t.Errorf("want no error once the check ends, got %v", err)
 		}
 	})

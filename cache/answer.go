@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"errors"
 	"io"
 	"time"
 
@@ -39,8 +40,36 @@ type Outcome struct {
 	// TTL is for how much longer the answer counts as fresh. It is negative
 	// for a stale answer and zero for what never changes.
 	TTL time.Duration
+	// Forwarded is the HTTP status by which the upstream answered what it was
+	// asked for this request; zero where it was not asked, did not answer, or
+	// where that is not known. An error's is its own (oci.Error, Answered).
+	Forwarded int
+	// Stored says that what the upstream sent is kept. What is still on its way
+	// is not kept yet.
+	Stored bool
 	// Reason is a short phrase for people, "upstream timed out"; may be empty.
 	Reason string
+}
+
+// forwarded completes o for the manifest of d, which was found: a fetch or a
+// check that succeeds has been answered 200.
+func (c *Cache) forwarded(o Outcome, d digest.Digest) Outcome {
+	switch o.Status {
+	case Miss, Collapsed:
+		o.Forwarded, o.Stored = 200, c.holds(d)
+	case Revalidated:
+		o.Forwarded = 200
+	}
+	return o
+}
+
+// answered gives the status by which an upstream answered, where err tells it.
+func answered(err error) int {
+	var e *oci.Error
+	if errors.As(err, &e) {
+		return e.Answered
+	}
+	return 0
 }
 
 // Manifest is a manifest or index, ready to be sent.

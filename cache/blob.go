@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -37,32 +38,42 @@ func (c *Cache) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob
 	if err != nil {
 		return nil, Outcome{}, err
 	}
+	if b := c.hotBlob(t); b != nil {
+		return b, Outcome{Status: Hit}, nil
+	}
+	t = owned(t)
 	link, linked := c.link(t.Upstream, t.Repository, t.Digest)
 	if linked {
-		if b, ok := c.keptBlob(t.Digest); ok {
-			return b, Outcome{Status: Hit}, nil
+		if b, err := c.keptBlob(ctx, t.Digest, link.Size); b != nil || err != nil {
+			c.uses.note(t.Digest, false)
+			return b, Outcome{Status: Hit}, err
 		}
 	}
 	k := digestKey("blob:", t)
-	if err, ok := c.negative.get(k); ok {
+	if err, ok := c.negative.get(ownAccount, k); ok {
 		return nil, Outcome{Status: Negative}, err
 	}
-	if !linked && (c.holds(t.Digest) || c.filling(t.Digest) != nil) {
+	if !linked && !c.filledFor(t) && (c.holds(t.Digest) || c.filling(t.Digest) != nil) {
 		// It is here on another repository's account: the upstream says
 		// whether this one has it too.
 		if link, err = c.confirm(ctx, up, t); err != nil {
 			return nil, Outcome{Status: Miss}, err
 		}
-		if b, ok := c.keptBlob(t.Digest); ok {
-			return b, Outcome{Status: Revalidated}, nil
+		if b, err := c.keptBlob(ctx, t.Digest, link.Size); b != nil || err != nil {
+			c.uses.note(t.Digest, false)
+			return b, Outcome{Status: Revalidated}, err
 		}
 		linked = true
 	}
 	if !linked {
 		link.Size = -1
 	}
-	b, st, err := c.fetchBlob(ctx, up, t, link.Size, hint.From)
-	return b, Outcome{Status: st}, c.noteAbsent(k, err)
+	b, st, err := c.fetchBlob(ctx, up, t, wanted{linked: linked, size: link.Size, hint: hint})
+	out := Outcome{Status: st}
+	if f, ok := b.(*follower); ok && st != Hit {
+		out.Forwarded, out.Stored = f.fill.origin()
+	}
+	return b, out, c.noteWord(k, c.tellLost(t.Digest, err))
 }
 
 // Stat gives the size in bytes of the blob that t names by digest. What is not
@@ -72,27 +83,34 @@ func (c *Cache) Stat(ctx context.Context, t rewrite.Target) (int64, Outcome, err
 	if err != nil {
 		return 0, Outcome{}, err
 	}
-	if _, ok := c.link(t.Upstream, t.Repository, t.Digest); ok {
-		if b, ok := c.memory.blob(t.Digest); ok {
-			return int64(len(b)), Outcome{Status: Hit}, nil
+	if b := c.hotBlob(t); b != nil {
+		return b.Size(), Outcome{Status: Hit}, nil
+	}
+	t = owned(t)
+	link, linked := c.link(t.Upstream, t.Repository, t.Digest)
+	if linked {
+		if size, ok, err := c.keptSize(ctx, t.Digest, link.Size); ok || err != nil {
+			c.uses.note(t.Digest, false)
+			return size, Outcome{Status: Hit}, err
 		}
-		if size, ok := c.store.Has(t.Digest); ok {
+	}
+	if f := c.filling(t.Digest); f != nil && (linked || c.filledFor(t)) {
+		if size, ok := f.verified(); ok {
 			return size, Outcome{Status: Hit}, nil
 		}
 	}
 	k := digestKey("blob:", t)
-	if err, ok := c.negative.get(k); ok {
+	if err, ok := c.negative.get(ownAccount, k); ok {
 		return 0, Outcome{Status: Negative}, err
 	}
-	link, err := c.confirm(ctx, up, t)
-	if err != nil {
+	if link, err = c.confirm(ctx, up, t); err != nil {
 		return 0, Outcome{Status: Miss}, err
 	}
 	if link.Size >= 0 {
 		return link.Size, Outcome{Status: Miss}, nil
 	}
 	// An upstream that does not say a size on HEAD may say it on GET.
-	b, st, err := c.fetchBlob(ctx, up, t, -1, 0)
+	b, st, err := c.fetchBlob(ctx, up, t, wanted{linked: true, size: -1, hint: oci.Whole})
 	if err != nil {
 		return 0, Outcome{Status: st}, err
 	}
@@ -105,8 +123,11 @@ func (c *Cache) Stat(ctx context.Context, t rewrite.Target) (int64, Outcome, err
 func (c *Cache) confirm(ctx context.Context, up *upstream, t rewrite.Target) (index.Link, error) {
 	f, err := share(ctx, c, digestKey("stat:", t), func(ctx context.Context) (index.Link, error) {
 		d, err := up.origin.Stat(ctx, t.Repository, t.Digest)
+		if err == nil && d.Size < 0 {
+			d.Size, err = probe(ctx, up, t)
+		}
 		if err != nil {
-			return index.Link{}, c.noteAbsent(digestKey("blob:", t), err)
+			return index.Link{}, c.noteWord(digestKey("blob:", t), err)
 		}
 		l, ok := c.link(t.Upstream, t.Repository, t.Digest)
 		if !ok {
@@ -121,34 +142,18 @@ func (c *Cache) confirm(ctx context.Context, up *upstream, t rewrite.Target) (in
 	return f.value, err
 }
 
-// keptBlob gives the blob of d from memory or disk.
-func (c *Cache) keptBlob(d digest.Digest) (Blob, bool) {
-	if b, ok := c.memory.blob(d); ok {
-		return memoryBlob(b), true
+// probe asks for the first byte of t's blob, and gives its size, or -1. It is for
+// an upstream whose HEAD says no size: that may come from a registry that sends all
+// there is and all there is not to its store, where signatures are for GET only.
+func probe(ctx context.Context, up *upstream, t rewrite.Target) (int64, error) {
+	if t.Digest.Algorithm().FromBytes(nil) == t.Digest {
+		return 0, nil // it has no first byte, and is no secret
 	}
-	file, size, err := c.store.Get(d)
+	body, err := up.origin.Blob(ctx, t.Repository, t.Digest, oci.Span{From: 0, To: 1})
 	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			c.log.Error("a stored blob could not be opened", zap.Stringer("digest", d), zap.Error(err))
-		}
-		return nil, false
+		return -1, err
 	}
-	b := &storedBlob{file: file, size: size}
-	if size > smallBlob {
-		return b, true
-	}
-	content, err := readSmall(b)
-	if err != nil || d.Algorithm().FromBytes(content) != d {
-		// The disk has lost it; it is fetched again.
-		c.log.Warn("a stored blob is damaged and is fetched again", zap.Stringer("digest", d), zap.Error(err))
-		if err := errors.Join(b.Close(), c.store.Remove(d)); err == nil {
-			c.noteRemoved(d, size)
-		}
-		return nil, false
-	}
-	b.Close()
-	c.memory.setBlob(d, content)
-	return memoryBlob(content), true
+	return body.Size, body.Close()
 }
 
 // filling gives the running fill of d, or nil.
@@ -158,36 +163,81 @@ func (c *Cache) filling(d digest.Digest) *blobFill {
 	return c.fills[d]
 }
 
+// filledFor tells whether t's blob has just been fetched, all of it, on the account
+// of t's repository, and only the disk is behind.
+func (c *Cache) filledFor(t rewrite.Target) bool {
+	f := c.filling(t.Digest)
+	if f == nil || f.upstream != t.Upstream || f.repo != t.Repository {
+		return false
+	}
+	_, ok := f.verified()
+	return ok
+}
+
+// wanted is what is known of a blob before it is fetched.
+type wanted struct {
+	// linked is set where its repository may have it whoever fetched it.
+	linked bool
+	// size is what a manifest says it is, or -1.
+	size int64
+	// hint is the span that is wanted first.
+	hint oci.Span
+}
+
 // fetchBlob joins the fill of t's blob or begins it, and waits until its size
-// is known. size is what a manifest says it is, or -1; first is the byte that is
-// wanted first.
-func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, size, first int64) (Blob, Status, error) {
-	for {
-		f, mine, err := c.join(up, t, size, first)
+// is known. Where the disk fails, the blob is passed on instead.
+func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, w wanted) (Blob, Status, error) {
+	for tries := 1; ; tries++ {
+		f, mine, err := c.join(up, t, w)
 		if err != nil {
 			return nil, Miss, err
 		}
+		if !w.linked && (f == nil || f.upstream != t.Upstream || f.repo != t.Repository) {
+			// It has come since Blob looked, on another repository's account.
+			if _, err := c.confirm(ctx, up, t); err != nil {
+				return nil, Miss, err
+			}
+			w.linked = true
+		}
 		if f == nil {
-			if b, ok := c.keptBlob(t.Digest); ok {
-				return b, Hit, nil
+			if b, err := c.keptBlob(ctx, t.Digest, w.size); b != nil || err != nil {
+				return b, Hit, err
 			}
 			continue // stored, and gone or damaged since
 		}
-		size, err := f.ready(ctx)
+		_, here := f.verified()
+		if w.hint.From == 0 {
+			// Who reads pieces here and there does not want the whole image.
+			c.prefetch(up, t)
+		}
+		told, err := f.ready(ctx)
 		if err == nil {
-			b, err := follow(ctx, f.fill, size)
-			if err != nil {
-				return nil, status(mine), fillError(t, err)
+			var b *follower
+			if b, err = follow(ctx, f.fill, told); err == nil {
+				b.pass = &passage{ctx: ctx, cache: c, up: up, target: t, size: told}
+				if here && !mine {
+					return b, Hit, nil
+				}
+				return b, status(mine), nil
 			}
-			return b, status(mine), nil
 		}
-		if ctx.Err() != nil {
+		// It may have been all there, and be evicted already.
+		evicted := errors.Is(err, fs.ErrNotExist) && tries < maxTries
+		switch {
+		case ctx.Err() != nil:
 			return nil, status(mine), err
-		}
-		if mine || f.upstream == t.Upstream && f.repo == t.Repository {
+		case !evicted && isOfDisk(err):
+			size := max(w.size, told)
+			c.disk.failed("keep a blob", err, size)
+			p, err := c.passOn(ctx, up, t, size, w.hint, err)
+			if err != nil {
+				return nil, Miss, fillError(t, err)
+			}
+			return p, Miss, nil
+		case !evicted && (mine || f.upstream == t.Upstream && f.repo == t.Repository):
 			return nil, status(mine), fillError(t, err)
 		}
-		// Another repository's fetch has failed. This one's may do better,
+		// Or another repository's fetch has failed. This one's may do better,
 		// once that has given up the part.
 		select {
 		case <-f.gone:
@@ -199,9 +249,12 @@ func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, s
 
 // join gives the running fill of t's blob, or begins one; nil where the blob is
 // stored by now.
-func (c *Cache) join(up *upstream, t rewrite.Target, size, first int64) (f *blobFill, mine bool, err error) {
+func (c *Cache) join(up *upstream, t rewrite.Target, w wanted) (f *blobFill, mine bool, err error) {
+	unfit := c.isUnfit(t.Digest)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	// What is being evicted is gone in a moment.
+	c.awaitClaim(t.Digest)
 	if c.closed {
 		return nil, false, closing()
 	}
@@ -210,29 +263,53 @@ func (c *Cache) join(up *upstream, t rewrite.Target, size, first int64) (f *blob
 	}
 	// A fill is taken off the map after its content has its name, so that
 	// what was filled a moment ago is seen here.
-	if c.holds(t.Digest) {
+	if _, stored := c.store.Has(t.Digest); stored && !unfit {
 		return nil, false, nil
 	}
 	f = &blobFill{
-		fill:     newFill(c.fillTask(up, t, size, first)),
+		fill:     newFill(c.fillTask(up, t, w)),
 		upstream: t.Upstream, repo: t.Repository,
 		gone: make(chan struct{}),
 	}
 	c.fills[t.Digest] = f
 	c.metrics.FillsInFlight.Inc()
-	c.work.Go(func() { c.runFill(f, t) })
+	c.work.Go(func() { c.runFill(f, up, t) })
+	c.evictor.soon()
 	return f, true, nil
 }
 
-func (c *Cache) fillTask(up *upstream, t rewrite.Target, size, first int64) fillTask {
+// maxUnsized is the most that is taken of a blob of which neither a manifest nor
+// its upstream tells the size.
+const maxUnsized = 8 << 30
+
+// mostUnsized gives that bound in this cache: not so much that an upstream that
+// never ends could push out all else.
+func (c *Cache) mostUnsized() int64 {
+	if b := c.evictor.maxSize.Bytes; b > 0 {
+		return min(maxUnsized, b/4)
+	}
+	return maxUnsized
+}
+
+func (c *Cache) fillTask(up *upstream, t rewrite.Target, w wanted) fillTask {
 	return fillTask{
 		digest: t.Digest,
-		size:   size,
-		first:  first,
+		size:   w.size,
+		most:   c.mostUnsized(),
+		first:  w.hint.From,
 		begin: func() (part, store.Spans, int64, error) {
 			p, have, size, err := c.store.Part(t.Digest)
 			if err != nil {
 				return nil, store.Spans{}, -1, &diskError{err}
+			}
+			if err := c.wantRoom(max(w.size, size) - have.Len()); err != nil {
+				return nil, store.Spans{}, -1, errors.Join(&diskError{err}, p.Discard())
+			}
+			if !w.linked && size > 0 && have.Reach(0) >= size {
+				// All was fetched, for whichever repository. This one's upstream
+				// is asked for the last byte, and so whether it has the blob.
+				have = store.Spans{}
+				have.Add(0, size-1)
 			}
 			return p, have, size, nil
 		},
@@ -240,8 +317,10 @@ func (c *Cache) fillTask(up *upstream, t rewrite.Target, size, first int64) fill
 			return up.origin.Blob(ctx, t.Repository, t.Digest, span)
 		},
 		record: func(size int64) {
-			c.noteStored(t.Digest, size)
 			change := index.Change{Upstream: t.Upstream, Repository: t.Repository, Blobs: c.recordOf(t.Digest)}
+			if rec, ok := change.Blobs[t.Digest]; ok {
+				c.rememberVerified(t.Digest, rec.Stamp, rec.Verified)
+			}
 			if l, ok := c.link(t.Upstream, t.Repository, t.Digest); !ok || l.Size != size {
 				l.Size = size
 				change.Links = map[digest.Digest]index.Link{t.Digest: l}
@@ -256,13 +335,21 @@ func (c *Cache) fillTask(up *upstream, t rewrite.Target, size, first int64) fill
 	}
 }
 
-// runFill runs f to its end and takes it off the map. The cache owns it.
-func (c *Cache) runFill(f *blobFill, t rewrite.Target) {
-	err := f.run(c.ctx)
+// runFill runs f to its end, once there is a place for it, and takes it off the
+// map. The cache owns it.
+func (c *Cache) runFill(f *blobFill, up *upstream, t rewrite.Target) {
+	leave, err := c.admit(up)
+	if err == nil {
+		err = f.run(c.ctx)
+		leave()
+	} else {
+		f.end(err)
+	}
 	c.mu.Lock()
 	delete(c.fills, t.Digest)
 	c.mu.Unlock()
 	close(f.gone)
+	c.evictor.soon()
 
 	result := "ok"
 	switch {
@@ -273,12 +360,37 @@ func (c *Cache) runFill(f *blobFill, t rewrite.Target) {
 		result = "canceled"
 	default:
 		result = "error"
-		if !oci.IsAbsent(err) {
+		if isOfDisk(err) {
+			c.disk.failed("keep a blob", err, max(0, f.size))
+		} else if !oci.IsAbsent(err) {
 			c.log.Warn("a blob could not be fetched", zap.Stringer("reference", t), zap.Error(err))
 		}
 	}
 	c.metrics.FillsInFlight.Dec()
 	c.metrics.Fills.WithLabelValues(t.Upstream, result).Inc()
+}
+
+// roomPatience is how long a fetch waits for the evictor to make room.
+const roomPatience = time.Second
+
+// wantRoom tells, as an error, whether the disk has no room for so many bytes,
+// and the evictor makes none at once.
+func (c *Cache) wantRoom(bytes int64) error {
+	for begun := time.Now(); ; {
+		free, _, err := c.store.Room()
+		if bytes <= 0 || err != nil || free >= bytes {
+			return nil // what can not be told beforehand is found out
+		}
+		if c.evictor.maxSize == (Room{}) || c.disk.isDegraded() || time.Since(begun) > roomPatience {
+			return fmt.Errorf("%d bytes are wanted and %d are free: %w", bytes, free, syscall.ENOSPC)
+		}
+		c.evictor.soon()
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-c.ctx.Done():
+			return closing()
+		}
+	}
 }
 
 // fillError says for a client why t's blob can not be had.

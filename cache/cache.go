@@ -14,10 +14,12 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/entrepot-dev/entrepot/cache/index"
@@ -54,10 +56,29 @@ type Options struct {
 	// NegativeTTL and RevalidateTimeout default to the constants above.
 	NegativeTTL       time.Duration
 	RevalidateTimeout time.Duration
+	// ReverifyAfter is for how long a stored blob is believed to be right
+	// before it is hashed again while it is served; zero is for ever.
+	ReverifyAfter time.Duration
+	// ScrubRate is how many bytes a second are read to verify all that is
+	// stored, once in ReverifyAfter; zero is not at all.
+	ScrubRate int64
+	// MaxSize bounds what is kept on disk; the zero Room is no bound. MinFree
+	// is what is to stay free of the file system, whoever fills it.
+	MaxSize, MinFree Room
+	// MaxFills bounds the blobs that are fetched at a time; more wait for a
+	// moment and are then refused. Zero means DefaultMaxFills.
+	MaxFills int
+	// ManifestMemory bounds what manifests take up while they are read from
+	// disk, in bytes; more wait. Zero means DefaultManifestMemory, and less than
+	// one manifest may have means that.
+	ManifestMemory int64
 	// Upstreams are those that are served, by name.
 	Upstreams map[string]Upstream
 	Log       *zap.Logger
 	Metrics   *metrics.Metrics
+
+	// files is the file system; a test's may fail.
+	files store.Files
 }
 
 // Upstream is a registry that the cache stands in front of.
@@ -66,6 +87,10 @@ type Upstream struct {
 	// Tags are the rules of freshness; the first that matches a tag holds,
 	// the defaults where none does.
 	Tags []TagRule
+	// Prefetch is how many layers of images that clients have begun to pull
+	// are fetched ahead of them at a time; large ones count fourfold. Zero is
+	// none.
+	Prefetch int
 }
 
 // Cache is an open cache directory and the fetches that run for it. All methods
@@ -76,20 +101,43 @@ type Cache struct {
 	offline           bool
 	negativeTTL       time.Duration
 	revalidateTimeout time.Duration
+	reverifyAfter     time.Duration
 	log               *zap.Logger
 	metrics           *metrics.Metrics
 
-	store  *store.Store
-	index  *index.Index
-	memory *memory
+	store    *store.Store
+	index    *index.Index
+	memory   *memory
+	disk     *disk
+	verifier *verifier
+	// passages bounds what is passed on without being kept.
+	passages chan struct{}
+	// scrubbing has room for the one pass over all that is stored.
+	scrubbing chan struct{}
+
+	uses    *uses
+	evictor *evictor
+	// reconciled is closed when the index agrees with the tree, or that was
+	// given up.
+	reconciled chan struct{}
 
 	// flights makes one fetch of what several ask for at a time. They run on
 	// ctx, so that a client that goes away does not end what others wait for.
 	flights singleflight.Group
-	// negative remembers that something is not there.
-	negative recent[*oci.Error]
+	// negative remembers that something is not there, or not to be had.
+	negative negative
 	// paused remembers why a tag's upstream could not be asked just now.
 	paused recent[error]
+	// planned remembers what clients may ask for next, by each blob of it.
+	planned recent[*plan]
+	// unfit remembers digests whose stored file must not be served, though it
+	// is there.
+	unfit recent[struct{}]
+	// lost remembers digests of which the stored content was damaged.
+	lost recent[struct{}]
+
+	// manifests is the room for those that are being read from disk.
+	manifests *semaphore.Weighted
 
 	ctx    context.Context // ends fetches at Close
 	cancel context.CancelCauseFunc
@@ -98,7 +146,7 @@ type Cache struct {
 	mu     sync.Mutex
 	closed bool
 	fills  map[digest.Digest]*blobFill
-	usage  usage
+	claims map[digest.Digest]chan struct{} // closed when given up, see claim
 
 	tagsMu  sync.Mutex
 	tagsGen uint64 // counts changes of tag records, see lookUpTag
@@ -107,7 +155,49 @@ type Cache struct {
 type upstream struct {
 	name   string
 	origin Origin
-	rules  freshness
+	// metered is origin, where its pulls are counted; else nil.
+	metered Metered
+	// saved counts the manifests that clients were given without a pull.
+	saved interface{ Inc() }
+	rules freshness
+	// slow is set while the upstream has let a client wait for as long as any
+	// does, and has said nothing since: nobody else waits.
+	slow atomic.Bool
+	// ahead bounds what is fetched before clients ask, by weight, of which
+	// there is aheadMax; nil where nothing is.
+	ahead    *semaphore.Weighted
+	aheadMax int64
+	places   places
+}
+
+// errReserve says that a pull was not spent on what is here already.
+var errReserve = errors.New("what is left of the upstream's pull quota is kept for what is not here")
+
+// sparePull tells why no pull is to be spent on what is here already; nil where
+// one may be.
+func (u *upstream) sparePull(ctx context.Context) error {
+	if u.metered == nil {
+		return nil
+	}
+	if err := u.metered.SparePull(ctx); err != nil {
+		return fmt.Errorf("%w: %w", errReserve, err)
+	}
+	return nil
+}
+
+// heard notes an answer of the upstream: it does not hang.
+func (u *upstream) heard(err error) {
+	if err == nil || oci.IsAbsent(err) || oci.IsRefused(err) {
+		u.slow.Store(false)
+	}
+}
+
+// countSaved counts the answer to a client's GET of a manifest, if it was come
+// by without one of its own.
+func (u *upstream) countSaved(s Status) {
+	if s != Miss {
+		u.saved.Inc()
+	}
 }
 
 // errClosing ends the fetches of a cache that is being closed.
@@ -123,9 +213,16 @@ func Open(o Options) (*Cache, error) {
 		offline:           o.Offline,
 		negativeTTL:       o.NegativeTTL,
 		revalidateTimeout: o.RevalidateTimeout,
+		reverifyAfter:     o.ReverifyAfter,
+		verifier:          newVerifier(),
+		passages:          make(chan struct{}, maxPassages),
+		scrubbing:         make(chan struct{}, 1),
 		log:               o.Log,
 		metrics:           o.Metrics,
 		fills:             map[digest.Digest]*blobFill{},
+		claims:            map[digest.Digest]chan struct{}{},
+		uses:              newUses(),
+		reconciled:        make(chan struct{}),
 	}
 	if len(o.Platforms) > 0 {
 		c.platform = o.Platforms[0]
@@ -142,6 +239,14 @@ func Open(o Options) (*Cache, error) {
 	if c.metrics == nil {
 		c.metrics = metrics.Discard()
 	}
+	if o.MaxFills == 0 {
+		o.MaxFills = DefaultMaxFills
+	}
+	if o.ManifestMemory == 0 {
+		o.ManifestMemory = DefaultManifestMemory
+	}
+	c.manifests = semaphore.NewWeighted(max(o.ManifestMemory, oci.MaxManifestSize))
+	newPlaces := newPlaces(o.MaxFills)
 	for name, u := range o.Upstreams {
 		rules, err := compileRules(u.Tags)
 		if err != nil {
@@ -150,14 +255,22 @@ func Open(o Options) (*Cache, error) {
 		if o.Offline {
 			u.Origin = offline{name}
 		}
-		c.upstreams[name] = &upstream{name: name, origin: u.Origin, rules: rules}
+		metered, _ := u.Origin.(Metered)
+		c.upstreams[name] = &upstream{
+			name: name, origin: u.Origin, rules: rules, places: newPlaces(),
+			metered: metered, saved: c.metrics.PullsSaved.WithLabelValues(name),
+			ahead: newAhead(u.Prefetch), aheadMax: int64(u.Prefetch),
+		}
 	}
 
 	var err error
 	if c.memory, err = newMemory(o.MemoryBytes, c.metrics); err != nil {
 		return nil, err
 	}
-	if c.store, err = store.Open(o.Dir); err != nil {
+	if o.files == nil {
+		o.files = store.OS{}
+	}
+	if c.store, err = store.OpenOn(o.files, o.Dir); err != nil {
 		c.memory.close()
 		return nil, err
 	}
@@ -167,11 +280,23 @@ func Open(o Options) (*Cache, error) {
 		return nil, errors.Join(err, c.store.Close())
 	}
 	if aside != "" {
-		c.log.Warn("the index was damaged and has been set aside; tags and links are learned again from the upstreams",
+		c.log.Warn("the index was damaged and has been set aside; it is made again from its backup and from what is stored",
 			zap.String("file", aside))
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
-	c.work.Go(c.countStored)
+	c.disk = newDisk(c.store.Check, c.store.Room, c.log, c.metrics)
+	c.work.Go(func() { c.disk.watch(c.ctx) })
+	c.evictor = newEvictor(c, o.MaxSize, o.MinFree)
+	c.countStored()
+	c.work.Go(c.evictor.run)
+	if o.ScrubRate > 0 {
+		c.work.Go(func() { c.scrubBehind(o.ScrubRate) })
+	}
+	c.index.Lost(c.indexLost)
+	c.work.Go(func() {
+		defer close(c.reconciled)
+		c.reconcile()
+	})
 	return c, nil
 }
 
@@ -202,8 +327,13 @@ func (c *Cache) Close(ctx context.Context) error {
 	return errors.Join(c.index.Close(), c.store.Close())
 }
 
-// Check tells whether the cache can keep what it fetches, for readiness.
-func (c *Cache) Check() error { return c.store.Check() }
+// Degraded says in a sentence what is wrong with the cache's disk, once it has
+// tried to write to it; empty where nothing is. The cache serves all the same:
+// what is not kept is passed on.
+func (c *Cache) Degraded() string {
+	c.disk.probe()
+	return c.disk.degraded()
+}
 
 // Repositories lists what is cached, "docker.io/library/nginx", sorted.
 func (c *Cache) Repositories(context.Context) ([]string, error) {

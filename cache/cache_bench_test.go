@@ -1,8 +1,10 @@
 package cache
 
 import (
+	"context"
 	"io"
 	"testing"
+	"unsafe"
 
 	"github.com/opencontainers/go-digest"
 
@@ -12,7 +14,7 @@ import (
 
 // warmed gives a cache that holds one tagged image with a small and a large
 // layer.
-func warmed(b *testing.B) (c *Cache, tag rewrite.Target, small, large digest.Digest) {
+func warmed(b testing.TB) (c *Cache, tag rewrite.Target, small, large digest.Digest) {
 	b.Helper()
 	hub := newRegistry()
 	layers := [][]byte{content(1, smallBlob), content(2, 8<<20)}
@@ -36,7 +38,7 @@ func warmed(b *testing.B) (c *Cache, tag rewrite.Target, small, large digest.Dig
 	return c, tag, small, large
 }
 
-func sendWhole(b *testing.B, c *Cache, t rewrite.Target) {
+func sendWhole(b testing.TB, c *Cache, t rewrite.Target) {
 	blob, _, err := c.Blob(b.Context(), t, oci.Whole)
 	if err != nil {
 		b.Fatal(err)
@@ -70,5 +72,127 @@ func BenchmarkLargeBlobHit(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		sendWhole(b, c, digested(tag.Repository, large))
+	}
+}
+
+func TestHotManifestsAndSmallBlobsAreFoundWithoutAnAllocation(t *testing.T) {
+	if raced {
+		t.Skip("the race detector allocates")
+	}
+	c, tag, small, _ := warmed(t)
+	ctx := t.Context()
+	m, _, err := c.Manifest(ctx, tag, rewrite.Accept{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	byDigest := digested(tag.Repository, m.Digest)
+	blob := digested(tag.Repository, small)
+	for what, ask := range map[string]func() (Outcome, error){
+		"manifest by tag":    func() (Outcome, error) { _, o, err := c.Manifest(ctx, tag, rewrite.Accept{}); return o, err },
+		"manifest by digest": func() (Outcome, error) { _, o, err := c.Manifest(ctx, byDigest, rewrite.Accept{}); return o, err },
+		"HEAD by tag":        func() (Outcome, error) { _, o, err := c.Describe(ctx, tag, rewrite.Accept{}); return o, err },
+		"HEAD by digest":     func() (Outcome, error) { _, o, err := c.Describe(ctx, byDigest, rewrite.Accept{}); return o, err },
+		"small blob": func() (Outcome, error) {
+			b, o, err := c.Blob(ctx, blob, oci.Whole)
+			if err == nil {
+				err = b.Close()
+			}
+			return o, err
+		},
+		"HEAD of a small blob": func() (Outcome, error) { _, o, err := c.Stat(ctx, blob); return o, err },
+	} {
+		for range 2 {
+			if _, err := ask(); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			c.memory.lru.Wait()
+		}
+		n := testing.AllocsPerRun(200, func() {
+			if o, err := ask(); err != nil || o.Status != Hit {
+				t.Fatalf("%s: %v, %v", what, o, err)
+			}
+		})
+		if n != 0 {
+			t.Errorf("%s: %g allocations, want none", what, n)
+		}
+	}
+}
+
+// The server's Target lies in the buffer of a request, into which the next one is
+// read.
+func TestNothingOfATargetIsKept(t *testing.T) {
+	hub := newRegistry()
+	layers := [][]byte{content(1, smallBlob), content(2, 1<<20)}
+	hub.tag("library/nginx", "latest", hub.addImage("library/nginx", layers...))
+	c, err := Open(Options{
+		Dir: t.TempDir(), MemoryBytes: 64 << 20,
+		Upstreams: map[string]Upstream{"docker.io": {Origin: hub, Tags: []TagRule{{Match: "*", Immutable: true}}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(context.Background()) })
+	first := 0
+	total := func(asked map[string]int) (n int) {
+		for _, times := range asked {
+			n += times
+		}
+		return n
+	}
+	buf := make([]byte, 256)
+	in := func(s string, at int) string {
+		copy(buf[at:], s)
+		return unsafe.String(&buf[at], len(s))
+	}
+	for round := range 3 {
+		tag := tagged(in("library/nginx", 0), in("latest", 50))
+		m, _, err := c.Manifest(t.Context(), tag, rewrite.Accept{})
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		want := digested(tag.Repository, digest.Digest(in(string(m.Digest), 100)))
+		if _, _, err := c.Describe(t.Context(), want, rewrite.Accept{}); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		for _, layer := range layers {
+			t := digested(tag.Repository, digest.Digest(in(string(digest.FromBytes(layer)), 100)))
+			b, _, err := c.Blob(context.Background(), t, oci.Whole)
+			if err != nil {
+				panic(err)
+			}
+			if _, err := b.Send(io.Discard, oci.Span{From: 0, To: b.Size()}); err != nil {
+				panic(err)
+			}
+			b.Close()
+			if f := c.filling(t.Digest); f != nil {
+				<-f.gone
+			}
+			if _, _, err := c.Stat(context.Background(), t); err != nil {
+				panic(err)
+			}
+		}
+		for i := range buf {
+			buf[i] = '#'
+		}
+		if round == 0 {
+			first = total(hub.count())
+		}
+	}
+	for i := range c.uses.shards {
+		shard := &c.uses.shards[i]
+		shard.mu.Lock()
+		for d := range shard.noted {
+			if d.Validate() != nil {
+				t.Errorf("a use of %q is noted", d)
+			}
+		}
+		shard.mu.Unlock()
+	}
+	names, err := c.Repositories(t.Context())
+	if err != nil || len(names) != 1 || names[0] != "docker.io/library/nginx" {
+		t.Errorf("cached is %q, %v", names, err)
+	}
+	if got := total(hub.count()); got != first {
+		t.Errorf("the upstream was asked %v, %d times in the first round: something was not found again", hub.count(), first)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -36,7 +37,8 @@ type registry struct {
 	asked     map[string]int // by operation
 	fail      error
 	delay     time.Duration
-	silent    bool // HEAD says neither digest nor size
+	silent    bool          // HEAD says neither digest nor size
+	lie       digest.Digest // what HEAD says, where set; a GET by tag then fails
 }
 
 func newRegistry() *registry {
@@ -98,12 +100,19 @@ func (r *registry) Resolve(ctx context.Context, repo, ref string) (v1.Descriptor
 	if err != nil || r.silent {
 		return v1.Descriptor{}, err
 	}
-	return m.Descriptor(), nil
+	desc := m.Descriptor()
+	if r.lie != "" {
+		desc.Digest = r.lie
+	}
+	return desc, nil
 }
 
 func (r *registry) Manifest(ctx context.Context, repo, ref string) (*oci.Manifest, error) {
 	if err := r.ask(ctx, "manifest"); err != nil {
 		return nil, err
+	}
+	if r.lie != "" && !strings.Contains(ref, ":") {
+		return nil, errDown // its bytes are not what it says that they are
 	}
 	return r.find(repo, ref)
 }
@@ -616,6 +625,26 @@ func TestTagWhoseNewManifestCanNotBeFetchedIsServedAsItWas(t *testing.T) {
 	})
 }
 
+func TestTagWhoseUpstreamNamesAWrongDigestIsServedAsItWas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := newRegistry()
+		one := hub.addImage("app", []byte("one"))
+		hub.tag("app", "latest", one)
+		c := open(t, Options{}, map[string]*registry{"docker.io": hub})
+		wantManifest(t, c, tagged("app", "latest"), one, Miss)
+		hub.lie = digest.FromString("what is nowhere")
+		for range 2 {
+			time.Sleep(2 * DefaultTTL)
+			wantManifest(t, c, tagged("app", "latest"), one, Stale)
+		}
+		hub.lie = ""
+		time.Sleep(2 * DefaultTTL)
+		if m, _, err := c.Manifest(t.Context(), tagged("app", "latest"), rewrite.Accept{}); err != nil || m.Digest != one.Digest {
+			t.Errorf("once it tells the truth: %+v, %v", m, err)
+		}
+	})
+}
+
 func TestClientThatTakesNoIndexGetsTheDefaultPlatform(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := newRegistry()
@@ -686,6 +715,24 @@ func TestOneRepositorysDigestsAreNoKeyToAnothersContent(t *testing.T) {
 		if n := hub.count()["blob"]; n != 1 {
 			t.Errorf("the blob was fetched %d times", n)
 		}
+	})
+}
+
+// A manifest may be a layer of another: what bundles images does that. It stays a
+// manifest.
+func TestManifestThatAnotherHasAsItsLayerStaysAManifest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := newRegistry()
+		c := open(t, Options{}, map[string]*registry{"docker.io": hub})
+		image := hub.addImage("app", content(70, 100))
+		bundle := hub.addDocument("app", v1.MediaTypeImageManifest, v1.Manifest{
+			Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest,
+			Config: hub.addBlob("app", []byte("{}")), Layers: []v1.Descriptor{image},
+		})
+		wantManifest(t, c, digested("app", image.Digest), image, Miss)
+		wantManifest(t, c, digested("app", bundle.Digest), bundle, Miss)
+		hub.set(errDown, 0)
+		wantManifest(t, c, digested("app", image.Digest), image, Hit)
 	})
 }
 

@@ -93,10 +93,10 @@ func (c *Cache) explainTag(e *Explanation, up *upstream, t rewrite.Target) {
 	k := tagKey(t)
 	rule := up.rules.rule(t.Repository, t.Tag)
 	e.Rule = rule.Match
-	rec, ok := c.lookUpTag(k, t)
+	rec, ok := c.lookUpTag(t)
 	if !ok {
 		e.Reason = "the tag has not been asked for"
-		if err, ok := c.negative.get(k); ok {
+		if err, ok := c.negative.get(ownAccount, k); ok {
 			e.Status, e.Reason = Negative, err.Message
 		}
 		return

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -24,7 +25,7 @@ const (
 	// minSegment and maxSegment bound the spans that a large blob is asked
 	// for in. Small ones waste round trips, large ones make a reader that
 	// comes for the middle of a blob wait.
-	minSegment = 16 << 20
+	minSegment = 8 << 20
 	maxSegment = 64 << 20
 	// maxWriters bounds the connections that one fill has at a time.
 	maxWriters = 4
@@ -33,8 +34,13 @@ const (
 	// maxRounds bounds the attempts at a blob whose bytes were wrong while
 	// nobody had been given any.
 	maxRounds = 3
-	// saveEvery is how many hashed bytes may be lost to a crash.
+	// maxComeBack bounds the pause that an upstream may ask for.
+	maxComeBack = 30 * time.Second
+	// saveEvery is how many bytes come before the part is synced and noted: so
+	// many, and what comes while that is done, may be lost to a crash.
 	saveEvery = 32 << 20
+	// flushEvery is how many hashed bytes are handed to the disk at a time.
+	flushEvery = 4 << 20
 	// readSize is the buffer that moves bytes from an upstream to the part.
 	readSize = 256 << 10
 )
@@ -42,12 +48,21 @@ const (
 // errMismatch says that an upstream's bytes were not the digest's.
 var errMismatch = errors.New("the bytes are not the digest's")
 
+// errSizes says that an upstream told another size than was known.
+var errSizes = errors.New("the sizes differ")
+
+// errEndless says that more came of a blob than is taken where nobody tells its
+// size.
+var errEndless = errors.New("it does not end")
+
 // part is the file that a fill writes: a store.Part, or a test's.
 type part interface {
 	io.WriterAt
 	io.ReaderAt
-	Open() (io.ReadSeekCloser, error)
+	Open() (store.Reader, error)
+	Flush(off, n int64)
 	Save(have store.Spans, size int64) error
+	MarkWhole(size int64) error
 	Commit(size int64) error
 	Reset() error
 	Discard() error
@@ -59,6 +74,9 @@ type fillTask struct {
 	digest digest.Digest
 	// size is the blob's size in bytes as a manifest tells it, or -1.
 	size int64
+	// most is how many bytes are taken of a blob of which nobody tells the size;
+	// zero is no bound.
+	most int64
 	// first is the byte that the first reader wants first.
 	first int64
 	// begin opens the part, with the bytes and the size (or -1) that an
@@ -78,8 +96,9 @@ type fillTask struct {
 // its own of one sparse file. It knows neither HTTP nor the index.
 type fill struct {
 	fillTask
-	// least is the smallest segment; minSegment, but in tests.
-	least int64
+	// least is the smallest segment, every what may be lost to a crash:
+	// minSegment and saveEvery, but in tests.
+	least, every int64
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced when what stands below changes
@@ -87,26 +106,35 @@ type fill struct {
 	part    part
 	size    int64 // -1 until known; hides the task's
 	have    store.Spans
+	growth  growth
+	unsaved int64 // bytes that have come since the part was saved
+	saving  bool  // the part is being saved
 	writers []*writer
-	group   *errgroup.Group // the round's goroutines; nil between rounds
+	group   *errgroup.Group // the round's goroutines; nil once it fails, and between rounds
 	ctx     context.Context // the round's
 	whole   bool            // the upstream does not do ranges, or the size is not known
-	opened  bool            // an upstream has begun to answer
+	opened  bool            // an upstream has begun to send it
+	status  int             // the HTTP status by which it began, zero if not known
+	refused bool            // what an upstream began to send was refused: another may do better
 	given   bool            // a reader has been let at some bytes
 	right   bool            // the digest has been verified
+	kept    bool            // and it has its final name, for good
 	ended   bool
 	err     error // why it ended; nil if all is well
 	refuse  []func()
 }
 
-// writer has claimed the bytes from at up to end. Both are guarded by fill.mu.
-type writer struct{ at, end int64 }
+// writer has claimed the bytes from at up to end. All is guarded by fill.mu.
+type writer struct {
+	at, end int64
+	begun   bool // bytes have come to it
+}
 
 // unbounded stands for the end of a claim on a blob whose size is not known.
 const unbounded = int64(1) << 62
 
 func newFill(t fillTask) *fill {
-	return &fill{fillTask: t, least: minSegment, size: t.size, changed: make(chan struct{})}
+	return &fill{fillTask: t, least: minSegment, every: saveEvery, size: t.size, changed: make(chan struct{})}
 }
 
 // run does the task. It returns when the fill has ended and all its goroutines
@@ -127,12 +155,26 @@ func (f *fill) run(ctx context.Context) error {
 	switch {
 	case err == nil:
 		return p.Close()
-	case errors.Is(err, errMismatch), right, have.Len() == 0:
+	case errors.Is(err, errMismatch), errors.Is(err, errEndless), right, have.Len() == 0, isOfDisk(err):
+		// Of a disk that fails, what was written is not to be relied on, or is
+		// in the way of what is smaller.
+		return errors.Join(err, p.Discard())
+	case errors.Is(err, errSizes) && f.fillTask.size < 0:
+		// One of two upstreams, or of an earlier fill and this one, was wrong
+		// about the size. The part would pass that on to the next fill.
 		return errors.Join(err, p.Discard())
 	default:
 		// What is there spares the next fill its fetch.
 		return errors.Join(err, p.Save(have, size), p.Close())
 	}
+}
+
+// end ends a fill that was never run with err.
+func (f *fill) end(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ended, f.err = true, err
+	f.wake()
 }
 
 func (f *fill) fetch(ctx context.Context) error {
@@ -160,14 +202,14 @@ func (f *fill) fetch(ctx context.Context) error {
 			refuse()
 		}
 		again := !f.given && round < maxRounds
-		f.refuse, f.have, f.whole = nil, store.Spans{}, false
+		f.refuse, f.have, f.unsaved, f.whole = nil, store.Spans{}, 0, false
 		f.size = f.fillTask.size
 		f.mu.Unlock()
 		if !again {
 			return err
 		}
 		if err := p.Reset(); err != nil {
-			return err
+			return &diskError{err}
 		}
 	}
 }
@@ -176,8 +218,8 @@ func (f *fill) fetch(ctx context.Context) error {
 func (f *fill) round(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	f.mu.Lock()
-	f.group, f.ctx, f.writers = g, ctx, nil
-	g.Go(func() error { return f.verify(ctx) })
+	f.group, f.ctx, f.writers, f.growth = g, ctx, nil, growth{}
+	f.inRound(func() error { return f.verify(ctx) })
 	if f.size >= 0 {
 		f.startWriter(f.first)
 	}
@@ -192,8 +234,26 @@ func (f *fill) round(ctx context.Context) error {
 	return err
 }
 
-// segment is how much one claim spans.
-func (f *fill) segment() int64 { return min(max(f.size/16, f.least), maxSegment) }
+// inRound runs work in the round's group. Work that fails closes the group before
+// it leaves it: whoever joined later could be missed by who waits for it. f.mu is
+// held.
+func (f *fill) inRound(work func() error) {
+	f.group.Go(func() error {
+		err := work()
+		if err != nil {
+			f.mu.Lock()
+			f.group = nil
+			f.mu.Unlock()
+		}
+		return err
+	})
+}
+
+// segment is how much one claim spans: where one for each writer is enough, they
+// end together.
+func (f *fill) segment() int64 {
+	return min(max((f.size+maxWriters-1)/maxWriters, f.least), maxSegment)
+}
 
 // claim finds w the first bytes from from on that are neither there nor
 // claimed; false if there are none. f.mu is held.
@@ -222,15 +282,15 @@ func (f *fill) claim(w *writer, from int64) bool {
 }
 
 // startWriter puts one more writer on the first free bytes from from on. f.mu
-// is held, and a round runs.
+// is held.
 func (f *fill) startWriter(from int64) {
 	w := &writer{}
-	if len(f.writers) >= maxWriters || !f.claim(w, from) {
+	if f.group == nil || len(f.writers) >= maxWriters || !f.claim(w, from) {
 		return
 	}
 	f.writers = append(f.writers, w)
 	ctx := f.ctx
-	f.group.Go(func() error { return f.write(ctx, w) })
+	f.inRound(func() error { return f.write(ctx, w) })
 }
 
 // write fetches w's claim, and then further ones while there are any. What
@@ -258,6 +318,9 @@ func (f *fill) write(ctx context.Context, w *writer) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		if isOfDisk(err) || errors.Is(err, errEndless) {
+			return err // the others will not do better
+		}
 		if tries >= maxTries || !f.mayRetry(err) {
 			if f.retire(w) {
 				return nil
@@ -266,20 +329,29 @@ func (f *fill) write(ctx context.Context, w *writer) error {
 		}
 		f.resumed()
 		select {
-		case <-time.After(pause.NextBackOff()):
+		case <-time.After(max(pause.NextBackOff(), comeBack(err))):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
 }
 
-// mayRetry tells whether trying again may help. Before an upstream has begun to
-// answer it does not: the origin has tried already, and a client waits.
+// comeBack gives how long an upstream that fails, or limits us, wants to be left
+// alone, as far as those who read may be kept waiting.
+func comeBack(err error) time.Duration {
+	var e *oci.Error
+	if !errors.As(err, &e) {
+		return 0
+	}
+	return min(e.RetryAfter, maxComeBack)
+}
+
+// mayRetry tells whether trying again may help. Before an upstream has answered
+// it does not: the origin has tried already, and a client waits.
 func (f *fill) mayRetry(err error) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var disk *diskError
-	return f.opened && !oci.IsAbsent(err) && !errors.As(err, &disk)
+	return (f.opened || f.refused) && !oci.IsAbsent(err)
 }
 
 // retire takes w off the fill if others are left to do its work.
@@ -299,9 +371,6 @@ func (f *fill) next(w *writer) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.size >= 0 && (f.claim(w, w.end) || f.claim(w, 0)) {
-		if !f.whole && f.size-f.have.Len() > 2*f.segment() {
-			f.startWriter(0) // it goes well, so more may go better
-		}
 		return true
 	}
 	f.writers = slices.DeleteFunc(f.writers, func(o *writer) bool { return o == w })
@@ -344,13 +413,15 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 			if _, err := f.part.WriteAt(buf[:n], at); err != nil {
 				return &diskError{err}
 			}
-			f.advance(w, int64(n))
+			if f.advance(w, int64(n)) {
+				return f.endless(body)
+			}
 		}
 		switch {
 		case err == nil:
+		case int64(n) == left:
+			return nil // however it ended: all came
 		case err == io.EOF && f.finishUnsized(w):
-			return nil
-		case err == io.EOF && int64(n) == left:
 			return nil
 		default:
 			return fmt.Errorf("read at byte %d: %w", at+int64(n), unexpected(err))
@@ -374,10 +445,11 @@ func (f *fill) accept(w *writer, body *oci.Body) error {
 	}
 	if body.Size >= 0 && body.Size != f.size {
 		err := oci.Errorf(oci.CodeUnavailable, "%s says that %s has %d bytes, and it has %d", body.Source, f.digest, body.Size, f.size)
-		err.Status = 502
+		err.Status, err.Err = 502, errSizes
 		if body.Refuse != nil {
 			body.Refuse()
 		}
+		f.refused = true
 		return err
 	}
 	if body.Span.From == 0 && (body.Span.To != w.end || w.at > 0) && w.end != unbounded {
@@ -399,18 +471,34 @@ func (f *fill) accept(w *writer, body *oci.Body) error {
 			}
 		}
 	}
-	f.opened = true
+	if !f.opened {
+		f.opened, f.status = true, body.Status
+	}
 	f.wake()
 	return nil
 }
 
-// advance notes that n more bytes of w's claim are there.
-func (f *fill) advance(w *writer, n int64) {
+// advance notes that n more bytes of w's claim are there. It tells whether there
+// are too many for a blob whose size is not known.
+func (f *fill) advance(w *writer, n int64) (endless bool) {
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.have.Add(w.at, w.at+n)
+	f.unsaved += n
 	w.at += n
+	w.begun = true
+	f.grow(n)
 	f.wake()
-	f.mu.Unlock()
+	return f.size < 0 && f.most > 0 && w.at > f.most
+}
+
+// endless makes the error of a body that nobody said an end of, and that has none.
+func (f *fill) endless(body *oci.Body) error {
+	if body.Refuse != nil {
+		body.Refuse()
+	}
+	return &oci.Error{Code: oci.CodeUnavailable, Status: http.StatusBadGateway, Err: errEndless, Message: fmt.Sprintf(
+		"%s sends more than %d bytes of %s, and has not said how many there are; that is as much as is taken of such a blob", body.Source, f.most, f.digest)}
 }
 
 // finishUnsized ends a blob whose size nobody told: where its bytes end. The
@@ -431,13 +519,18 @@ func (f *fill) finishUnsized(w *writer) bool {
 func (f *fill) verify(ctx context.Context) error {
 	hash := f.digest.Algorithm().Hash()
 	buf := buffers.Get().(*[readSize]byte)
-	defer buffers.Put(buf)
-	var done, saved int64
+	spare := sync.OnceFunc(func() { buffers.Put(buf) })
+	defer spare()
+	var done, flushed int64
+	// Saving waits for the disk, and the hash does not wait for saving.
+	var saver sync.WaitGroup
+	defer saver.Wait()
 	for {
 		end, size, err := f.grown(ctx, done)
 		if err != nil {
 			return err
 		}
+		end = min(end, done+flushEvery)
 		for done < end {
 			n, err := f.part.ReadAt(buf[:min(end-done, readSize)], done)
 			if n == 0 && err != nil {
@@ -449,25 +542,39 @@ func (f *fill) verify(ctx context.Context) error {
 		if done == size {
 			break
 		}
-		if done-saved >= saveEvery {
-			f.mu.Lock()
-			have := f.have.Clone()
-			f.mu.Unlock()
-			// A part that can not be saved costs a fetch after a crash; the
-			// disk's error will show when it matters.
-			_ = f.part.Save(have, size)
-			saved = done
+		if done-flushed >= flushEvery {
+			f.part.Flush(flushed, done-flushed)
+			flushed = done
+		}
+		if have, due := f.beginSave(); due {
+			saver.Go(func() {
+				// A part that can not be saved costs a fetch after a crash;
+				// the disk's error will show when it matters.
+				_ = f.part.Save(have, size)
+				f.endSave()
+			})
 		}
 	}
 	if got := digest.NewDigest(f.digest.Algorithm(), hash); got != f.digest {
 		return fmt.Errorf("%s: %w: they are those of %s", f.digest, errMismatch, got)
 	}
+	spare() // many may wait for the disk
+	// Nobody waits for the disk's syncs who may have the bytes: a process that is
+	// killed now leaves them, with a mark, to the next one. A small blob waits, so that
+	// its header can say that it is stored.
+	if done > heldBack && f.part.MarkWhole(done) == nil {
+		f.mu.Lock()
+		f.right = true
+		f.wake()
+		f.mu.Unlock()
+	}
+	saver.Wait()
 	err := f.part.Commit(done)
 	if err == nil {
 		f.record(done)
 	}
 	f.mu.Lock()
-	f.right = true
+	f.right, f.kept = true, err == nil
 	f.wake()
 	f.mu.Unlock()
 	if err != nil {
@@ -476,12 +583,34 @@ func (f *fill) verify(ctx context.Context) error {
 	return nil
 }
 
-// grown waits until the prefix reaches beyond done, and gives its end and the
+// beginSave gives what the part is to be saved with, if that is due.
+func (f *fill) beginSave() (have store.Spans, due bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.saveDue() {
+		return have, false
+	}
+	f.unsaved, f.saving = 0, true
+	return f.have.Clone(), true
+}
+
+func (f *fill) endSave() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.saving = false
+	f.wake()
+}
+
+// saveDue tells whether the part is to be saved. f.mu is held.
+func (f *fill) saveDue() bool { return f.unsaved >= f.every && !f.saving }
+
+// grown waits until the prefix reaches beyond done, or the part is to be saved:
+// writers may be far ahead of the prefix. It gives the prefix's end and the
 // blob's size.
 func (f *fill) grown(ctx context.Context, done int64) (end, size int64, err error) {
 	err = f.wait(ctx, func() (bool, error) {
 		end, size = f.have.Reach(done), f.size
-		return end > done || end == size, nil
+		return end > done || end == size || f.saveDue(), nil
 	})
 	return end, size, err
 }
@@ -510,6 +639,24 @@ func (f *fill) await(ctx context.Context, off int64) (int64, error) {
 		return false, nil
 	})
 	return limit, err
+}
+
+// prefix gives how many of the blob's first bytes are in the part's file.
+func (f *fill) prefix() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.have.Reach(0)
+}
+
+// isOf tells, as an error, whether the blob has not the size that a reader was told
+// before a source turned out to be wrong. Once bytes are given out the size stays.
+func (f *fill) isOf(size int64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.size != size {
+		return fmt.Errorf("%s: %w: %d bytes were announced, and it has %d", f.digest, errSizes, size, f.size)
+	}
+	return nil
 }
 
 // want sees to it that the byte at off is on its way. f.mu is held.
@@ -541,6 +688,28 @@ func (f *fill) ready(ctx context.Context) (int64, error) {
 		return f.opened && size > heldBack || f.right, nil
 	})
 	return size, err
+}
+
+// failure gives why the fill, which has ended, brought nothing to read.
+func (f *fill) failure() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+// verified tells whether all of the blob is here and right, and its size.
+func (f *fill) verified() (size int64, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.size, f.right
+}
+
+// origin gives the HTTP status by which the upstream began to send, and whether
+// all has been verified and kept by now.
+func (f *fill) origin() (status int, kept bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.status, f.kept
 }
 
 // wait calls enough under f.mu, now and after each change, until it gives true
@@ -580,6 +749,11 @@ type diskError struct{ err error }
 
 func (e *diskError) Error() string { return "cache disk: " + e.err.Error() }
 func (e *diskError) Unwrap() error { return e.err }
+
+func isOfDisk(err error) bool {
+	var disk *diskError
+	return errors.As(err, &disk)
+}
 
 func unexpected(err error) error {
 	if err == io.EOF {

@@ -48,17 +48,27 @@ func (p *memoryPart) ReadAt(b []byte, off int64) (int, error) {
 	return bytes.NewReader(p.content).ReadAt(b, off)
 }
 
-func (p *memoryPart) Open() (io.ReadSeekCloser, error) {
+func (p *memoryPart) Open() (store.Reader, error) {
 	return struct {
-		io.ReadSeeker
+		io.ReaderAt
 		io.Closer
 	}{io.NewSectionReader(p, 0, 1<<40), io.NopCloser(nil)}, nil
 }
+
+func (p *memoryPart) Flush(int64, int64) {}
 
 func (p *memoryPart) Save(have store.Spans, _ int64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.saved = have.Clone()
+	return nil
+}
+
+func (p *memoryPart) MarkWhole(size int64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.saved = store.Spans{}
+	p.saved.Add(0, size)
 	return nil
 }
 
@@ -451,6 +461,35 @@ func TestFillOfUnknownSizeEndsWithTheBytes(t *testing.T) {
 	})
 }
 
+// What comes is not bounded by anything that the upstream says, so it is by us: it
+// ends the fill at once, for all who read, and nothing of it stays.
+func TestFillOfUnknownSizeThatDoesNotEndIsEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{content: content(5, 3<<20), hideSize: true}
+		p := &memoryPart{}
+		f := newTestFill(s, p)
+		f.most = 1 << 20
+		wait := start(t.Context(), f)
+		_, readErr := read(t.Context(), f, oci.Whole)
+		err := wait()
+		for _, err := range []error{err, readErr} {
+			var e *oci.Error
+			if !errors.As(err, &e) || e.Code != oci.CodeUnavailable || e.HTTPStatus() != 502 {
+				t.Errorf("want a 502 that says so, got %v", err)
+			}
+		}
+		if !p.discarded || p.committed {
+			t.Errorf("discarded is %v, committed %v; want the part to be gone", p.discarded, p.committed)
+		}
+		if n := len(p.content); n > 2<<20 {
+			t.Errorf("%d bytes were written, want little more than %d", n, f.most)
+		}
+		if len(s.requests) != 1 || s.refused != 1 {
+			t.Errorf("asked %d times and refused %d times, want once", len(s.requests), s.refused)
+		}
+	})
+}
+
 func TestFillGoesOnFromThePartThatAnEarlierOneLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &source{content: content(8, 4<<20), chunk: 65_536, pace: time.Millisecond}
@@ -477,6 +516,41 @@ func TestFillGoesOnFromThePartThatAnEarlierOneLeft(t *testing.T) {
 		}
 		if want := int64(len(s.content)) + 65_536; s.sent > want {
 			t.Errorf("sent %d in both, want at most %d", s.sent, want)
+		}
+	})
+}
+
+// A part is saved by what has come, wherever that is: also while its beginning
+// is still missing.
+func TestFillSavesWhatIsAheadOfTheVerifiedPrefix(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, end := context.WithCancel(t.Context())
+		s := &source{content: content(13, 8*testSegment), chunk: 64 << 10, pace: time.Millisecond}
+		s.open = func(_ int, span oci.Span) (*oci.Body, error) {
+			if span.From == 0 { // what stays silent
+				r, w := io.Pipe()
+				context.AfterFunc(ctx, func() { w.Close() })
+				return &oci.Body{ReadCloser: r, Span: span, Size: int64(len(s.content))}, nil
+			}
+			return nil, nil
+		}
+		p := &memoryPart{}
+		f := newTestFill(s, p)
+		f.every = testSegment / 2
+		f.first = 4 * testSegment
+		wait := start(ctx, f)
+		go func() { _, _ = read(ctx, f, oci.Whole) }() // ends with ctx
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		p.mu.Lock()
+		saved, there := p.saved.Len(), p.saved.Reach(0)
+		p.mu.Unlock()
+		if want := 8*testSegment - f.segment() - f.every; there != 0 || saved < want {
+			t.Errorf("saved %d bytes, and %d of the prefix; want %d at least, and none", saved, there, want)
+		}
+		end()
+		if err := wait(); err == nil {
+			t.Error("it ended well")
 		}
 	})
 }
@@ -556,6 +630,181 @@ func TestFillRefusesAnotherSizeThanTheManifestSays(t *testing.T) {
 	})
 }
 
+func TestFillAsksAgainWhereTheSizeWasWrong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{content: content(12, 1<<20)}
+		refused := 0
+		s.open = func(n int, _ oci.Span) (*oci.Body, error) {
+			if n > 0 {
+				return nil, nil // the next endpoint
+			}
+			size := int64(len(s.content)) + 1000
+			return &oci.Body{
+				ReadCloser: io.NopCloser(bytes.NewReader(s.content)),
+				Span:       oci.Span{From: 0, To: size}, Size: size, Refuse: func() { refused++ },
+			}, nil
+		}
+		f := newTestFill(s, &memoryPart{})
+		wait := start(t.Context(), f)
+		got, err := read(t.Context(), f, oci.Whole)
+		if err != nil || !bytes.Equal(got, s.content) {
+			t.Errorf("the reader gets %d bytes of %d, %v", len(got), len(s.content), err)
+		}
+		if err := wait(); err != nil || refused != 1 || len(s.requests) != 2 {
+			t.Errorf("%v, %d refusals, %d requests; want nil, 1, 2", err, refused, len(s.requests))
+		}
+	})
+}
+
+// A fault of the last writer ends the round; readers that want other bytes come
+// at just that time.
+func TestFillThatEndsWhileReadersAskForMoreEndsCleanly(t *testing.T) {
+	for range 100 {
+		s := &source{content: content(40, 4*64<<10)}
+		ready, refuse := make(chan struct{}), make(chan struct{})
+		s.open = func(n int, span oci.Span) (*oci.Body, error) {
+			if n == 0 {
+				close(ready)
+				<-refuse
+			}
+			return nil, oci.Errorf(oci.CodeBlobUnknown, "gone")
+		}
+		f := newTestFill(s, &memoryPart{})
+		f.least = 64 << 10
+		wait := start(t.Context(), f)
+		<-ready
+		var readers sync.WaitGroup
+		for range 2 {
+			readers.Go(func() {
+				for {
+					f.mu.Lock()
+					ended := f.ended
+					f.want(3 * 64 << 10)
+					f.mu.Unlock()
+					if ended {
+						return
+					}
+				}
+			})
+		}
+		close(refuse)
+		if err := wait(); !oci.IsAbsent(err) {
+			t.Fatalf("the fill ends with %v; want that the blob is gone", err)
+		}
+		readers.Wait()
+	}
+}
+
+// The size that a client has been told is that of the first answer. When that
+// answer was wrong, and the next one has another size, what the client would get
+// is cut off at the wrong place.
+func TestFillNeverCompletesAReaderThatWasToldAnotherSize(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		whole, wrong := content(41, 3*heldBack), content(42, 2*heldBack)
+		s := &source{content: whole, hideSize: true}
+		told := make(chan struct{})
+		s.open = func(n int, span oci.Span) (*oci.Body, error) {
+			b := whole
+			if n == 0 {
+				b = wrong
+			}
+			size := int64(len(b))
+			body := &oci.Body{ReadCloser: io.NopCloser(bytes.NewReader(b)), Span: oci.Span{To: size}, Size: size}
+			if n == 0 {
+				body.ReadCloser = io.NopCloser(io.MultiReader(gatedReader{told}, bytes.NewReader(b)))
+			}
+			return body, nil
+		}
+		f := newTestFill(s, &memoryPart{})
+		wait := start(t.Context(), f)
+		size, err := f.ready(t.Context())
+		if err != nil || size != int64(len(wrong)) {
+			t.Fatalf("ready: %d, %v; want %d", size, err, len(wrong))
+		}
+		r, err := follow(t.Context(), f, size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		close(told)
+		if err := wait(); err != nil {
+			t.Fatalf("the second answer is right, and the fill ends with %v", err)
+		}
+		var got bytes.Buffer
+		if n, err := r.Send(&got, oci.Whole); err == nil {
+			t.Errorf("a reader that was told %d bytes got %d bytes of a blob of %d, and no error", size, n, len(whole))
+		}
+		if got, err := read(t.Context(), f, oci.Whole); err != nil || !bytes.Equal(got, whole) {
+			t.Errorf("a later reader got %d bytes, %v; want all %d", len(got), err, len(whole))
+		}
+	})
+}
+
+// lastWords gives its last bytes together with an error.
+type lastWords struct {
+	rest []byte
+	err  error
+}
+
+func (l *lastWords) Read(p []byte) (int, error) {
+	n := copy(p, l.rest)
+	l.rest = l.rest[n:]
+	if len(l.rest) == 0 {
+		return n, l.err
+	}
+	return n, nil
+}
+
+func TestFillKeepsABlobWhoseLastBytesCameWithAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{content: content(43, 5*heldBack)}
+		s.open = func(n int, span oci.Span) (*oci.Body, error) {
+			if n > 0 {
+				return nil, oci.Errorf(oci.CodeRangeInvalid, "no such bytes: %v", span)
+			}
+			size := int64(len(s.content))
+			return &oci.Body{ReadCloser: io.NopCloser(&lastWords{s.content, errCut}), Span: oci.Span{To: size}, Size: size}, nil
+		}
+		p := &memoryPart{}
+		f := newTestFill(s, p)
+		if err := f.run(t.Context()); err != nil {
+			t.Errorf("all bytes came, and the fill ends with %v", err)
+		}
+		if !p.committed || p.discarded || len(s.requests) != 1 {
+			t.Errorf("committed %v, discarded %v, %d requests; want true, false, 1", p.committed, p.discarded, len(s.requests))
+		}
+	})
+}
+
+// A note of an earlier fill is a hint. One with a wrong size must not make every
+// later fill fail.
+func TestFillOfAPartWithAWrongSizeIsRightTheNextTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{content: content(44, 3*heldBack), hideSize: true}
+		s.open = func(n int, span oci.Span) (*oci.Body, error) {
+			size := int64(len(s.content))
+			return &oci.Body{ReadCloser: io.NopCloser(bytes.NewReader(s.content[span.From:])), Span: oci.Span{From: span.From, To: size}, Size: size}, nil
+		}
+		p := &memoryPart{content: content(45, 1000)}
+		p.saved.Add(0, 1000)
+		noted := int64(2 * heldBack)
+		var err error
+		for range 2 {
+			p.discarded = false
+			f := newTestFill(s, p)
+			f.begin = func() (part, store.Spans, int64, error) { return p, p.saved.Clone(), noted, nil }
+			if err = f.run(t.Context()); err == nil {
+				break
+			}
+			if p.discarded {
+				p.saved, noted = store.Spans{}, -1
+			}
+		}
+		if err != nil || !p.committed {
+			t.Errorf("the second fill ends with %v, committed %v", err, p.committed)
+		}
+	})
+}
+
 func TestFillAsksForTheFarEndWhenAReaderWaitsThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		size := 4 * testSegment
@@ -619,6 +868,44 @@ func TestFillThatCanNotBeKeptIsStillReadToItsEnd(t *testing.T) {
 	})
 }
 
+// TestFillIsReadToItsEndWhileTheDiskSyncs also kills the process meanwhile: the next
+// one finds all of it, and asks for nothing.
+func TestFillIsReadToItsEndWhileTheDiskSyncs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{content: content(22, 1<<20)}
+		p := &slowCommit{memoryPart: &memoryPart{}, sync: make(chan struct{})}
+		f := newTestFill(s, p.memoryPart)
+		f.begin = func() (part, store.Spans, int64, error) { return p, store.Spans{}, -1, nil }
+		wait := start(t.Context(), f)
+		got, err := read(t.Context(), f, oci.Whole)
+		if err != nil || !bytes.Equal(got, s.content) {
+			t.Errorf("got %d bytes, %v; want %d", len(got), err, len(s.content))
+		}
+		if _, kept := f.origin(); kept || p.committed {
+			t.Error("it is kept before its sync has ended")
+		}
+		next := &memoryPart{content: bytes.Clone(p.content), saved: p.saved.Clone()}
+		if err := newTestFill(s, next).run(t.Context()); err != nil || !next.committed || len(s.requests) != 1 {
+			t.Errorf("the next process: %v, committed %v, with %d requests in all; want one", err, next.committed, len(s.requests))
+		}
+		close(p.sync)
+		if err := wait(); err != nil || !p.committed {
+			t.Errorf("%v, committed %v", err, p.committed)
+		}
+	})
+}
+
+// slowCommit is a part on a disk that syncs when sync is closed.
+type slowCommit struct {
+	*memoryPart
+	sync chan struct{}
+}
+
+func (p *slowCommit) Commit(size int64) error {
+	<-p.sync
+	return p.memoryPart.Commit(size)
+}
+
 type failingCommit struct {
 	*memoryPart
 	err error
@@ -677,6 +964,30 @@ func TestFillIsRightUnderRandomFaults(t *testing.T) {
 			}
 			if !s.hideSize && s.sent != int64(size) {
 				t.Errorf("seed %d: sent %d of %d", seed, s.sent, size)
+			}
+		})
+	}
+}
+
+func TestFillComesBackWhenTheUpstreamSays(t *testing.T) {
+	for _, c := range []struct{ asks, want time.Duration }{{10 * time.Second, 10 * time.Second}, {time.Hour, maxComeBack}} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &source{content: content(1, testSegment)}
+			s.cut = func(n int) int { return []int{1000, -1}[min(n, 1)] }
+			s.open = func(n int, _ oci.Span) (*oci.Body, error) {
+				if n == 1 {
+					return nil, &oci.Error{Code: oci.CodeUnavailable, Message: "is left alone", RetryAfter: c.asks}
+				}
+				return nil, nil
+			}
+			p := &memoryPart{}
+			began := time.Now()
+			wait := start(t.Context(), newTestFill(s, p))
+			if err := wait(); err != nil {
+				t.Fatal(err)
+			}
+			if d := time.Since(began); d < c.want || d > c.want+5*time.Second {
+				t.Errorf("told to come back in %s the fill took %s, want a little over %s", c.asks, d, c.want)
 			}
 		})
 	}

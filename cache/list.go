@@ -16,6 +16,7 @@ import (
 // stale while the upstream can not be asked. Offline, a list that was never
 // fetched is made of the tags known here. The slice must not be changed.
 func (c *Cache) Tags(ctx context.Context, t rewrite.Target) ([]string, Outcome, error) {
+	t = owned(t)
 	if _, listed := c.keptList(listKey(index.Tags, t), t, index.Tags); c.offline && !listed {
 		known, err := c.index.TagNames(t.Upstream, t.Repository)
 		if err != nil || len(known) > 0 {
@@ -32,6 +33,7 @@ func (c *Cache) Tags(ctx context.Context, t rewrite.Target) ([]string, Outcome, 
 // Referrers lists the manifests whose subject is t's digest. It is kept and
 // served as Tags is. The slice must not be changed.
 func (c *Cache) Referrers(ctx context.Context, t rewrite.Target) ([]v1.Descriptor, Outcome, error) {
+	t = owned(t)
 	l, out, err := c.list(ctx, t, index.Referrers, func(ctx context.Context, o Origin) (index.List, error) {
 		found, err := o.Referrers(ctx, t.Repository, t.Digest)
 		return index.List{Referrers: found}, err
@@ -56,7 +58,7 @@ func (c *Cache) list(ctx context.Context, t rewrite.Target, kind string, fetch f
 		return l, rule.outcome(Hit, age), nil
 	}
 	if !known {
-		if err, ok := c.negative.get(k); ok {
+		if err, ok := c.negative.get(ownAccount, k); ok {
 			return index.List{}, Outcome{Status: Negative}, err
 		}
 	}
@@ -73,7 +75,11 @@ func (c *Cache) list(ctx context.Context, t rewrite.Target, kind string, fetch f
 	patience := ctx
 	if mayBeStale {
 		var cancel context.CancelFunc
-		patience, cancel = context.WithTimeoutCause(ctx, c.revalidateTimeout, errSlow)
+		timeout := c.revalidateTimeout
+		if up.slow.Load() {
+			timeout = 0
+		}
+		patience, cancel = context.WithTimeoutCause(ctx, timeout, errSlow)
 		defer cancel()
 	}
 	f, err := share(patience, c, k, func(ctx context.Context) (index.List, error) {
@@ -82,7 +88,7 @@ func (c *Cache) list(ctx context.Context, t rewrite.Target, kind string, fetch f
 			if !oci.IsAbsent(err) {
 				c.paused.put(k, err, failurePause)
 			}
-			return l, c.noteAbsent(k, err)
+			return l, c.noteWord(k, err)
 		}
 		l.Checked = time.Now()
 		c.paused.drop(k)
@@ -94,7 +100,9 @@ func (c *Cache) list(ctx context.Context, t rewrite.Target, kind string, fetch f
 	})
 	switch {
 	case err == nil:
-		return f.value, rule.outcome(status(f.mine), 0), nil
+		out := rule.outcome(status(f.mine), 0)
+		out.Stored = true
+		return f.value, out, nil
 	case ctx.Err() == nil && oci.IsTransient(err) && mayBeStale, oci.IsRefused(err) && mayBeStale:
 		if patience.Err() != nil {
 			c.paused.put(k, errSlow, failurePause)

@@ -2,12 +2,10 @@ package cache
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 
 	"github.com/opencontainers/go-digest"
-	"go.uber.org/zap"
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
@@ -24,19 +22,26 @@ func (c *Cache) Manifest(ctx context.Context, t rewrite.Target, a rewrite.Accept
 	if err != nil {
 		return nil, Outcome{}, err
 	}
+	if m, out := c.hotManifest(up, t, a); m != nil {
+		up.countSaved(out.Status)
+		return &m.whole, out, nil
+	}
+	t = owned(t)
 	if t.Digest != "" {
 		m, st, err := c.manifestByDigest(ctx, up, t)
 		if err != nil {
 			return nil, Outcome{Status: st}, err
 		}
-		return answer(m), Outcome{Status: st}, nil
+		up.countSaved(st)
+		return c.answer(m), c.forwarded(Outcome{Status: st}, m.Digest), nil
 	}
 	m, out, err := c.manifestByTag(ctx, up, t)
 	if err != nil {
 		return nil, out, err
 	}
+	up.countSaved(out.Status)
 	if a.TakesIndex() || !rewrite.IsIndex(m.MediaType) {
-		return answer(m), out, nil
+		return c.answer(m), c.forwarded(out, m.Digest), nil
 	}
 	return c.negotiate(ctx, up, t, m, out)
 }
@@ -49,6 +54,10 @@ func (c *Cache) Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept
 	if err != nil {
 		return nil, Outcome{}, err
 	}
+	if m, out := c.hotManifest(up, t, a); m != nil {
+		return &m.described, out, nil
+	}
+	t = owned(t)
 	if t.Digest != "" {
 		return c.describeDigest(ctx, up, t)
 	}
@@ -66,13 +75,16 @@ func (c *Cache) Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept
 	if out.Status == Stale && r.Previous != "" && !c.holds(r.Digest) {
 		// What a GET would be answered with.
 		if m, ok := c.keptManifest(r.Previous, ""); ok {
-			return describe(answer(m)), out, nil
+			return describe(c.answer(m)), out, nil
 		}
 	}
-	return &Manifest{Digest: r.Digest, MediaType: r.MediaType, Size: r.Size}, out, nil
+	c.uses.note(r.Digest, true)
+	return &Manifest{Digest: r.Digest, MediaType: r.MediaType, Size: r.Size}, c.forwarded(out, r.Digest), nil
 }
 
-func answer(m *oci.Manifest) *Manifest {
+// answer makes of m what a client is given, and notes that it was asked for.
+func (c *Cache) answer(m *oci.Manifest) *Manifest {
+	c.uses.note(m.Digest, true)
 	return &Manifest{Digest: m.Digest, MediaType: m.MediaType, Size: int64(len(m.Bytes)), Bytes: m.Bytes}
 }
 
@@ -88,20 +100,33 @@ func (c *Cache) manifestByTag(ctx context.Context, up *upstream, t rewrite.Targe
 	if err != nil || r.manifest != nil {
 		return r.manifest, out, err
 	}
+	if known := out.Status == Hit || out.Status == Revalidated; known && r.Previous != "" && !c.holds(r.Digest) {
+		// It was found to have moved before, and could not be fetched then.
+		if why := up.sparePull(ctx); why != nil {
+			if m, ok := c.keptManifest(r.Previous, ""); ok {
+				out.Status, out.Reason = Stale, reason(why)
+				return m, out, nil
+			}
+		}
+	}
 	m, st, err := c.manifestByDigest(ctx, up, withDigest(t, r.Digest))
-	switch {
-	case err == nil:
+	if err == nil {
 		if st != Hit {
 			out.Status = st // the tag was known, but not what it stands for
 		}
 		return m, out, nil
-	case oci.IsAbsent(err):
+	}
+	if oci.IsAbsent(err) {
 		// The tag has moved on, and what it stood for has been deleted.
-		f, err := share(ctx, c, "get:"+tagKey(t), func(ctx context.Context) (resolved, error) {
+		f, again := share(ctx, c, "get:"+tagKey(t), func(ctx context.Context) (resolved, error) {
 			return c.fetchTag(ctx, up, t)
 		})
-		return f.value.manifest, Outcome{Status: status(f.mine)}, err
-	case oci.IsTransient(err) && r.Previous != "":
+		if !oci.IsTransient(again) {
+			return f.value.manifest, Outcome{Status: status(f.mine)}, again
+		}
+		err = again // or its upstream says of it what is not true
+	}
+	if oci.IsTransient(err) && r.Previous != "" {
 		if m, ok := c.keptManifest(r.Previous, ""); ok {
 			out.Status, out.Reason = Stale, reason(err)
 			return m, out, nil
@@ -133,9 +158,10 @@ func (c *Cache) negotiate(ctx context.Context, up *upstream, t rewrite.Target, i
 	if st != Hit {
 		out.Status = st
 	}
-	n := answer(m)
+	c.uses.note(idx.Digest, true)
+	n := c.answer(m)
 	n.Negotiated = true
-	return n, out, nil
+	return n, c.forwarded(out, m.Digest), nil
 }
 
 // manifestByDigest gives the manifest of t's digest: from memory, from disk, or
@@ -148,7 +174,7 @@ func (c *Cache) manifestByDigest(ctx context.Context, up *upstream, t rewrite.Ta
 		}
 	}
 	k := digestKey("manifest:", t)
-	if err, ok := c.negative.get(k); ok {
+	if err, ok := c.negative.get(ownAccount, k); ok {
 		return nil, Negative, err
 	}
 	f, err := share(ctx, c, k, func(ctx context.Context) (*oci.Manifest, error) {
@@ -168,7 +194,7 @@ func (c *Cache) fetchManifest(ctx context.Context, up *upstream, t rewrite.Targe
 	if c.holds(t.Digest) {
 		d, err := up.origin.Resolve(ctx, t.Repository, t.Digest.String())
 		if err != nil {
-			return nil, c.noteAbsent(digestKey("manifest:", t), err)
+			return nil, c.noteWord(digestKey("manifest:", t), err)
 		}
 		if m, ok := c.keptManifest(t.Digest, d.MediaType); ok {
 			c.linkManifest(t, m)
@@ -177,7 +203,7 @@ func (c *Cache) fetchManifest(ctx context.Context, up *upstream, t rewrite.Targe
 	}
 	m, err := up.origin.Manifest(ctx, t.Repository, t.Digest.String())
 	if err != nil {
-		return nil, c.noteAbsent(digestKey("manifest:", t), err)
+		return nil, c.noteWord(digestKey("manifest:", t), err)
 	}
 	return m, c.keepManifest(t, m, nil)
 }
@@ -188,44 +214,41 @@ func (c *Cache) describeDigest(ctx context.Context, up *upstream, t rewrite.Targ
 	link, linked := c.link(t.Upstream, t.Repository, t.Digest)
 	if linked && link.Manifest {
 		if m, ok := c.keptManifest(t.Digest, link.MediaType); ok {
-			return describe(answer(m)), Outcome{Status: Hit}, nil
+			return describe(c.answer(m)), Outcome{Status: Hit}, nil
 		}
 	}
 	k := digestKey("describe:", t)
-	if err, ok := c.negative.get(k); ok {
+	if err, ok := c.negative.get(ownAccount, k); ok {
 		return nil, Outcome{Status: Negative}, err
 	}
 	f, err := share(ctx, c, k, func(ctx context.Context) (*Manifest, error) {
 		d, err := up.origin.Resolve(ctx, t.Repository, t.Digest.String())
 		if err != nil {
-			return nil, c.noteAbsent(k, err)
+			return nil, c.noteWord(k, err)
 		}
 		if d.Size <= 0 || d.MediaType == "" || d.Digest != "" && d.Digest != t.Digest {
 			m, err := c.fetchManifest(ctx, up, t)
 			if err != nil {
 				return nil, err
 			}
-			return describe(answer(m)), nil
+			return describe(c.answer(m)), nil
 		}
 		return &Manifest{Digest: t.Digest, MediaType: d.MediaType, Size: d.Size}, nil
 	})
 	return f.value, Outcome{Status: status(f.mine)}, err
 }
 
-// noteAbsent remembers for a short time that something is not there, and gives
-// err back.
-func (c *Cache) noteAbsent(k string, err error) error {
-	var e *oci.Error
-	if oci.IsAbsent(err) && errors.As(err, &e) {
-		c.negative.put(k, e, c.negativeTTL)
-	}
+// noteWord remembers for a short time that the upstream says that something is
+// not there, or not to be had, and gives err back.
+func (c *Cache) noteWord(k string, err error) error {
+	c.negative.note(ownAccount, k, err, c.negativeTTL)
 	return err
 }
 
 // holds tells whether the content of d is stored, for whichever repository.
 func (c *Cache) holds(d digest.Digest) bool {
 	_, ok := c.store.Has(d)
-	return ok
+	return ok && !c.isUnfit(d)
 }
 
 // keptManifest gives the manifest of d from memory or disk. What comes from
@@ -247,26 +270,25 @@ func (c *Cache) keptManifest(d digest.Digest, mediaType string) (*oci.Manifest, 
 }
 
 func (c *Cache) storedManifest(d digest.Digest) (*oci.Manifest, bool) {
-	f, size, err := c.store.Get(d)
-	if err != nil {
+	f, stamp, err := c.openStored(c.ctx, d)
+	if f == nil || err != nil {
 		return nil, false
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, oci.MaxManifestSize+1))
-	if err != nil {
-		c.log.Warn("a stored manifest could not be read", zap.Stringer("digest", d), zap.Error(err))
-		return nil, false
-	}
-	if len(b) > oci.MaxManifestSize {
+	if stamp.Size > oci.MaxManifestSize {
 		return nil, false // a layer, whatever a link says of it
 	}
+	if c.manifests.Acquire(c.ctx, stamp.Size) != nil {
+		return nil, false
+	}
+	defer c.manifests.Release(stamp.Size)
+	b, err := io.ReadAll(io.LimitReader(f, stamp.Size))
+	if err != nil {
+		c.unreadable(d, err)
+		return nil, false
+	}
 	if d.Algorithm().FromBytes(b) != d {
-		c.log.Warn("a stored manifest is damaged and is fetched again", zap.Stringer("digest", d))
-		if err := c.store.Remove(d); err != nil {
-			c.log.Warn("a damaged manifest could not be removed", zap.Stringer("digest", d), zap.Error(err))
-			return nil, false
-		}
-		c.noteRemoved(d, size)
+		c.setAside(d, stamp, foundOnOpen)
 		return nil, false
 	}
 	return &oci.Manifest{Digest: d, MediaType: rewrite.MediaTypeOf(b, ""), Bytes: b}, true
@@ -287,12 +309,13 @@ func (c *Cache) keepManifest(t rewrite.Target, m *oci.Manifest, tag *index.Tag) 
 			Message: fmt.Sprintf("%s answered for %s with what is no manifest", t.Upstream, t), Err: err,
 		}
 	}
-	change := linksOf(t, m, p)
+	change := c.linksOf(t, m, p)
+	c.claim(m.Digest)
+	defer c.unclaim(m.Digest)
 	stored := c.holds(m.Digest)
 	if err := c.store.Put(m.Digest, m.Bytes); err != nil {
-		c.log.Error("a manifest could not be stored", zap.Stringer("reference", t), zap.Error(err))
+		c.disk.failed("store a manifest", err, int64(len(m.Bytes)))
 	} else if !stored {
-		c.noteStored(m.Digest, int64(len(m.Bytes)))
 		change.Blobs = c.recordOf(m.Digest)
 	}
 	c.memory.setManifest(m)
@@ -300,15 +323,23 @@ func (c *Cache) keepManifest(t rewrite.Target, m *oci.Manifest, tag *index.Tag) 
 		change.Tag, change.Record = t.Tag, *tag
 	}
 	c.put(change)
+	c.expect(t, p)
 	return nil
 }
 
-// linksOf is the change that lets t's repository serve m and what it names.
-func linksOf(t rewrite.Target, m *oci.Manifest, p *rewrite.Parsed) index.Change {
+// linksOf is the change that lets t's repository serve m and what it names. What
+// the repository has served as a manifest stays one, whoever names it as what.
+func (c *Cache) linksOf(t rewrite.Target, m *oci.Manifest, p *rewrite.Parsed) index.Change {
 	links := map[digest.Digest]index.Link{
 		m.Digest: {MediaType: m.MediaType, Size: int64(len(m.Bytes)), Manifest: true},
 	}
 	for _, d := range p.Children {
+		if rewrite.IsForeign(d) {
+			continue // the registry need not have it: naming it proves nothing
+		}
+		if l, ok := c.link(t.Upstream, t.Repository, d.Digest); ok && l.Manifest || d.Digest == m.Digest {
+			continue
+		}
 		links[d.Digest] = index.Link{MediaType: d.MediaType, Size: d.Size, Manifest: p.Kind == rewrite.Index}
 	}
 	return index.Change{Upstream: t.Upstream, Repository: t.Repository, Links: links}
@@ -317,7 +348,7 @@ func linksOf(t rewrite.Target, m *oci.Manifest, p *rewrite.Parsed) index.Change 
 // linkManifest lets t's repository serve m, which is stored, and what it names.
 func (c *Cache) linkManifest(t rewrite.Target, m *oci.Manifest) {
 	if p, err := rewrite.Parse(m.Bytes, m.MediaType); err == nil {
-		c.put(linksOf(t, m, p))
+		c.put(c.linksOf(t, m, p))
 	}
 }
 
@@ -325,15 +356,14 @@ func (c *Cache) linkManifest(t rewrite.Target, m *oci.Manifest) {
 // in memory for a while at least.
 func (c *Cache) put(change index.Change) {
 	if err := c.index.Put(change); err != nil {
-		c.log.Error("the index could not be written", zap.String("upstream", change.Upstream),
-			zap.String("repository", change.Repository), zap.String("tag", change.Tag), zap.Error(err))
+		c.disk.failed("write the index", err, 0)
 	}
 	for d, l := range change.Links {
 		c.memory.setLink(change.Upstream, change.Repository, d, l)
 	}
 	if change.Tag != "" {
 		t := rewrite.Target{Upstream: change.Upstream, Repository: change.Repository, Tag: change.Tag}
-		c.negative.drop(tagKey(t))
+		c.negative.drop(ownAccount, tagKey(t))
 		c.rememberTag(t, change.Record)
 	}
 }

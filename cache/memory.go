@@ -2,6 +2,7 @@ package cache
 
 import (
 	"fmt"
+	"hash/maphash"
 
 	"github.com/dgraph-io/ristretto/v2"
 	"github.com/opencontainers/go-digest"
@@ -9,6 +10,7 @@ import (
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/metrics"
 	"github.com/entrepot-dev/entrepot/oci"
+	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 const (
@@ -16,7 +18,7 @@ const (
 	// smaller, layers are for the page cache and sendfile.
 	smallBlob = 32 << 10
 	// entryCost is about what an entry costs beside its content, in bytes.
-	entryCost = 256
+	entryCost = 384
 )
 
 // memory is the tier in front of the disk: manifests, small blobs, and the
@@ -24,8 +26,46 @@ const (
 // never holds what the disk or the upstream has not said. All methods are safe
 // for concurrent use.
 type memory struct {
-	lru *ristretto.Cache[string, any]
-	m   *metrics.Metrics
+	lru  *ristretto.Cache[uint64, *entry]
+	seed maphash.Seed
+	m    *metrics.Metrics
+}
+
+// entry is a value and what it is of: ristretto is given a hash of that only, so
+// that looking it up makes no string, and other names may have the same.
+type entry struct {
+	name  name
+	value any
+}
+
+// name says what an entry is of. Its strings are an upstream, a repository, and a
+// tag or digest, as far as the kind has them.
+type name struct {
+	kind           kind
+	upstream, repo string
+	reference      string
+}
+
+type kind byte
+
+const (
+	ofManifest kind = iota
+	ofBlob
+	ofLink
+	ofTag
+	ofList
+)
+
+// hash gives the key of n.
+func (m *memory) hash(n name) uint64 {
+	var h maphash.Hash
+	h.SetSeed(m.seed)
+	_ = h.WriteByte(byte(n.kind)) // never fails
+	for _, s := range [...]string{n.upstream, n.repo, n.reference} {
+		_, _ = h.WriteString(s)
+		_ = h.WriteByte(0)
+	}
+	return h.Sum64()
 }
 
 // newMemory makes a tier of about bytes bytes; of none where that is zero.
@@ -33,9 +73,10 @@ func newMemory(bytes int64, m *metrics.Metrics) (*memory, error) {
 	if bytes <= 0 {
 		return &memory{m: m}, nil
 	}
-	lru, err := ristretto.NewCache(&ristretto.Config[string, any]{
-		// Ten times the number of entries that fit, as ristretto advises.
-		NumCounters:        max(10*bytes/(4*entryCost), 1000),
+	lru, err := ristretto.NewCache(&ristretto.Config[uint64, *entry]{
+		// Ten times the number of entries that fit, of about a KiB, as
+		// ristretto advises.
+		NumCounters:        max(10*bytes/1024, 1000),
 		MaxCost:            bytes,
 		BufferItems:        64,
 		IgnoreInternalCost: true,
@@ -43,7 +84,7 @@ func newMemory(bytes int64, m *metrics.Metrics) (*memory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("memory tier of %d bytes: %w", bytes, err)
 	}
-	return &memory{lru: lru, m: m}, nil
+	return &memory{lru: lru, seed: maphash.MakeSeed(), m: m}, nil
 }
 
 // close ends the tier's goroutines.
@@ -53,54 +94,108 @@ func (m *memory) close() {
 	}
 }
 
+func (m *memory) ready(d digest.Digest) (*readyManifest, bool) {
+	return find[*readyManifest](m, name{kind: ofManifest, reference: string(d)})
+}
+
 func (m *memory) manifest(d digest.Digest) (*oci.Manifest, bool) {
-	return find[*oci.Manifest](m, "m:"+string(d))
+	r, ok := m.ready(d)
+	if !ok {
+		return nil, false
+	}
+	return r.Manifest, true
 }
 
 func (m *memory) setManifest(v *oci.Manifest) {
-	m.set("m:"+string(v.Digest), v, int64(len(v.Bytes)))
+	m.set(name{kind: ofManifest, reference: string(v.Digest)}, ready(v), int64(len(v.Bytes)))
 }
 
-func (m *memory) blob(d digest.Digest) ([]byte, bool) { return find[[]byte](m, "b:"+string(d)) }
+func blobName(d digest.Digest) name { return name{kind: ofBlob, reference: string(d)} }
 
-func (m *memory) setBlob(d digest.Digest, b []byte) { m.set("b:"+string(d), b, int64(len(b))) }
+// blob gives the content of d where that is small, else how its file looked when
+// it was verified, or neither. One look-up tells, for it is on the way of every
+// hit.
+func (m *memory) blob(d digest.Digest) (content []byte, small bool, known *verified) {
+	switch v, _ := find[any](m, blobName(d)); v := v.(type) {
+	case memoryBlob:
+		return v, true, nil
+	case *verified:
+		return nil, false, v
+	}
+	return nil, false, nil
+}
+
+// smallBlob gives the content of d where that is small, with its digest; else
+// nil.
+func (m *memory) smallBlob(d digest.Digest) (Blob, digest.Digest) {
+	e := m.get(blobName(d))
+	if e == nil {
+		return nil, ""
+	}
+	if _, small := e.value.(memoryBlob); !small {
+		return nil, ""
+	}
+	m.m.MemoryHits.Inc()
+	return e.value.(Blob), digest.Digest(e.name.reference)
+}
+
+func (m *memory) setBlob(d digest.Digest, b []byte) { m.set(blobName(d), memoryBlob(b), int64(len(b))) }
+
+func (m *memory) setVerified(d digest.Digest, v *verified) { m.replace(blobName(d), v, 0) }
+
+// recallVerified keeps what the index says. It may come late, behind what is
+// newer; then the blob is verified once more.
+func (m *memory) recallVerified(d digest.Digest, v *verified) { m.set(blobName(d), v, 0) }
+
+func (m *memory) dropBlob(d digest.Digest) { m.drop(blobName(d)) }
 
 func (m *memory) link(upstream, repo string, d digest.Digest) (index.Link, bool) {
-	return find[index.Link](m, linkKey(upstream, repo, d))
+	return find[index.Link](m, name{ofLink, upstream, repo, string(d)})
 }
 
 func (m *memory) setLink(upstream, repo string, d digest.Digest, l index.Link) {
-	m.set(linkKey(upstream, repo, d), l, 0)
-}
-
-func linkKey(upstream, repo string, d digest.Digest) string {
-	return "l:" + upstream + "\x00" + repo + "\x00" + string(d)
+	m.set(name{ofLink, upstream, repo, string(d)}, l, 0)
 }
 
 // tag and list give what never stays behind what was set last.
-func (m *memory) tag(key string) (index.Tag, bool) { return find[index.Tag](m, "t:"+key) }
+func (m *memory) tag(upstream, repo, tag string) (index.Tag, bool) {
+	return find[index.Tag](m, name{ofTag, upstream, repo, tag})
+}
 
-func (m *memory) setTag(key string, t index.Tag) { m.replace("t:"+key, t, 0) }
+func (m *memory) setTag(t rewrite.Target, rec index.Tag) {
+	m.replace(name{ofTag, t.Upstream, t.Repository, t.Tag}, rec, 0)
+}
 
-func (m *memory) dropTag(key string) { m.drop("t:" + key) }
+func (m *memory) dropTag(t rewrite.Target) { m.drop(name{ofTag, t.Upstream, t.Repository, t.Tag}) }
 
-func (m *memory) list(key string) (index.List, bool) { return find[index.List](m, "s:"+key) }
+func (m *memory) list(key string) (index.List, bool) {
+	return find[index.List](m, name{kind: ofList, reference: key})
+}
 
 func (m *memory) setList(key string, l index.List) {
 	cost := int64(0)
 	for _, t := range l.Tags {
 		cost += int64(len(t)) + 16
 	}
-	m.replace("s:"+key, l, cost+int64(len(l.Referrers))*entryCost)
+	m.replace(name{kind: ofList, reference: key}, l, cost+int64(len(l.Referrers))*entryCost)
 }
 
-func find[V any](m *memory, key string) (V, bool) {
-	if m.lru != nil {
-		if v, ok := m.lru.Get(key); ok {
-			if v, ok := v.(V); ok {
-				m.m.MemoryHits.Inc()
-				return v, true
-			}
+// get gives the entry of n, nil where there is none.
+func (m *memory) get(n name) *entry {
+	if m.lru == nil {
+		return nil
+	}
+	if e, ok := m.lru.Get(m.hash(n)); ok && e.name == n {
+		return e
+	}
+	return nil
+}
+
+func find[V any](m *memory, n name) (V, bool) {
+	if e := m.get(n); e != nil {
+		if v, ok := e.value.(V); ok {
+			m.m.MemoryHits.Inc()
+			return v, true
 		}
 	}
 	m.m.MemoryMisses.Inc()
@@ -108,27 +203,28 @@ func find[V any](m *memory, key string) (V, bool) {
 	return none, false
 }
 
-// set keeps what never changes; it may not be found at once, or ever.
-func (m *memory) set(key string, v any, cost int64) {
+// set keeps what never changes; it may not be found at once, or ever. It keeps
+// n's strings.
+func (m *memory) set(n name, v any, cost int64) {
 	if m.lru != nil {
-		m.lru.Set(key, v, cost+entryCost)
+		m.lru.Set(m.hash(n), &entry{n, v}, cost+entryCost)
 	}
 }
 
 // replace keeps what changes. Ristretto may drop a set and keep the value
 // before it, so that value is dropped first, and the buffers that could still
 // bring it are drained.
-func (m *memory) replace(key string, v any, cost int64) {
+func (m *memory) replace(n name, v any, cost int64) {
 	if m.lru == nil {
 		return
 	}
-	m.drop(key)
-	m.lru.Set(key, v, cost+entryCost)
+	m.drop(n)
+	m.lru.Set(m.hash(n), &entry{n, v}, cost+entryCost)
 }
 
-func (m *memory) drop(key string) {
+func (m *memory) drop(n name) {
 	if m.lru != nil {
-		m.lru.Del(key)
+		m.lru.Del(m.hash(n))
 		m.lru.Wait()
 	}
 }

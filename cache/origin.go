@@ -9,6 +9,15 @@ import (
 	"github.com/entrepot-dev/entrepot/oci"
 )
 
+// Metered is what an Origin may be beside: one whose upstream grants so many
+// pulls and no more.
+type Metered interface {
+	// SparePull tells whether a manifest may be fetched for the sake of what is
+	// here already, to refresh it or ahead of a client. It gives nil, or an
+	// *oci.Error that says why what is left is kept for what is not here.
+	SparePull(ctx context.Context) error
+}
+
 // Origin is one upstream as the cache sees it. All methods are safe for
 // concurrent use, honour ctx, and give an *oci.Error: absent (oci.IsAbsent) and
 // refused (oci.IsRefused) are the upstream's own word, everything else is a
@@ -23,7 +32,8 @@ type Origin interface {
 	// the two agree.
 	Manifest(ctx context.Context, repo, ref string) (*oci.Manifest, error)
 	// Stat asks with HEAD whether repo has the blob, and its size. The size
-	// is -1 where the upstream does not say it.
+	// is -1 where the upstream does not say it; then it may not even have said
+	// that the blob is there.
 	Stat(ctx context.Context, repo string, d digest.Digest) (v1.Descriptor, error)
 	// Blob opens the blob's bytes from span.From on. The body says what it
 	// really carries; its bytes are not verified. The caller closes it.

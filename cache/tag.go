@@ -40,14 +40,14 @@ func tagKey(t rewrite.Target) string { return key(t.Upstream, t.Repository, t.Ta
 func (c *Cache) resolve(ctx context.Context, up *upstream, t rewrite.Target, way string, ask learn) (resolved, Outcome, error) {
 	k := tagKey(t)
 	rule := up.rules.rule(t.Repository, t.Tag)
-	if rec, ok := c.lookUpTag(k, t); ok {
+	if rec, ok := c.lookUpTag(t); ok {
 		age := time.Since(rec.Checked)
 		if rule.fresh(age) {
 			return resolved{Tag: rec}, rule.outcome(Hit, age), nil
 		}
 		return c.revalidate(ctx, up, t, rule, rec)
 	}
-	if err, ok := c.negative.get(k); ok {
+	if err, ok := c.negative.get(ownAccount, k); ok {
 		return resolved{}, Outcome{Status: Negative}, err
 	}
 	f, err := share(ctx, c, way+k, func(ctx context.Context) (resolved, error) { return ask(ctx, up, t) })
@@ -67,10 +67,13 @@ func (c *Cache) revalidate(ctx context.Context, up *upstream, t rewrite.Target, 
 	}
 	mine := new(bool)
 	answer := begin(c, "revalidate:"+k, mine, func(ctx context.Context) (resolved, error) {
-		return c.check(ctx, up, t, rule, rec)
+		return c.check(ctx, up, t, rec)
 	})
 	if rule.behind(time.Since(rec.Checked)) {
 		return c.stale(rule, rec, errBehind)
+	}
+	if up.slow.Load() && rule.usable(time.Since(rec.Checked)) {
+		return c.stale(rule, rec, errSlow) // somebody has waited in vain already
 	}
 	patience := time.NewTimer(c.revalidateTimeout)
 	defer patience.Stop()
@@ -80,7 +83,11 @@ func (c *Cache) revalidate(ctx context.Context, up *upstream, t rewrite.Target, 
 		case oci.IsAbsent(r.Err) && !rule.KeepDeleted:
 			return resolved{}, Outcome{Status: status(*mine)}, r.Err
 		case r.Err != nil:
-			return c.stale(rule, rec, r.Err)
+			now, out, err := c.stale(rule, rec, r.Err)
+			if err == nil {
+				out.Forwarded = answered(r.Err)
+			}
+			return now, out, err
 		}
 		now := r.Val.(resolved)
 		if now.Digest == rec.Digest {
@@ -88,6 +95,7 @@ func (c *Cache) revalidate(ctx context.Context, up *upstream, t rewrite.Target, 
 		}
 		return now, rule.outcome(status(*mine), time.Since(now.Checked)), nil
 	case <-patience.C:
+		up.slow.Store(true)
 		c.paused.put(k, errSlow, failurePause)
 		return c.stale(rule, rec, errSlow)
 	case <-ctx.Done():
@@ -116,6 +124,8 @@ func reason(err error) string {
 	switch {
 	case errors.Is(err, errSlow), errors.Is(err, errBehind):
 		return err.Error()
+	case errors.Is(err, errReserve):
+		return errReserve.Error()
 	case oci.IsAbsent(err):
 		return "the upstream has deleted it"
 	case errors.Is(err, errOffline):
@@ -136,20 +146,28 @@ func reason(err error) string {
 // check asks with HEAD whether rec still holds, and keeps the answer. Only
 // where an upstream does not say the digest on HEAD is the manifest fetched:
 // there is no other way to know.
-func (c *Cache) check(ctx context.Context, up *upstream, t rewrite.Target, rule TagRule, rec index.Tag) (resolved, error) {
+func (c *Cache) check(ctx context.Context, up *upstream, t rewrite.Target, rec index.Tag) (resolved, error) {
+	asked := time.Now()
 	d, err := up.origin.Resolve(ctx, t.Repository, t.Tag)
-	if oci.IsAbsent(err) && rule.KeepDeleted {
-		c.paused.put(tagKey(t), err, max(rule.TTL, failurePause))
-		return resolved{}, err
-	}
+	up.heard(err)
 	if err != nil {
-		return resolved{}, c.noteFailure(t, err)
+		return resolved{}, c.noteFailure(up, t, asked, err)
+	}
+	rule := up.rules.rule(t.Repository, t.Tag)
+	onlyPull := d.Digest == "" || d.Digest != rec.Digest && !c.holds(d.Digest)
+	if onlyPull && c.holds(rec.Digest) && rule.usable(time.Since(rec.Checked)) {
+		if err := up.sparePull(ctx); err != nil {
+			return resolved{}, c.noteFailure(up, t, asked, err)
+		}
 	}
 	if d.Digest == "" {
 		return c.fetchTag(ctx, up, t)
 	}
 	c.paused.drop(tagKey(t))
-	rec.Checked = time.Now()
+	if now, ok := c.overtaken(t, asked); ok {
+		return resolved{Tag: now}, nil
+	}
+	rec.Checked = asked
 	if d.Digest == rec.Digest {
 		c.touchTag(t, rec)
 		return resolved{Tag: rec}, nil
@@ -164,12 +182,17 @@ func (c *Cache) check(ctx context.Context, up *upstream, t rewrite.Target, rule 
 
 // fetchTag learns what a tag stands for by fetching it.
 func (c *Cache) fetchTag(ctx context.Context, up *upstream, t rewrite.Target) (resolved, error) {
+	asked := time.Now()
 	m, err := up.origin.Manifest(ctx, t.Repository, t.Tag)
 	if err != nil {
-		return resolved{}, c.noteFailure(t, err)
+		return resolved{}, c.noteFailure(up, t, asked, err)
 	}
-	rec := index.Tag{Digest: m.Digest, MediaType: m.MediaType, Size: int64(len(m.Bytes)), Checked: time.Now()}
-	if err := c.keepManifest(t, m, &rec); err != nil {
+	rec := index.Tag{Digest: m.Digest, MediaType: m.MediaType, Size: int64(len(m.Bytes)), Checked: asked}
+	tag := &rec
+	if _, ok := c.overtaken(t, asked); ok {
+		tag = nil
+	}
+	if err := c.keepManifest(t, m, tag); err != nil {
 		return resolved{}, err
 	}
 	c.paused.drop(tagKey(t))
@@ -179,30 +202,49 @@ func (c *Cache) fetchTag(ctx context.Context, up *upstream, t rewrite.Target) (r
 // headTag learns what a tag stands for by HEAD, which no upstream counts as a
 // pull. Where the upstream says too little for an answer, it is fetched.
 func (c *Cache) headTag(ctx context.Context, up *upstream, t rewrite.Target) (resolved, error) {
+	asked := time.Now()
 	d, err := up.origin.Resolve(ctx, t.Repository, t.Tag)
 	if err != nil {
-		return resolved{}, c.noteFailure(t, err)
+		return resolved{}, c.noteFailure(up, t, asked, err)
 	}
 	if d.Digest == "" || d.Size <= 0 || d.MediaType == "" {
 		return c.fetchTag(ctx, up, t)
 	}
-	rec := index.Tag{Digest: d.Digest, MediaType: d.MediaType, Size: d.Size, Checked: time.Now()}
+	rec := index.Tag{Digest: d.Digest, MediaType: d.MediaType, Size: d.Size, Checked: asked}
+	if now, ok := c.overtaken(t, asked); ok {
+		return resolved{Tag: now}, nil
+	}
 	c.keepTag(t, rec)
 	return resolved{Tag: rec}, nil
 }
 
-// noteFailure remembers for a short time that a tag is not there, or that its
-// upstream could not be asked, and gives err back.
-func (c *Cache) noteFailure(t rewrite.Target, err error) error {
+// overtaken gives what t's tag is known to stand for where that was asked for after
+// asked: an answer to an earlier question, which comes later, is no news.
+func (c *Cache) overtaken(t rewrite.Target, asked time.Time) (index.Tag, bool) {
+	rec, ok := c.lookUpTag(t)
+	return rec, ok && rec.Checked.After(asked) && !rec.Checked.After(time.Now())
+}
+
+// noteFailure remembers for a short time that a tag is not there or not to be
+// had, or that its upstream, which was asked at asked, could not be, and gives
+// err back.
+func (c *Cache) noteFailure(up *upstream, t rewrite.Target, asked time.Time, err error) error {
 	k := tagKey(t)
 	var e *oci.Error
 	errors.As(err, &e)
+	rec, known := c.lookUpTag(t)
+	rule := up.rules.rule(t.Repository, t.Tag)
+	_, overtaken := c.overtaken(t, asked)
 	switch {
+	case oci.IsAbsent(err) && overtaken:
+	case oci.IsAbsent(err) && rule.KeepDeleted && known && c.holds(rec.Digest):
+		c.paused.put(k, err, max(rule.TTL, failurePause))
 	case oci.IsAbsent(err):
 		c.dropTag(t)
-		c.negative.put(k, e, c.negativeTTL)
+		c.negative.note(ownAccount, k, err, c.negativeTTL)
 	case c.ctx.Err() != nil, c.offline:
 	default:
+		c.negative.note(ownAccount, k, err, c.negativeTTL)
 		pause := failurePause
 		if e != nil {
 			pause = min(max(pause, e.RetryAfter), maxPause)
@@ -212,9 +254,9 @@ func (c *Cache) noteFailure(t rewrite.Target, err error) error {
 	return err
 }
 
-// lookUpTag gives the record of t's tag, of which k is the key.
-func (c *Cache) lookUpTag(k string, t rewrite.Target) (index.Tag, bool) {
-	if rec, ok := c.memory.tag(k); ok {
+// lookUpTag gives the record of t's tag.
+func (c *Cache) lookUpTag(t rewrite.Target) (index.Tag, bool) {
+	if rec, ok := c.memory.tag(t.Upstream, t.Repository, t.Tag); ok {
 		return rec, true
 	}
 	c.tagsMu.Lock()
@@ -227,7 +269,7 @@ func (c *Cache) lookUpTag(k string, t rewrite.Target) (index.Tag, bool) {
 	c.tagsMu.Lock()
 	defer c.tagsMu.Unlock()
 	if gen == c.tagsGen { // else rec may be what another has just replaced
-		c.memory.setTag(k, rec)
+		c.memory.setTag(t, rec)
 	}
 	return rec, true
 }
@@ -247,7 +289,7 @@ func (c *Cache) rememberTag(t rewrite.Target, rec index.Tag) {
 	c.tagsMu.Lock()
 	defer c.tagsMu.Unlock()
 	c.tagsGen++
-	c.memory.setTag(tagKey(t), rec)
+	c.memory.setTag(t, rec)
 }
 
 func (c *Cache) dropTag(t rewrite.Target) {
@@ -257,5 +299,5 @@ func (c *Cache) dropTag(t rewrite.Target) {
 	c.tagsMu.Lock()
 	defer c.tagsMu.Unlock()
 	c.tagsGen++
-	c.memory.dropTag(tagKey(t))
+	c.memory.dropTag(t)
 }

@@ -22,6 +22,12 @@ type Config struct {
 	Platforms []string `yaml:"platforms"`
 	// Upstreams are the registries that are mirrored, by name.
 	Upstreams map[string]*Upstream `yaml:"upstreams"`
+	// Limits bound what clients can make this process hold.
+	Limits Limits `yaml:"limits"`
+	// Auth is how clients are known.
+	Auth Auth `yaml:"auth"`
+	// Access are the rules of who may pull what.
+	Access []AccessRule `yaml:"access,omitempty"`
 	// Log is how the log is written.
 	Log Log `yaml:"log"`
 	// ShutdownTimeout is how long running transfers may take to finish once
@@ -29,16 +35,24 @@ type Config struct {
 	ShutdownTimeout time.Duration `yaml:"shutdown_timeout"`
 }
 
-// ServerTLS is a certificate and its key, PEM files; both or neither.
+// ServerTLS is a certificate and its key, PEM files; both or neither. The files
+// are read again when they change.
 type ServerTLS struct {
 	Cert string `yaml:"cert,omitempty"`
 	Key  string `yaml:"key,omitempty"`
+	// ClientCA is a PEM file of roots: clients that show a certificate of theirs
+	// are known by its name.
+	ClientCA string `yaml:"client_ca,omitempty"`
 }
 
 // Admin is the listener for metrics, health and profiles.
 type Admin struct {
 	// Listen is "host:port", or AdminOff.
 	Listen string `yaml:"listen"`
+	// TLS makes it speak https.
+	TLS ServerTLS `yaml:"tls,omitzero"`
+	// Auth is how operators are known.
+	Auth AdminAuth `yaml:"auth,omitzero"`
 }
 
 // AdminOff as admin.listen opens no admin listener.
@@ -48,10 +62,20 @@ const AdminOff = "off"
 type Cache struct {
 	// Dir is the directory of the content. Load fills it in where it is empty.
 	Dir string `yaml:"dir"`
+	// MaxSize bounds what is kept in Dir: what was used least goes.
+	MaxSize Room `yaml:"max_size"`
+	// MinFree is what is to stay free of the file system, whoever fills it.
+	MinFree Room `yaml:"min_free"`
 	// Memory bounds the memory tier, which holds manifests and small blobs.
 	Memory Bytes `yaml:"memory"`
 	// Offline serves what is kept and asks no upstream for anything.
 	Offline bool `yaml:"offline"`
+	// ReverifyAfter is for how long a stored blob is believed to be right
+	// before it is hashed again; zero is for ever.
+	ReverifyAfter time.Duration `yaml:"reverify_after"`
+	// ScrubRate is how many bytes a second are read to verify all that is
+	// stored, once in ReverifyAfter; zero is not at all.
+	ScrubRate Bytes `yaml:"scrub_rate"`
 }
 
 // Upstream is one registry that is mirrored.
@@ -62,6 +86,15 @@ type Upstream struct {
 	Aliases []string `yaml:"aliases,omitempty"`
 	// Credentials are what this registry is shown; empty is anonymous.
 	Credentials Credentials `yaml:"credentials,omitzero"`
+	// Access is AccessShared or AccessPassthrough: whose credentials decide what
+	// may be pulled.
+	Access string `yaml:"access"`
+	// GrantTTL is for how long the upstream's word that a client may pull from a
+	// repository is believed, with AccessPassthrough.
+	GrantTTL time.Duration `yaml:"grant_ttl"`
+	// GrantStale is for how much longer it is while the upstream can not be asked;
+	// zero is not at all.
+	GrantStale time.Duration `yaml:"grant_stale"`
 	// Realms are token servers that may be shown the credentials, beside the
 	// registry's own host and the well-known ones: URLs, of which scheme and
 	// host count, or hosts, which stand for https.
@@ -74,8 +107,15 @@ type Upstream struct {
 	Tags []TagRule `yaml:"tags"`
 	// TLS is how https endpoints are verified.
 	TLS UpstreamTLS `yaml:"tls,omitzero"`
+	// QuotaReserve is how many of the pulls that the upstream still grants are
+	// kept for what is not in the cache; at most half of all that it grants.
+	QuotaReserve int `yaml:"quota_reserve"`
 	// MaxConnections bounds the parallel requests to this upstream.
 	MaxConnections int `yaml:"max_connections"`
+	// Prefetch is how many layers of images that clients have begun to pull
+	// are fetched ahead of them at a time, large ones counting fourfold; zero
+	// is none.
+	Prefetch int `yaml:"prefetch"`
 	// ConnectTimeout bounds the dial and TLS handshake of a connection.
 	ConnectTimeout time.Duration `yaml:"connect_timeout"`
 	// HeaderTimeout bounds the wait for a response's header.
@@ -84,6 +124,14 @@ type Upstream struct {
 	// moves may take as long as it takes.
 	StallTimeout time.Duration `yaml:"stall_timeout"`
 }
+
+const (
+	// AccessShared fetches with Credentials; whoever reaches the proxy may have what
+	// they can pull.
+	AccessShared = "shared"
+	// AccessPassthrough lets each client have what its own credentials can pull.
+	AccessPassthrough = "passthrough"
+)
 
 // Credentials are a user with one kind of password, or a place that knows
 // both; never two of these.
@@ -134,6 +182,32 @@ type UpstreamTLS struct {
 	// Insecure verifies nothing: anyone on the path can read the credentials.
 	// What is kept is still verified by digest; what a tag stands for is not.
 	Insecure bool `yaml:"insecure,omitempty"`
+}
+
+// Limits bound what clients can make this process hold. Where the system lets it
+// open fewer files than they add up to, they are lowered at the start.
+type Limits struct {
+	// Connections is the most client connections at a time; more are refused
+	// with 503.
+	Connections int `yaml:"connections"`
+	// ConnectionsPerAddress is the most of one client address; more are
+	// refused with 429. Zero is no such limit.
+	ConnectionsPerAddress int `yaml:"connections_per_address"`
+	// Requests is the most requests that are answered at a time, the transfer
+	// of their bodies included; more are refused with 503.
+	Requests int `yaml:"requests"`
+	// Fills is the most blobs that are fetched at a time; more wait for a
+	// moment, and are then refused with 503.
+	Fills int `yaml:"fills"`
+	// Manifests is the most memory for manifests and lists that are being
+	// read, from upstreams and from disk.
+	Manifests Bytes `yaml:"manifests"`
+	// HeaderTimeout is how long a client may take to send a request's header.
+	HeaderTimeout time.Duration `yaml:"header_timeout"`
+	// IdleTimeout is how long a connection is kept without a request.
+	IdleTimeout time.Duration `yaml:"idle_timeout"`
+	// StallTimeout is how long a client may take nothing of its answer.
+	StallTimeout time.Duration `yaml:"stall_timeout"`
 }
 
 // Log says how the log is written.

@@ -9,7 +9,7 @@ func Default() *Config {
 	return &Config{
 		Listen:          ":5000",
 		Admin:           Admin{Listen: "127.0.0.1:5001"},
-		Cache:           Cache{Memory: 64 << 20},
+		Cache:           Cache{MaxSize: Percent(80), MinFree: Percent(5), Memory: 64 << 20, ReverifyAfter: 168 * time.Hour, ScrubRate: 8 << 20},
 		DefaultUpstream: "docker.io",
 		Platforms:       []string{"linux/amd64"},
 		Upstreams: map[string]*Upstream{
@@ -21,6 +21,11 @@ func Default() *Config {
 			"docker.elastic.co": DefaultUpstream("docker.elastic.co"),
 			"nvcr.io":           DefaultUpstream("nvcr.io"),
 		},
+		Limits: Limits{
+			Connections: 8192, Requests: 4096, Fills: 128, Manifests: 64 << 20,
+			HeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, StallTimeout: 2 * time.Minute,
+		},
+		Auth:            Auth{Anonymous: "auto"},
 		Log:             Log{Level: "info", Format: "auto"},
 		ShutdownTimeout: 30 * time.Second,
 	}
@@ -31,8 +36,12 @@ func Default() *Config {
 func DefaultUpstream(name string) *Upstream {
 	return &Upstream{
 		Endpoints:      []string{"https://" + name},
+		Access:         AccessShared,
+		GrantTTL:       5 * time.Minute,
 		Tags:           []TagRule{DefaultTagRule()},
+		QuotaReserve:   10,
 		MaxConnections: 64,
+		Prefetch:       16,
 		ConnectTimeout: 10 * time.Second,
 		HeaderTimeout:  30 * time.Second,
 		StallTimeout:   30 * time.Second,

@@ -3,6 +3,7 @@ package configs
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ func TestEveryKeyIsDocumentedWithItsDefaultAndVariable(t *testing.T) {
 	rows := documented(t)
 	cfg := Default()
 	cfg.Upstreams = map[string]*Upstream{Placeholder: DefaultUpstream(Placeholder)}
+	oneOfEach(cfg)
 	var known []string
 	for _, k := range keysIn(reflect.ValueOf(cfg).Elem(), "") {
 		known = append(known, k.Path)
@@ -40,10 +42,32 @@ func TestEveryKeyIsDocumentedWithItsDefaultAndVariable(t *testing.T) {
 	}
 }
 
+func TestTheDocumentedMistakeIsAnsweredAsDocumented(t *testing.T) {
+	text, err := os.ReadFile("../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "entrepot.yml")
+	if err := os.WriteFile(file, []byte("listen: :8080\ncache:\n  direktory: /srv/cache\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Load(Source{File: file, Environ: cacheDir})
+	if err == nil {
+		t.Fatal("the mistake is taken for none")
+	}
+	want := "entrepot: /etc/entrepot/entrepot.yml" + strings.TrimPrefix(err.Error(), file)
+	if !strings.Contains(string(text), want+"\n") {
+		t.Errorf("docs/configuration.md does not show %q", want)
+	}
+}
+
 // documentedDefault gives a key's default as the document writes it.
 func documentedDefault(k Key) string {
 	if k.value.Type() == reflect.TypeFor[[]TagRule]() {
 		return "the rule below"
+	}
+	if k.value.Kind() == reflect.Slice && k.value.Type().Elem().Kind() == reflect.Struct {
+		return "–"
 	}
 	if list, ok := k.value.Interface().([]string); ok {
 		if len(list) == 0 {

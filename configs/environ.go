@@ -66,10 +66,14 @@ func (l *loader) readEnviron(environ []string) {
 
 // envAdvice says what an unknown variable may have been meant to be.
 func envAdvice(name string, all []string) string {
-	if s := suggest(name, all); s != "" {
+	s := suggest(name, all)
+	ofUpstream := strings.HasPrefix(name, envPrefix+"UPSTREAMS_")
+	// The names of upstreams are long, and those of others not far: what
+	// differs by more than a slip is another upstream.
+	if s != "" && (!ofUpstream || distance(name, s) <= 2) {
 		return "did you mean " + s + "?"
 	}
-	if strings.HasPrefix(name, envPrefix+"UPSTREAMS_") {
+	if ofUpstream {
 		return "upstreams are added in the file, and a variable can change only those that are there"
 	}
 	return "a variable is ENTREPOT_ and a key's path in capitals, such as ENTREPOT_CACHE_DIR"

@@ -9,6 +9,13 @@ import (
 	"time"
 )
 
+func TestAFlagOfOneListenerMayNameThePortOfTheOther(t *testing.T) {
+	// As in `healthcheck --admin-listen :5000`, which opens neither.
+	if _, err := Load(Source{Environ: cacheDir, Flags: []Flag{{Name: "--admin-listen", Key: "admin.listen", Value: ":5000"}}}); err != nil {
+		t.Errorf("want no error, got %v", err)
+	}
+}
+
 func TestEnvironmentSetsSingleKeys(t *testing.T) {
 	cfg, err := Load(Source{Environ: []string{
 		"ENTREPOT_CACHE_DIR=/srv/cache",
@@ -28,12 +35,14 @@ func TestEnvironmentSetsSingleKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	hub := cfg.Upstreams["docker.io"].Credentials
+	kept := Default().Cache
+	kept.Dir, kept.Memory, kept.Offline = "/srv/cache", 1<<30, true
 	got := []any{
 		cfg.Cache, cfg.Listen, cfg.Admin.Listen, cfg.Log.Level, cfg.Platforms, cfg.ShutdownTimeout, hub.Username, hub.Password.Reveal(),
 		cfg.Upstreams["registry.k8s.io"].MaxConnections, cfg.Upstreams["ghcr.io"].StallTimeout,
 	}
 	want := []any{
-		Cache{Dir: "/srv/cache", Memory: 1 << 30, Offline: true}, ":8080", "off", "debug", []string{"linux/arm64", "linux/amd64"}, 5 * time.Second, "alice", "a=b",
+		kept, ":8080", "off", "debug", []string{"linux/arm64", "linux/amd64"}, 5 * time.Second, "alice", "a=b",
 		7, time.Minute,
 	}
 	for i := range want {
@@ -67,6 +76,8 @@ func TestWrongVariablesAreReported(t *testing.T) {
 		{"", "ENTREPOT_CACHEDIR=/x", "environment variable ENTREPOT_CACHEDIR: there is no such key; did you mean ENTREPOT_CACHE_DIR?"},
 		{"", "ENTREPOT_WHATEVER_ELSE_THERE_IS=1", "environment variable ENTREPOT_WHATEVER_ELSE_THERE_IS: there is no such key; a variable is ENTREPOT_ and a key's path in capitals, such as ENTREPOT_CACHE_DIR"},
 		{"", "ENTREPOT_UPSTREAMS_REGISTRY_INTERNAL_EXAMPLE_TEST_ENDPOINTS=http://x", "environment variable ENTREPOT_UPSTREAMS_REGISTRY_INTERNAL_EXAMPLE_TEST_ENDPOINTS: there is no such key; upstreams are added in the file, and a variable can change only those that are there"},
+		{"", "ENTREPOT_UPSTREAMS_NOPE_IO_ENDPOINTS=http://x", "environment variable ENTREPOT_UPSTREAMS_NOPE_IO_ENDPOINTS: there is no such key; upstreams are added in the file, and a variable can change only those that are there"},
+		{"", "ENTREPOT_UPSTREAMS_QUAY_IO_CREDENTIALS_PASWORD=x", "environment variable ENTREPOT_UPSTREAMS_QUAY_IO_CREDENTIALS_PASWORD: there is no such key; did you mean ENTREPOT_UPSTREAMS_QUAY_IO_CREDENTIALS_PASSWORD?"},
 		{"", "ENTREPOT_CACHE_OFFLINE=yes", `environment variable ENTREPOT_CACHE_OFFLINE: cache.offline: want true or false, got "yes"`},
 		{"", "ENTREPOT_LOG_LEVEL=loud", `environment variable ENTREPOT_LOG_LEVEL: log.level: "loud" is not one of debug, info, warn, error`},
 		{"", "ENTREPOT_PLATFORMS=linux/amd64,linux", `environment variable ENTREPOT_PLATFORMS: platforms[1]: "linux" is no platform; write os/architecture or os/architecture/variant, such as linux/arm64/v8`},

@@ -24,7 +24,15 @@ const Placeholder = "NAME"
 // the list's path and "[]".
 func Keys() []Key {
 	cfg := Config{Upstreams: map[string]*Upstream{Placeholder: {Tags: []TagRule{{}}}}}
+	oneOfEach(&cfg)
 	return keysIn(reflect.ValueOf(&cfg).Elem(), "")
+}
+
+// oneOfEach gives each list of mappings that is empty by default one, for its keys.
+func oneOfEach(c *Config) {
+	c.Auth.Tokens, c.Auth.Networks, c.Auth.Groups = []Token{{}}, []Network{{}}, []Group{{}}
+	c.Admin.Auth.Tokens = []Token{{}}
+	c.Access = []AccessRule{{}}
 }
 
 // keysIn lists the keys below v.
@@ -40,8 +48,8 @@ func keysIn(v reflect.Value, path string) []Key {
 		for _, name := range names(m) {
 			keys = append(keys, keysIn(reflect.ValueOf(m[name]).Elem(), childKey(path, name))...)
 		}
-	case v.Type() == reflect.TypeFor[[]TagRule]():
-		// A rule is known by its place in a list, which no variable can name.
+	case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Struct:
+		// An item is known by its place in a list, which no variable can name.
 		keys = append(keys, Key{Path: path, value: v})
 		if v.Len() > 0 {
 			for _, k := range keysIn(v.Index(0), path+"[]") {

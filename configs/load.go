@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -141,9 +142,10 @@ func readFile(path string) ([]byte, error) {
 	case st.Size() > maxFileSize:
 		return nil, fmt.Errorf("configuration file %s has %d bytes; at most %d are read", path, st.Size(), maxFileSize)
 	}
-	text, err := os.ReadFile(path)
+	text, err := os.ReadFile(path) // #nosec G304 -- the operator names the file
 	if err != nil {
 		return nil, fmt.Errorf("configuration file: %w", err)
 	}
-	return text, nil
+	// Some editors put a byte order mark first, which nobody sees.
+	return bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")), nil
 }

@@ -53,6 +53,12 @@ func setText(text string, v reflect.Value) error {
 			return err
 		}
 		*p = b
+	case *Room:
+		r, err := ParseRoom(text)
+		if err != nil {
+			return err
+		}
+		*p = r
 	case *time.Duration:
 		d, err := time.ParseDuration(text)
 		if err != nil {
@@ -91,6 +97,8 @@ func wanted(v reflect.Value) string {
 		return "a duration such as 30s, 5m or 720h"
 	case Bytes:
 		return "a size such as 64MiB or 2GiB"
+	case Room:
+		return "a size such as 500GiB, or a share such as 80%"
 	case bool:
 		return "true or false"
 	case int:

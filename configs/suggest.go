@@ -10,7 +10,16 @@ func suggest(got string, words []string) string {
 			best, bestDistance = w, d
 		}
 	}
-	return best
+	if best != "" {
+		return best
+	}
+	// A word in full for a short one, or the reverse: directory, mem.
+	for _, w := range words {
+		if min(len(got), len(w)) >= 3 && (strings.HasPrefix(got, w) || strings.HasPrefix(w, got)) {
+			return w
+		}
+	}
+	return ""
 }
 
 // didYouMean gives the end of a sentence that suggests a word, or lists all.
@@ -21,24 +30,34 @@ func didYouMean(got string, words []string) string {
 	return "allowed here: " + strings.Join(words, ", ")
 }
 
-// distance is Levenshtein's: how many characters must be inserted, dropped or
-// changed to make b of a. What it compares is as short as a key.
+// distance is how many characters must be inserted, dropped, changed or swapped
+// with their neighbour to make b of a.
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	// rows[i][j] is the distance of the first i characters of a and j of b. A
+	// key is short; what a file has in its place may not be.
+	if len(a) > 100 {
+		return len(a)
+	}
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		rows[i][0] = i
+	}
+	for j := range rows[0] {
+		rows[0][j] = j
 	}
 	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
 		for j := range len(b) {
-			change := diagonal
+			change := rows[i][j]
 			if a[i] != b[j] {
 				change++
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+			d := min(change, rows[i][j+1]+1, rows[i+1][j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				d = min(d, rows[i-1][j-1]+1)
+			}
+			rows[i+1][j+1] = d
 		}
 	}
-	return row[len(b)]
+	return rows[len(a)][len(b)]
 }

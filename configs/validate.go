@@ -27,8 +27,14 @@ func (l *loader) validate() {
 	l.checkAddress("listen", c.Listen)
 	if c.Admin.Listen != AdminOff {
 		l.checkAddress("admin.listen", c.Admin.Listen)
+		l.checkListeners(c.Listen, c.Admin.Listen)
 	}
-	l.checkPair("tls", c.TLS.Cert, c.TLS.Key)
+	l.checkRoom(c.Cache)
+	l.checkServerTLS("tls", c.TLS)
+	l.checkAdmin(c.Admin)
+	l.checkAuth(c.Auth)
+	l.checkRules(c.Access)
+	l.checkDuration("cache.reverify_after", c.Cache.ReverifyAfter, 0)
 	if c.DefaultUpstream != "" && c.Upstreams[c.DefaultUpstream] == nil {
 		l.reportKey("default_upstream", "%q is not among the upstreams; %s", c.DefaultUpstream, didYouMean(c.DefaultUpstream, names(c.Upstreams)))
 	}
@@ -44,9 +50,34 @@ func (l *loader) validate() {
 		l.checkUpstream("upstreams."+name, name, c.Upstreams[name])
 	}
 	l.checkAliases()
+	l.checkLimits(c.Limits)
 	l.checkWord("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	l.checkWord("log.format", c.Log.Format, "auto", "console", "json")
 	l.checkDuration("shutdown_timeout", c.ShutdownTimeout, 0)
+}
+
+// leastManifests is room for the largest page of a list, 8 MiB, from an upstream,
+// and as much from disk.
+const leastManifests = 16 << 20
+
+func (l *loader) checkLimits(c Limits) {
+	for _, n := range []struct {
+		key          string
+		value, least int
+	}{
+		{"connections", c.Connections, 1}, {"connections_per_address", c.ConnectionsPerAddress, 0},
+		{"requests", c.Requests, 1}, {"fills", c.Fills, 1},
+	} {
+		if n.value < n.least {
+			l.reportKey("limits."+n.key, "want at least %d, got %d", n.least, n.value)
+		}
+	}
+	if c.Manifests < leastManifests {
+		l.reportKey("limits.manifests", "want at least %s, got %s", Bytes(leastManifests), c.Manifests)
+	}
+	l.checkDuration("limits.header_timeout", c.HeaderTimeout, time.Millisecond)
+	l.checkDuration("limits.idle_timeout", c.IdleTimeout, time.Millisecond)
+	l.checkDuration("limits.stall_timeout", c.StallTimeout, time.Millisecond)
 }
 
 func (l *loader) checkUpstream(key, name string, u *Upstream) {
@@ -67,10 +98,11 @@ func (l *loader) checkUpstream(key, name string, u *Upstream) {
 	}
 	for i, h := range u.RedirectHosts {
 		if !upstreamName.MatchString(h) {
-			l.reportKey(fmt.Sprintf("%s.redirect_hosts[%d]", key, i), "%q is no host; write it without scheme and path, such as cdn.example.com or 10.0.0.7:9000", h)
+			l.reportKey(fmt.Sprintf("%s.redirect_hosts[%d]", key, i), "%q is no host; write it without scheme and path, such as cdn.example.com or 10.0.0.7:9000", redact(h))
 		}
 	}
 	l.checkCredentials(key+".credentials", u.Credentials)
+	l.checkAccess(key, u)
 	for i, t := range u.Tags {
 		k := fmt.Sprintf("%s.tags[%d]", key, i)
 		if t.Match == "" {
@@ -82,8 +114,14 @@ func (l *loader) checkUpstream(key, name string, u *Upstream) {
 		l.checkWord(k+".on_upstream_delete", t.OnUpstreamDelete, "follow", "keep")
 	}
 	l.checkPair(key+".tls", u.TLS.Cert, u.TLS.Key)
+	if u.QuotaReserve < 0 {
+		l.reportKey(key+".quota_reserve", "want at least 0, got %d", u.QuotaReserve)
+	}
 	if u.MaxConnections < 1 {
 		l.reportKey(key+".max_connections", "want at least 1, got %d", u.MaxConnections)
+	}
+	if u.Prefetch < 0 {
+		l.reportKey(key+".prefetch", "want 0 (none) or more, got %d", u.Prefetch)
 	}
 	l.checkDuration(key+".connect_timeout", u.ConnectTimeout, time.Millisecond)
 	l.checkDuration(key+".header_timeout", u.HeaderTimeout, time.Millisecond)
@@ -143,12 +181,54 @@ func (l *loader) checkAliases() {
 	}
 }
 
+// leastSize is the smallest size of a cache that is not a mistake: a manifest
+// alone may have 4 MiB.
+const leastSize = 8 << 20
+
+// checkRoom reports a cache that could keep nothing.
+func (l *loader) checkRoom(c Cache) {
+	if _, share := c.MaxSize.Share(); !share && c.MaxSize.Size() < leastSize {
+		l.reportKey("cache.max_size", "want at least %s or 1%%, got %s", Bytes(leastSize), c.MaxSize)
+	}
+	if p, share := c.MinFree.Share(); share && p == 100 {
+		l.reportKey("cache.min_free", "100%% leaves no room for the cache")
+	}
+}
+
 // checkAddress reports what can not be listened on.
 func (l *loader) checkAddress(key, address string) {
 	_, port, err := net.SplitHostPort(address)
 	if n, portErr := strconv.Atoi(port); err != nil || portErr != nil || n < 0 || n > 65535 {
 		l.reportKey(key, "%q is no address to listen on; write host:port or :port, such as 127.0.0.1:5000 or :5000", address)
 	}
+}
+
+// checkListeners reports two listeners of which the second could never be
+// opened.
+func (l *loader) checkListeners(front, admin string) {
+	host, port, err := net.SplitHostPort(front)
+	adminHost, adminPort, adminErr := net.SplitHostPort(admin)
+	if err != nil || adminErr != nil || port != adminPort || port == "0" {
+		return
+	}
+	if host != adminHost && !isEveryAddress(host) && !isEveryAddress(adminHost) {
+		return
+	}
+	key := "admin.listen"
+	if _, set := l.where[key]; !set {
+		key = "listen"
+	}
+	if l.placeOf(key).line == lineFlag {
+		// Commands that listen on neither have one of the flags only. Serving
+		// says it when the port is taken.
+		return
+	}
+	l.reportKey(key, "listen is %q and admin.listen is %q, which can not share a port; give one of them another", front, admin)
+}
+
+func isEveryAddress(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "" || ip != nil && ip.IsUnspecified()
 }
 
 // checkURL reports what is no base URL of a server. User and password in a URL

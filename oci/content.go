@@ -32,8 +32,8 @@ const (
 type Manifest struct {
 	// Digest is computed from Bytes, never taken from a header.
 	Digest digest.Digest
-	// MediaType is the one that the upstream declared, or the one in the body
-	// where it declared none that fits.
+	// MediaType is the one in the body, or the one that the upstream declared
+	// where the body says none.
 	MediaType string
 	// Bytes must not be changed by whoever holds it.
 	Bytes []byte
@@ -66,6 +66,8 @@ type Body struct {
 	// Size is the size of the whole blob in bytes, or -1 where the upstream
 	// did not say.
 	Size int64
+	// Status is the HTTP status of the answer; zero where there is none.
+	Status int
 	// Source names the endpoint that sends, for logs: a host, never a URL.
 	Source string
 	// Refuse tells the origin that this source's bytes were not the digest's:

@@ -47,6 +47,12 @@ type Error struct {
 	Detail any
 	// RetryAfter, when positive, becomes a Retry-After header.
 	RetryAfter time.Duration
+	// Challenge, where set, becomes a WWW-Authenticate header: it says how to log
+	// in to this program. It is empty in what an upstream said.
+	Challenge string
+	// Answered is the HTTP status by which an upstream answered, where the error
+	// stands for that; zero where none answered.
+	Answered int
 	// Err is the cause, for logs and errors.Is. It is never shown to a client.
 	Err error
 }

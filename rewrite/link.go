@@ -33,7 +33,7 @@ func NextPage(headers []string, page *url.URL) (*url.URL, error) {
 		return nil, fmt.Errorf("the link to the next page is not an http URL")
 	}
 	if hostPort(u) != hostPort(page) && (!strings.EqualFold(u.Hostname(), page.Hostname()) || u.Port() != page.Port()) {
-		return nil, fmt.Errorf("the link to the next page leads to another host, %s", u.Host)
+		return nil, fmt.Errorf("the link to the next page leads to another host, %s", quote(u.Host))
 	}
 	u.Scheme, u.Host, u.Fragment, u.RawFragment = page.Scheme, page.Host, "", ""
 	return u, nil

@@ -49,9 +49,9 @@ type document struct {
 	MediaType     string            `json:"mediaType"`
 	ArtifactType  string            `json:"artifactType"`
 	Config        *v1.Descriptor    `json:"config"`
-	Layers        []v1.Descriptor   `json:"layers"`
-	Blobs         []v1.Descriptor   `json:"blobs"`
-	Manifests     []v1.Descriptor   `json:"manifests"`
+	Layers        Descriptors       `json:"layers"`
+	Blobs         Descriptors       `json:"blobs"`
+	Manifests     Descriptors       `json:"manifests"`
 	Subject       *v1.Descriptor    `json:"subject"`
 	Annotations   map[string]string `json:"annotations"`
 }

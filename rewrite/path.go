@@ -130,15 +130,7 @@ func ParseRequest(uri string) (Request, error) {
 
 // parse reads what follows "/v2", from its slash on.
 func (r *Request) parse(path string) error {
-	at, marker := -1, ""
-	if strings.HasSuffix(path, "/tags/list") {
-		at, marker = len(path)-len("/tags/list"), "/tags/list"
-	}
-	for _, m := range [...]string{"/manifests/", "/blobs/", "/referrers/"} {
-		if i := strings.LastIndex(path, m); i > at {
-			at, marker = i, m
-		}
-	}
+	at, marker := lastMarker(path)
 	if at < 0 {
 		return nil
 	}
@@ -176,6 +168,27 @@ func (r *Request) parse(path string) error {
 		}
 	}
 	return err
+}
+
+// lastMarker finds the component of path that says what is asked for, the last
+// of those that could: its slash, and the marker from there on.
+func lastMarker(path string) (at int, marker string) {
+	for end := strings.LastIndexByte(path, '/'); end > 0; {
+		begin := strings.LastIndexByte(path[:end], '/')
+		if begin < 0 {
+			break
+		}
+		switch path[begin : end+1] {
+		case "/manifests/", "/blobs/", "/referrers/":
+			return begin, path[begin : end+1]
+		case "/tags/":
+			if path[end+1:] == "list" {
+				return begin, path[begin:]
+			}
+		}
+		end = begin
+	}
+	return -1, ""
 }
 
 // checkPathName is CheckName, but that the first of several components may be

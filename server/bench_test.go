@@ -8,11 +8,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/valyala/fasthttp/fasthttputil"
 	"go.uber.org/zap"
+	"golang.org/x/crypto/bcrypt"
 
+	"github.com/entrepot-dev/entrepot/access"
 	"github.com/entrepot-dev/entrepot/cache"
 	"github.com/entrepot-dev/entrepot/metrics"
 	"github.com/entrepot-dev/entrepot/oci"
@@ -23,7 +26,7 @@ import (
 // connection in memory, the client's reading included, which allocates nothing.
 
 func BenchmarkManifestHit(b *testing.B) {
-	benchmark(b, newShelf(), "GET /v2/library/nginx/manifests/1?ns=docker.io HTTP/1.1\r\nHost: cache:5000\r\n"+
+	benchmark(b, still{newShelf()}, "GET /v2/library/nginx/manifests/1?ns=docker.io HTTP/1.1\r\nHost: cache:5000\r\n"+
 		"User-Agent: containerd/2.1\r\nAccept: application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.index.v1+json, */*\r\n\r\n")
 }
 
@@ -40,12 +43,103 @@ func (s still) Blob(_ context.Context, t rewrite.Target, _ oci.Span) (cache.Blob
 	return s.blobs[t.Digest], s.outcome, nil
 }
 
-func benchmark(b *testing.B, content Content, request string) {
+func (s still) Manifest(context.Context, rewrite.Target, rewrite.Accept) (*cache.Manifest, cache.Outcome, error) {
+	return s.manifests["docker.io/library/nginx:1"], s.outcome, nil
+}
+
+func (s still) Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*cache.Manifest, cache.Outcome, error) {
+	return s.Manifest(ctx, t, a)
+}
+
+func TestHitAllocatesNothing(t *testing.T) {
+	if raced {
+		t.Skip("the race detector allocates")
+	}
+	s := newShelf()
+	s.blobs[blobDigest].bytes = blobBytes[:8192]
+	const head = " HTTP/1.1\r\nHost: cache:5000\r\nUser-Agent: containerd/2.1\r\n" +
+		"Accept: application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.index.v1+json, */*\r\n"
+	for what, request := range map[string]string{
+		"manifest by tag":                "GET /v2/library/nginx/manifests/1?ns=docker.io" + head,
+		"manifest by tag, by the prefix": "GET /v2/docker.io/library/nginx/manifests/1" + head,
+		"manifest by digest":             "GET /v2/library/nginx/manifests/" + string(manifestSum) + head,
+		"manifest that has not changed":  "GET /v2/library/nginx/manifests/1" + head + "If-None-Match: \"" + string(manifestSum) + "\"\r\n",
+		"HEAD by tag":                    "HEAD /v2/library/nginx/manifests/1" + head,
+		"blob":                           "GET " + blobPath(blobDigest) + head,
+		"range":                          "GET " + blobPath(blobDigest) + head + "Range: bytes=10-99\r\n",
+	} {
+		ask := asker(t, still{s}, request+"\r\n")
+		for range 10 { // buffers grow
+			ask()
+		}
+		if n := testing.AllocsPerRun(200, ask); n != 0 {
+			t.Errorf("%s: %g allocations, want none", what, n)
+		}
+	}
+}
+
+// BenchmarkGuardedManifestHit is BenchmarkManifestHit from a caller whose password
+// is known, under a rule.
+func BenchmarkGuardedManifestHit(b *testing.B) {
+	benchmark(b, still{newShelf()}, guardedRequest, guardedBy(b))
+}
+
+func TestHitOfAKnownCallerAllocatesNothing(t *testing.T) {
+	if raced {
+		t.Skip("the race detector allocates")
+	}
+	ask := asker(t, still{newShelf()}, guardedRequest, guardedBy(t))
+	for range 10 { // buffers grow
+		ask()
+	}
+	if n := testing.AllocsPerRun(200, ask); n != 0 {
+		t.Errorf("want no allocation, got %g", n)
+	}
+}
+
+const guardedRequest = "GET /v2/library/nginx/manifests/1?ns=docker.io HTTP/1.1\r\nHost: cache:5000\r\nAuthorization: Basic YWxpY2U6d29uZGVybGFuZA==\r\n" +
+	"User-Agent: containerd/2.1\r\nAccept: application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.index.v1+json, */*\r\n\r\n"
+
+// guardedBy sets a guard that knows alice by her password, and has a rule.
+func guardedBy(b testing.TB) func(*Options) {
+	b.Helper()
+	hash, err := bcrypt.GenerateFromPassword([]byte("wonderland"), bcrypt.MinCost)
+	if err != nil {
+		b.Fatal(err)
+	}
+	file := filepath.Join(b.TempDir(), "htpasswd")
+	if err := os.WriteFile(file, []byte("alice:"+string(hash)), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	g, err := access.New(access.Options{Htpasswd: file, Rules: []access.Rule{{Name: "official", Repositories: []string{"library/*"}, Allow: true}}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(g.Close)
+	return func(o *Options) { o.Guard = g }
+}
+
+func benchmark(b *testing.B, content Content, request string, change ...func(*Options)) {
+	ask := asker(b, content, request, change...)
+	b.ReportAllocs()
+	for b.Loop() {
+		ask()
+	}
+}
+
+// asker gives what asks for a thing, on a kept connection in memory, and reads the
+// answer.
+func asker(b testing.TB, content Content, request string, change ...func(*Options)) (ask func()) {
+	b.Helper()
 	router, err := rewrite.NewRouter(rewrite.Routing{Default: "docker.io", Upstreams: map[string][]string{"docker.io": nil}})
 	if err != nil {
 		b.Fatal(err)
 	}
-	s := New(Options{Router: router, Content: content, Log: zap.NewNop(), Metrics: metrics.Discard()})
+	o := Options{Router: router, Content: content, Log: zap.NewNop(), Metrics: metrics.Discard()}
+	for _, c := range change {
+		c(&o)
+	}
+	s := New(o)
 	l := fasthttputil.NewInmemoryListener()
 	done := make(chan struct{})
 	go func() {
@@ -56,28 +150,27 @@ func benchmark(b *testing.B, content Content, request string) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer func() {
+	b.Cleanup(func() {
 		conn.Close()
 		_ = l.Close()
 		<-done
-	}()
+	})
 	// The first answer says how long each is.
 	r := bufio.NewReaderSize(conn, 64<<10)
 	counted := &countingReader{r: conn}
 	if _, err := io.WriteString(conn, request); err != nil {
 		b.Fatal(err)
 	}
-	resp, err := http.ReadResponse(bufio.NewReaderSize(counted, 1), nil)
+	resp, err := http.ReadResponse(bufio.NewReaderSize(counted, 1), &http.Request{Method: strings.SplitN(request, " ", 2)[0]})
 	if err != nil {
 		b.Fatal(err)
 	}
-	if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != 200 {
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode >= 400 {
 		b.Fatal(resp.Status, err)
 	}
 	length := counted.n
 	raw := []byte(request)
-	b.ReportAllocs()
-	for b.Loop() {
+	return func() {
 		if _, err := conn.Write(raw); err != nil {
 			b.Fatal(err)
 		}

@@ -60,17 +60,19 @@ func (x *exchange) sendBlob() {
 		b = strconv.AppendInt(b, x.span.To-1, 10)
 		b = append(b, '/')
 		x.scratch = strconv.AppendInt(b, size, 10)
-		x.ctx.Response.Header.SetBytesV("Content-Range", x.scratch)
+		x.known(headerContentRange, x.scratch)
 	}
 	// While bytes are still to come from the upstream, the client has the
-	// header at least.
-	x.ctx.Response.ImmediateHeaderFlush = outcome.Status == cache.Miss || outcome.Status == cache.Collapsed
+	// header at least; and what is large goes around fasthttp's buffer.
+	coming := outcome.Status == cache.Miss || outcome.Status == cache.Collapsed
+	large := x.span.To-x.span.From > largeSpan
+	x.ctx.Response.ImmediateHeaderFlush = coming || large
 	x.stream(status, oci.MediaTypeOctetStream, x.span.To-x.span.From)
 }
 
 func (x *exchange) blobHeaders() {
 	x.digestHeaders(x.target.Digest)
-	x.header("Accept-Ranges", "bytes")
+	x.known(headerAcceptRanges, valueBytes)
 }
 
 // rangeMissed answers a range that lies beyond the blob's end.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"github.com/entrepot-dev/entrepot/cache"
 	"github.com/entrepot-dev/entrepot/oci"
 )
 
@@ -29,9 +30,16 @@ type errorItem struct {
 func (x *exchange) fail(err error) {
 	x.err = err
 	e := x.told(err)
+	x.outcome.Stored = false
+	if x.outcome.Status == cache.Miss || x.outcome.Status == cache.Collapsed {
+		x.outcome.Forwarded = e.Answered
+	}
 	// These name content, which an error is not.
 	x.ctx.Response.Header.Del("ETag")
 	x.ctx.Response.Header.Del("Docker-Content-Digest")
+	if e.Challenge != "" {
+		x.header("WWW-Authenticate", e.Challenge)
+	}
 	if e.RetryAfter > 0 {
 		seconds := (e.RetryAfter + time.Second - 1) / time.Second
 		x.header("Retry-After", strconv.FormatInt(int64(seconds), 10))
@@ -49,7 +57,7 @@ func (x *exchange) told(err error) *oci.Error {
 		return &oci.Error{Code: oci.CodeUnknown, Message: "an error inside the cache; its log says more"}
 	}
 	switch pull := x.ctx.IsGet() || x.ctx.IsHead(); {
-	case e.HTTPStatus() == fasthttp.StatusUnauthorized:
+	case e.HTTPStatus() == fasthttp.StatusUnauthorized && e.Challenge == "" && !x.challenged:
 		// The upstream's word on the cache's own credentials, or the lack of
 		// them. A 401 would tell the client to log in here, which it can not.
 		told := *e
@@ -93,6 +101,7 @@ func (s *Server) badRequest(ctx *fasthttp.RequestCtx, err error) {
 	ctx.Response.Reset()
 	ctx.Response.SetStatusCode(e.Status)
 	ctx.Response.Header.SetContentType(jsonType)
+	ctx.Response.Header.Set("Docker-Distribution-Api-Version", "registry/2.0")
 	ctx.Response.SetBody(errorJSON(e))
 	s.metrics.Requests.WithLabelValues("", "other", "error", strconv.Itoa(e.Status)).Inc()
 }

@@ -8,10 +8,9 @@ import (
 
 // digestHeaders names the content: its digest is its strong entity tag.
 func (x *exchange) digestHeaders(d digest.Digest) {
-	h := &x.ctx.Response.Header
-	h.Set("Docker-Content-Digest", string(d))
 	x.scratch = append(append(append(x.scratch[:0], '"'), d...), '"')
-	h.SetBytesV("ETag", x.scratch)
+	x.known(headerETag, x.scratch)
+	x.known(headerDigest, x.scratch[1:len(x.scratch)-1])
 }
 
 // isUnmodified tells whether the client has the content already.

@@ -3,14 +3,16 @@ package server
 import (
 	"fmt"
 	"io"
-	"net"
+	"net/netip"
 	"runtime/debug"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/valyala/fasthttp"
 	"go.uber.org/zap"
 
+	"github.com/entrepot-dev/entrepot/access"
 	"github.com/entrepot-dev/entrepot/cache"
 	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/rewrite"
@@ -26,10 +28,14 @@ type exchange struct {
 
 	request rewrite.Request
 	ns      string
+	caller  *access.Caller // nil where nobody was asked for
+	at      netip.Addr     // of the client; not valid where that is the peer
 	target  rewrite.Target // its Upstream is empty where none was found
 	outcome cache.Outcome
 	status  int
 	err     error // why it is not answered, or not to the end
+	// challenged is set where the caller is asked who it is.
+	challenged bool
 
 	// The body is either bytes or span of blob.
 	bytes []byte
@@ -51,12 +57,18 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 			x.fail(fmt.Errorf("panic: %v", v))
 		}
 	}()
+	own(ctx.Conn()).enter(answering)
+	if s.requests.Load() > s.maxRequests {
+		x.refuseRequest()
+		return
+	}
 	x.answer()
 }
 
 func (s *Server) acquire(ctx *fasthttp.RequestCtx) *exchange {
 	x := s.pool.Get().(*exchange)
-	*x = exchange{s: s, ctx: ctx, begin: ctx.Time(), scratch: x.scratch[:0]}
+	*x = exchange{s: s, ctx: ctx, begin: ctx.Time(), scratch: x.scratch[:0], out: pacer{putsOff: x.out.putsOff}}
+	s.requests.Add(1)
 	s.metrics.RequestsInFlight.Inc()
 	return x
 }
@@ -64,10 +76,15 @@ func (s *Server) acquire(ctx *fasthttp.RequestCtx) *exchange {
 // answer finds who answers a request, and leaves the answer in the response.
 func (x *exchange) answer() {
 	var err error
-	x.request, err = rewrite.ParseRequest(string(x.ctx.RequestURI()))
+	x.request, err = rewrite.ParseRequest(inPlace(x.ctx.RequestURI()))
 	x.ns, _ = rewrite.QueryValue(x.request.Query, "ns")
 	if err != nil || strings.HasPrefix(x.request.Path, "/v2") {
-		x.header("Docker-Distribution-Api-Version", "registry/2.0")
+		x.known(headerAPIVersion, valueAPIVersion)
+	}
+	if n := x.ctx.Request.Header.ContentLength(); n > 0 || n == -1 {
+		// Nothing here has use for a body. That the next request begins where
+		// this server takes a body to end is not to matter to anyone.
+		x.ctx.Response.SetConnectionClose()
 	}
 	switch {
 	case !x.ctx.IsGet() && !x.ctx.IsHead():
@@ -83,11 +100,19 @@ func (x *exchange) answer() {
 			x.header("OCI-Namespace", x.ns)
 		}
 	}
-	switch x.request.Resource {
-	case rewrite.Root:
+	if x.request.Resource == rewrite.Root {
 		x.send(fasthttp.StatusOK, "text/plain; charset=utf-8", []byte(greeting))
 		return
+	}
+	if err = x.identify(); err != nil {
+		x.fail(err)
+		return
+	}
+	switch x.request.Resource {
 	case rewrite.Ping:
+		if x.pinged() {
+			return
+		}
 		x.send(fasthttp.StatusOK, jsonType, []byte("{}"))
 		return
 	case rewrite.CatalogPath:
@@ -97,15 +122,25 @@ func (x *exchange) answer() {
 		x.fail(&oci.Error{Code: "BLOB_UPLOAD_UNKNOWN", Status: fasthttp.StatusNotFound, Message: "nothing is uploaded here: " + readOnly})
 		return
 	case rewrite.Unknown:
+		if x.token() {
+			return
+		}
 		x.fail(&oci.Error{Code: oci.CodeUnsupported, Status: fasthttp.StatusNotFound,
 			Message: "this path is not one of the registry API, which lies under /v2/"})
 		return
 	}
-	if x.target, err = x.s.router.Route(x.request.Name, x.ns, string(x.ctx.Host())); err != nil {
+	if x.target, err = x.s.router.Route(x.request.Name, x.ns, inPlace(x.ctx.Host())); err != nil {
+		x.fail(err)
+		return
+	}
+	if err = x.allowed(); err != nil {
 		x.fail(err)
 		return
 	}
 	x.target.Tag, x.target.Digest = x.request.Tag, x.request.Digest
+	if !x.admitted() {
+		return
+	}
 	switch x.request.Resource {
 	case rewrite.ManifestPath:
 		x.manifest()
@@ -117,6 +152,11 @@ func (x *exchange) answer() {
 		x.referrers()
 	}
 }
+
+// inPlace gives b, a part of the request, as a string without a copy: good until
+// the answer is sent, when fasthttp reads the next request into the same bytes. So
+// is what the exchange's request and target hold.
+func inPlace(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) } // #nosec G103 -- nothing of it outlives the request
 
 const (
 	greeting = "This is Entrepot, a caching proxy of container registries.\n" +
@@ -135,6 +175,26 @@ func (x *exchange) refusePush() {
 }
 
 func (x *exchange) header(key, value string) { x.ctx.Response.Header.Set(key, value) }
+
+// Names of headers that go with most answers, as they are written: fasthttp need
+// not make them so each time.
+var (
+	headerAPIVersion   = []byte("Docker-Distribution-Api-Version")
+	headerDigest       = []byte("Docker-Content-Digest")
+	headerETag         = []byte("Etag")
+	headerAcceptRanges = []byte("Accept-Ranges")
+	headerContentRange = []byte("Content-Range")
+	headerCacheStatus  = []byte("Cache-Status")
+	headerAge          = []byte("Age")
+	headerVary         = []byte("Vary")
+
+	valueAPIVersion = []byte("registry/2.0")
+	valueBytes      = []byte("bytes")
+	valueAccept     = []byte("Accept")
+)
+
+// known sets one of those.
+func (x *exchange) known(key, value []byte) { x.ctx.Response.Header.SetCanonical(key, value) }
 
 // send makes b the answer's body. b must not be changed after.
 func (x *exchange) send(status int, contentType string, b []byte) {
@@ -171,8 +231,15 @@ func (x *exchange) WriteTo(w io.Writer) (n int64, err error) {
 			x.err = err
 		}
 	}()
-	x.out = pacer{w: w, conn: x.ctx.Conn(), stall: x.s.stall, last: x.begin}
+	x.out = pacer{
+		w: w, conn: x.ctx.Conn(), stall: x.s.stall, last: x.begin, putsOff: x.out.putsOff,
+		direct: x.ctx.Response.ImmediateHeaderFlush && x.s.tls == nil, left: x.span.To - x.span.From,
+	}
+	if c := own(x.out.conn); c != nil {
+		x.out.socket = c.socket
+	}
 	if x.blob == nil {
+		x.out.left = int64(len(x.bytes))
 		_, err = x.out.Write(x.bytes)
 		return x.out.sent, err
 	}
@@ -192,8 +259,7 @@ func (x *exchange) Close() error {
 	x.release()
 	x.record()
 	s := x.s
-	scratch := x.scratch
-	*x = exchange{scratch: scratch}
+	*x = exchange{scratch: x.scratch, out: pacer{putsOff: x.out.putsOff}}
 	s.pool.Put(x)
 	return nil
 }
@@ -212,76 +278,3 @@ func (x *exchange) release() {
 func (x *exchange) panicked(v any) {
 	x.s.log.Error("panic while answering a request", zap.String("panic", fmt.Sprint(v)), zap.ByteString("stack", debug.Stack()))
 }
-
-// pacer passes a body on and puts the connection's write deadline off as long
-// as the client takes bytes. Runs of a file are passed on in pieces, each by
-// sendfile: within one call nobody would see whether it moves.
-type pacer struct {
-	w     io.Writer
-	conn  net.Conn
-	stall time.Duration
-	last  time.Time // when the deadline was last set
-	first time.Time // when the first byte came
-	sent  int64
-}
-
-// piece bytes in the stall timeout is the slowest that a client may be.
-const piece = 512 << 10
-
-func (p *pacer) Write(b []byte) (int, error) {
-	written := 0
-	for len(b) > 0 {
-		p.putOff()
-		n, err := p.w.Write(b[:min(len(b), piece)])
-		written += n
-		p.sent += int64(n)
-		if err != nil {
-			return written, err
-		}
-		b = b[n:]
-	}
-	return written, nil
-}
-
-// ReadFrom keeps to what package net turns into sendfile: an *os.File, bare or
-// in one *io.LimitedReader.
-func (p *pacer) ReadFrom(r io.Reader) (int64, error) {
-	dst, ok := p.w.(io.ReaderFrom)
-	if !ok {
-		return io.Copy(writerOnly{p}, r)
-	}
-	limited, isLimited := r.(*io.LimitedReader)
-	if !isLimited {
-		limited = &io.LimitedReader{R: r, N: 1<<63 - 1}
-	}
-	var part io.LimitedReader
-	var total int64
-	for limited.N > 0 {
-		p.putOff()
-		part = io.LimitedReader{R: limited.R, N: min(limited.N, piece)}
-		want := part.N
-		n, err := dst.ReadFrom(&part)
-		limited.N -= n
-		total += n
-		p.sent += n
-		if err != nil || n < want {
-			return total, err
-		}
-	}
-	return total, nil
-}
-
-func (p *pacer) putOff() {
-	now := time.Now()
-	if p.first.IsZero() {
-		p.first = now
-	}
-	if now.Sub(p.last) < p.stall/8 {
-		return
-	}
-	p.last = now
-	// An error here comes again, with a better word, from the write.
-	_ = p.conn.SetWriteDeadline(now.Add(p.stall))
-}
-
-type writerOnly struct{ io.Writer }

@@ -137,10 +137,14 @@ func newShelf() *shelf {
 	m := &cache.Manifest{Digest: manifestSum, MediaType: v1.MediaTypeImageManifest, Size: int64(len(manifestBody)), Bytes: manifestBody}
 	chosen := *m
 	chosen.Negotiated = true
+	index := *m
+	index.MediaType = v1.MediaTypeImageIndex
 	return &shelf{
 		manifests: map[string]*cache.Manifest{
 			"docker.io/library/nginx:1":                   m,
 			"docker.io/library/nginx:chosen":              &chosen,
+			"docker.io/library/nginx:index":               &index,
+			"docker.io/library/index@" + string(m.Digest): &index,
 			"docker.io/library/nginx@" + string(m.Digest): m,
 			"ghcr.io/org/app:1":                           m,
 		},

@@ -52,6 +52,13 @@ func (x *exchange) referrers() {
 // pulled from here. With ns, the names at that upstream.
 func (x *exchange) catalog() {
 	all, err := x.s.content.Repositories(x.s.base)
+	if err == nil {
+		all = x.visible(all)
+	}
+	if err == nil && x.s.grants != nil {
+		all = x.s.grants.Visible(all, x.authorization())
+		x.header("Cache-Control", "private")
+	}
 	if err == nil && x.ns != "" {
 		// An ns that is not configured has nothing cached.
 		upstream, _ := x.s.router.Upstream(x.ns)

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
@@ -20,14 +22,15 @@ func (x *exchange) record() {
 	if first.IsZero() {
 		first = now
 	}
-	m, kind, outcome := x.s.metrics, x.request.Resource.String(), x.outcomeWord()
-	m.RequestsInFlight.Dec()
-	m.Requests.WithLabelValues(x.target.Upstream, kind, outcome, statusLabel(x.status)).Inc()
-	m.RequestSeconds.WithLabelValues(kind, outcome).Observe(first.Sub(x.begin).Seconds())
-	m.TransferSeconds.WithLabelValues(kind, outcome).Observe(now.Sub(x.begin).Seconds())
-	if x.out.sent > 0 {
-		m.ClientBytes.WithLabelValues(x.target.Upstream, kind).Add(float64(x.out.sent))
-	}
+	outcome := x.outcomeWord()
+	x.s.requests.Add(-1)
+	x.s.metrics.RequestsInFlight.Dec()
+	series := x.s.series.get(counted{x.target.Upstream, x.request.Resource, outcome, x.status})
+	series.requests.Inc()
+	series.first.Observe(first.Sub(x.begin).Seconds())
+	series.transfer.Observe(now.Sub(x.begin).Seconds())
+	series.sent(x.out.sent)
+	x.watch(now)
 	level := zapcore.InfoLevel
 	if x.err != nil && (x.status >= 500 || x.status == 429 || x.status < 400 && !isClientGone(x.err)) {
 		level = zapcore.WarnLevel
@@ -42,19 +45,22 @@ func (x *exchange) record() {
 	}
 	fields := append(make([]zap.Field, 0, 16),
 		zap.String("method", string(x.ctx.Method())),
-		zap.String("kind", kind),
+		zap.String("kind", x.request.Resource.String()),
 		zap.String("upstream", x.target.Upstream),
-		zap.String("repository", repository),
-		zap.String("reference", x.request.Reference()),
+		zap.String("repository", strings.Clone(repository)), // a core may keep them
+		zap.String("reference", strings.Clone(x.request.Reference())),
 		zap.String("outcome", outcome),
 		zap.Int("status", x.status),
 		zap.Int64("bytes", x.out.sent),
 		zap.Duration("duration", now.Sub(x.begin)),
-		zap.String("client", x.ctx.RemoteIP().String()),
+		zap.String("client", x.client()),
 		zap.String("user_agent", string(x.ctx.UserAgent())),
 	)
+	if x.caller != nil && !x.caller.IsAnonymous() {
+		fields = append(fields, zap.String("caller", x.caller.Name))
+	}
 	if x.request.Resource == rewrite.Unknown {
-		fields = append(fields, zap.String("path", x.request.Path[:min(len(x.request.Path), 200)]))
+		fields = append(fields, zap.String("path", strings.Clone(x.request.Path[:min(len(x.request.Path), 200)])))
 	}
 	if x.outcome.Reason != "" {
 		fields = append(fields, zap.String("reason", x.outcome.Reason))
@@ -68,7 +74,7 @@ func (x *exchange) record() {
 // outcomeWord gives the outcome as metrics and logs name it.
 func (x *exchange) outcomeWord() string {
 	switch {
-	case x.err != nil:
+	case x.err != nil && (x.status >= 400 || !isClientGone(x.err)):
 		return "error"
 	case x.outcome.Status == "":
 		return "none"
@@ -77,8 +83,13 @@ func (x *exchange) outcomeWord() string {
 }
 
 // isClientGone tells whether a transfer broke because of the client, which is
-// an everyday thing: containerd closes ranges early on purpose.
+// an everyday thing: containerd closes ranges early on purpose. What has a code
+// comes from behind the cache, where connections break, too.
 func isClientGone(err error) bool {
+	var e *oci.Error
+	if errors.As(err, &e) {
+		return false
+	}
 	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, os.ErrDeadlineExceeded)
 }
 

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"bytes"
+
 	"github.com/valyala/fasthttp"
 
 	"github.com/entrepot-dev/entrepot/cache"
@@ -10,7 +12,7 @@ import (
 
 // manifest answers /v2/<name>/manifests/<tag or digest>.
 func (x *exchange) manifest() {
-	accept := rewrite.ParseAccept(x.ctx.Request.Header.PeekAll("Accept")...)
+	accept := x.accept()
 	if accept.OnlySchema1() {
 		x.fail(&oci.Error{Code: oci.CodeUnsupported, Status: fasthttp.StatusNotAcceptable,
 			Message: "the client takes only Docker's schema 1, which is not served; it needs Docker 1.10 or later"})
@@ -28,13 +30,31 @@ func (x *exchange) manifest() {
 		return
 	}
 	x.digestHeaders(m.Digest)
-	if m.Negotiated {
-		x.header("Vary", "Accept")
+	if m.Negotiated || x.target.Tag != "" && rewrite.IsIndex(m.MediaType) {
+		// Both answers, for a cache that has kept one must not give it to who
+		// takes the other only.
+		x.known(headerVary, valueAccept)
 	}
 	x.bytes = m.Bytes
 	status := fasthttp.StatusOK
 	if x.isUnmodified(m.Digest) {
 		status = fasthttp.StatusNotModified
 	}
+	x.ctx.Response.ImmediateHeaderFlush = m.Size > largeBody
 	x.stream(status, m.MediaType, m.Size)
+}
+
+// accept reads what the client takes. Most clients say the same in all requests
+// of a connection, at length: then it is read once.
+func (x *exchange) accept() rewrite.Accept {
+	said := x.ctx.Request.Header.PeekAll("Accept")
+	c := own(x.ctx.Conn())
+	if c == nil || len(said) != 1 || len(said[0]) > maxHeaderBytes/16 {
+		return rewrite.ParseAccept(said...)
+	}
+	if !bytes.Equal(c.said, said[0]) {
+		c.said = append(c.said[:0], said[0]...)
+		c.accept = rewrite.ParseAccept(c.said)
+	}
+	return c.accept
 }

@@ -13,9 +13,11 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/valyala/fasthttp"
 	"go.uber.org/zap"
 
@@ -25,7 +27,9 @@ import (
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
-// Content answers requests. All methods are safe for concurrent use. Their
+// Content answers requests. All methods are safe for concurrent use. The strings of
+// t, but for its upstream's name, are good until they return: the next request is
+// read into the same bytes. Their
 // context ends when the server gives up waiting for running requests. Errors
 // are *oci.Error, else they are told as 500 without their text. The outcome
 // counts with an error too.
@@ -52,20 +56,32 @@ type Content interface {
 type Options struct {
 	Router  *rewrite.Router
 	Content Content
+	// Grants decides on requests to upstreams at which each client has credentials
+	// of its own; nil where there is no such upstream.
+	Grants Grants
 	// Log gets a line for each request; nil logs nothing.
 	Log *zap.Logger
 	// Metrics may be nil.
 	Metrics *metrics.Metrics
+	// Guard says who may pull what; nil lets everybody pull everything.
+	Guard Guard
 	// TLS, where set, makes every listener speak TLS.
 	TLS *tls.Config
 	// MaxConnections is the most client connections at a time; more are
 	// refused with 503. Zero means 8192.
 	MaxConnections int
-	// StallTimeout is for how long a client may take nothing of an answer
-	// before it is cut off. Whole transfers have no limit. Zero means two minutes.
+	// MaxConnectionsPerAddress is the most of one client address; more are
+	// refused with 429. Zero means no such limit.
+	MaxConnectionsPerAddress int
+	// MaxRequests is the most requests at a time that are being answered, the
+	// transfer of their bodies included; more are refused with 503. Zero means
+	// 4096.
+	MaxRequests int
+	// StallTimeout is for how long, a fifth more or less, a client may take
+	// nothing of an answer before it is cut off. Whole transfers have no limit. Zero means two minutes.
 	StallTimeout time.Duration
 	// HeaderTimeout is for how long a client may take to send a request's
-	// header. Zero means 30 seconds.
+	// header. Zero means 10 seconds.
 	HeaderTimeout time.Duration
 	// IdleTimeout is for how long a connection without requests is kept. Zero
 	// means two minutes.
@@ -80,18 +96,32 @@ const (
 
 // Server answers the registry API. Make one with New.
 type Server struct {
-	router  *rewrite.Router
-	content Content
-	log     *zap.Logger
-	metrics *metrics.Metrics
-	tls     *tls.Config
-	stall   time.Duration
-	http    *fasthttp.Server
-	pool    sync.Pool // of *exchange
+	router   *rewrite.Router
+	content  Content
+	grants   Grants
+	guard    Guard // may be nil
+	bypasses *bypasses
+	log      *zap.Logger
+	metrics  *metrics.Metrics
+	series   *seriesOf
+	tls      *tls.Config
+	stall    time.Duration
+	http     *fasthttp.Server
+	pool     sync.Pool // of *exchange
 
 	// base is the context of all requests; giveUp ends it.
 	base   context.Context
 	giveUp context.CancelFunc
+	// draining ends when Shutdown begins; drain ends it.
+	draining context.Context
+	drain    context.CancelFunc
+
+	door        *door
+	maxRequests int64
+	requests    atomic.Int64 // in flight
+	refused     refused
+	refusing    chan struct{}  // a place for each refusal under way
+	refusals    sync.WaitGroup // their goroutines
 
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
@@ -103,11 +133,16 @@ func New(o Options) *Server {
 	s := &Server{
 		router:  o.Router,
 		content: o.Content,
+		grants:  o.Grants,
+		guard:   o.Guard,
 		log:     o.Log,
 		metrics: o.Metrics,
 		tls:     o.TLS,
 		stall:   or(o.StallTimeout, 2*time.Minute),
 		conns:   make(map[net.Conn]struct{}),
+
+		maxRequests: int64(or(o.MaxRequests, 4096)),
+		refusing:    make(chan struct{}, maxRefusals),
 	}
 	if s.log == nil {
 		s.log = zap.NewNop()
@@ -115,24 +150,36 @@ func New(o Options) *Server {
 	if s.metrics == nil {
 		s.metrics = metrics.Discard()
 	}
+	s.series = newSeriesOf(s.metrics)
+	s.bypasses = newBypasses(s.log)
+	maxConnections := or(o.MaxConnections, 8192)
+	s.door = newDoor(maxConnections, o.MaxConnectionsPerAddress, s.metrics.Connections)
+	s.refused = refused{
+		connections: s.metrics.Refused.WithLabelValues("connections"),
+		address:     s.metrics.Refused.WithLabelValues("connections_per_address"),
+		requests:    s.metrics.Refused.WithLabelValues("requests"),
+		files:       s.metrics.Refused.WithLabelValues("files"),
+	}
 	s.pool.New = func() any { return new(exchange) }
 	s.base, s.giveUp = context.WithCancel(context.Background())
+	s.draining, s.drain = context.WithCancel(context.Background())
 	s.http = &fasthttp.Server{
-		Handler:        s.handle,
-		ErrorHandler:   s.badRequest,
-		ConnState:      s.track,
-		Logger:         connectionLog{s.log},
-		Concurrency:    or(o.MaxConnections, 8192),
+		Handler:      s.handle,
+		ErrorHandler: s.badRequest,
+		ConnState:    s.track,
+		Logger:       connectionLog{s.log},
+		// The door refuses, and in words. A connection has left by it a moment
+		// before fasthttp's worker is free, so there are workers to spare.
+		Concurrency:    2 * maxConnections,
 		ReadBufferSize: maxHeaderBytes,
 		// Wide enough for a header with a common manifest in one write, and
 		// for a full TLS record.
 		WriteBufferSize: writeBufferSize,
-		ReadTimeout:     or(o.HeaderTimeout, 30*time.Second),
+		ReadTimeout:     or(o.HeaderTimeout, 10*time.Second),
 		// The deadline of each answer's beginning; while a body moves, the
 		// exchange puts it off.
 		WriteTimeout: s.stall,
 		IdleTimeout:  or(o.IdleTimeout, 2*time.Minute),
-		TCPKeepalive: true,
 		// A push is answered without reading its gigabytes: a byte is what
 		// fasthttp reads of a body before it calls the handler.
 		StreamRequestBody:            true,
@@ -149,16 +196,24 @@ func New(o Options) *Server {
 // Serve answers on a listener until Shutdown, and then gives nil at once while
 // running requests go on. It may be called for several listeners.
 func (s *Server) Serve(l net.Listener) error {
+	l = gate{Listener: l, s: s}
 	if s.tls != nil {
 		l = tls.NewListener(l, s.tls)
 	}
 	return s.http.Serve(l)
 }
 
-// Shutdown closes the listeners and idle connections and waits for running
-// requests until ctx ends; what runs then is cut off, and ctx's error given.
+// Shutdown closes the listeners and the connections that are not being answered
+// (a request that has begun to come has a second to be complete) and waits for
+// running requests until ctx ends; what runs then is cut off, and ctx's error
+// given.
 func (s *Server) Shutdown(ctx context.Context) error {
 	defer s.giveUp()
+	defer s.refusals.Wait() // they have ended with draining
+	s.drain()
+	for _, c := range s.open() {
+		own(c).drain()
+	}
 	err := s.http.ShutdownWithContext(ctx)
 	if err == nil || ctx.Err() == nil {
 		return err
@@ -166,14 +221,13 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.giveUp()
 	s.mu.Lock()
 	gone := make(chan struct{})
-	open := slices.Collect(maps.Keys(s.conns))
-	if len(open) == 0 {
+	if len(s.conns) == 0 {
 		close(gone)
 	} else {
 		s.gone = gone
 	}
 	s.mu.Unlock()
-	for _, c := range open {
+	for _, c := range s.open() {
 		_ = c.Close()
 	}
 	// Whoever was cut off notices at once; who does not is left behind.
@@ -186,13 +240,30 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// track knows the open connections, for Shutdown.
+// open gives the connections of this moment.
+func (s *Server) open() []net.Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.conns))
+}
+
+// refused counts what was refused, by limit.
+type refused struct{ connections, address, requests, files prometheus.Counter }
+
+// track knows the open connections and what they do, for Shutdown.
 func (s *Server) track(c net.Conn, state fasthttp.ConnState) {
 	switch state {
 	case fasthttp.StateNew:
 		s.mu.Lock()
 		s.conns[c] = struct{}{}
 		s.mu.Unlock()
+		if s.draining.Err() != nil { // Shutdown may not have seen it
+			own(c).drain()
+		}
+	case fasthttp.StateActive:
+		own(c).enter(reading)
+	case fasthttp.StateIdle:
+		own(c).enter(idle)
 	case fasthttp.StateClosed, fasthttp.StateHijacked:
 		s.mu.Lock()
 		delete(s.conns, c)

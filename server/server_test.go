@@ -69,6 +69,8 @@ func TestAnswersOfTheAPI(t *testing.T) {
 			"OCI-Namespace": "ghcr.io", "Cache-Status": `entrepot; hit; detail="ghcr.io"`,
 		}, string(manifestBody)},
 		{"manifest by prefix", "/v2/ghcr.io/org/app/manifests/1", nil, 200, nil, string(manifestBody)},
+		{"index by tag", "/v2/nginx/manifests/index", nil, 200, map[string]string{"Vary": "Accept"}, string(manifestBody)},
+		{"index by digest", "/v2/index/manifests/" + string(manifestSum), nil, 200, map[string]string{"Vary": "-"}, string(manifestBody)},
 		{"negotiated manifest", "/v2/nginx/manifests/chosen", nil, 200, map[string]string{"Vary": "Accept"}, string(manifestBody)},
 		{"manifest that the client has", "/v2/nginx/manifests/1", []string{"If-None-Match: " + etag}, 304, map[string]string{
 			"ETag": etag, "Docker-Content-Digest": string(manifestSum),
@@ -219,9 +221,12 @@ func TestOutcomeIsToldInHeaders(t *testing.T) {
 		warningHolds string
 	}{
 		{cache.Outcome{Status: cache.Hit, Age: 7 * time.Second, TTL: 53 * time.Second}, `entrepot; hit; ttl=53; detail="docker.io"`, "7", ""},
-		{cache.Outcome{Status: cache.Miss}, `entrepot; fwd=miss; fwd-status=200; stored; detail="docker.io"`, "", ""},
-		{cache.Outcome{Status: cache.Collapsed}, `entrepot; fwd=miss; collapsed; fwd-status=200; stored; detail="docker.io"`, "", ""},
-		{cache.Outcome{Status: cache.Revalidated, TTL: time.Minute}, `entrepot; fwd=stale; fwd-status=200; ttl=60; detail="docker.io"`, "", ""},
+		{cache.Outcome{Status: cache.Miss, Forwarded: 200, Stored: true}, `entrepot; fwd=miss; fwd-status=200; stored; detail="docker.io"`, "", ""},
+		{cache.Outcome{Status: cache.Miss, Forwarded: 206}, `entrepot; fwd=miss; fwd-status=206; detail="docker.io"`, "", ""},
+		{cache.Outcome{Status: cache.Collapsed}, `entrepot; fwd=miss; collapsed; detail="docker.io"`, "", ""},
+		{cache.Outcome{Status: cache.Stale, Forwarded: 503, Age: time.Second, Reason: "r"}, `entrepot; fwd=stale; fwd-status=503; detail="docker.io: r"`, "1",
+			"299 - \"docker.io could not be asked (r): this is what it said 1s ago\""},
+		{cache.Outcome{Status: cache.Revalidated, Forwarded: 200, TTL: time.Minute}, `entrepot; fwd=stale; fwd-status=200; ttl=60; detail="docker.io"`, "", ""},
 		{cache.Outcome{Status: cache.Stale, Age: 3 * time.Minute, TTL: -2 * time.Minute, Reason: "timed\r\nout \"x\""},
 			`entrepot; hit; ttl=-120; detail="docker.io: timed??out 'x'"`, "180", "299 - \"docker.io could not be asked (timed??out 'x'): this is what it said 3m0s ago\""},
 	} {
@@ -297,6 +302,28 @@ func TestHintIsTheSpanThatIsSentFirst(t *testing.T) {
 		ask(t, "GET", base+blobPath(blobDigest), header)
 		if len(s.hints) != 1 || s.hints[0] != want {
 			t.Errorf("%s: hint %v, want %v", header, s.hints, want)
+		}
+	}
+}
+
+func TestUpstreamsOwnStatusIsToldWithAnError(t *testing.T) {
+	for _, c := range []struct {
+		outcome cache.Status
+		err     *oci.Error
+		status  int
+		want    string
+	}{
+		{cache.Miss, &oci.Error{Code: oci.CodeDenied, Message: "m", Answered: 401}, 403, `entrepot; fwd=miss; fwd-status=401; detail="docker.io"`},
+		{cache.Collapsed, &oci.Error{Code: oci.CodeUnavailable, Status: 502, Message: "m", Answered: 500}, 502, `entrepot; fwd=miss; collapsed; fwd-status=500; detail="docker.io"`},
+		{cache.Miss, &oci.Error{Code: oci.CodeUnavailable, Status: 502, Message: "m"}, 502, `entrepot; fwd=miss; detail="docker.io"`},
+		{cache.Negative, &oci.Error{Code: oci.CodeManifestUnknown, Message: "m", Answered: 404}, 404, `entrepot; hit; detail="docker.io"`},
+	} {
+		s := newShelf()
+		s.outcome, s.err = cache.Outcome{Status: c.outcome}, c.err
+		_, base := start(t, s)
+		resp, _ := ask(t, "GET", base+"/v2/nginx/manifests/1")
+		if got := resp.Header.Get("Cache-Status"); got != c.want || resp.StatusCode != c.status {
+			t.Errorf("%+v: %d %s, want %d %s", c.err, resp.StatusCode, got, c.status, c.want)
 		}
 	}
 }

@@ -14,12 +14,12 @@ func (x *exchange) outcomeHeaders() {
 		return
 	}
 	h := &x.ctx.Response.Header
-	x.scratch = appendCacheStatus(x.scratch[:0], x.outcome, x.target.Upstream, x.status < 400, x.ctx.IsGet())
-	h.SetBytesV("Cache-Status", x.scratch)
+	x.scratch = appendCacheStatus(x.scratch[:0], x.outcome, x.target.Upstream)
+	x.known(headerCacheStatus, x.scratch)
 	o := &x.outcome
 	if o.Age > 0 && (o.Status == cache.Hit || o.Status == cache.Revalidated || o.Status == cache.Stale || o.Status == cache.Negative) {
 		x.scratch = strconv.AppendInt(x.scratch[:0], int64(o.Age/time.Second), 10)
-		h.SetBytesV("Age", x.scratch)
+		x.known(headerAge, x.scratch)
 	}
 	if o.Status == cache.Stale {
 		h.Add("Warning", `110 - "Response is Stale"`)
@@ -40,25 +40,26 @@ func (x *exchange) outcomeHeaders() {
 }
 
 // appendCacheStatus appends a Cache-Status member. The upstream's name, and why
-// where there is a reason, are its detail. ok says that the upstream had it, and
-// stored that what it had is kept: on HEAD it sent nothing to keep.
-func appendCacheStatus(b []byte, o cache.Outcome, upstream string, ok, stored bool) []byte {
+// where there is a reason, are its detail. The upstream's status is left out where
+// it is not known, and "stored" where nothing is, or not yet.
+func appendCacheStatus(b []byte, o cache.Outcome, upstream string) []byte {
 	b = append(b, "entrepot"...)
-	switch o.Status {
-	case cache.Hit, cache.Negative, cache.Stale:
+	switch {
+	case o.Status == cache.Hit, o.Status == cache.Negative, o.Status == cache.Stale && o.Forwarded == 0:
 		b = append(b, "; hit"...)
-	case cache.Revalidated:
-		b = append(b, "; fwd=stale; fwd-status=200"...)
-	case cache.Collapsed:
+	case o.Status == cache.Revalidated, o.Status == cache.Stale:
+		b = append(b, "; fwd=stale"...)
+	case o.Status == cache.Collapsed:
 		b = append(b, "; fwd=miss; collapsed"...)
-	case cache.Miss:
+	case o.Status == cache.Miss:
 		b = append(b, "; fwd=miss"...)
 	}
-	if ok && (o.Status == cache.Miss || o.Status == cache.Collapsed) {
-		b = append(b, "; fwd-status=200"...)
-		if stored {
-			b = append(b, "; stored"...)
-		}
+	if o.Forwarded != 0 {
+		b = append(b, "; fwd-status="...)
+		b = strconv.AppendInt(b, int64(o.Forwarded), 10)
+	}
+	if o.Stored {
+		b = append(b, "; stored"...)
 	}
 	if o.TTL != 0 {
 		b = append(b, "; ttl="...)

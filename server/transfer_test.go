@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -318,6 +319,7 @@ func TestRequestsOnARawConnection(t *testing.T) {
 		"a line in ns":        {"GET /v2/?ns=a%0d%0aX:y HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "200", "{}"},
 		"too large a header":  {"GET /v2/ HTTP/1.1\r\nHost: x\r\nX: " + long + "\r\n\r\n", "431", "header"},
 		"no HTTP":             {"hello\r\n\r\n", "400", "UNSUPPORTED"},
+		"no HTTP, its header": {"hello\r\n\r\n", "400", "Docker-Distribution-Api-Version: registry/2.0"},
 		"GET with a body":     {"GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc", "200", "{}"},
 		"push of terabytes":   {"PUT /v2/nginx/manifests/1 HTTP/1.1\r\nHost: x\r\nContent-Length: 1099511627776\r\n\r\nabc", "405", "Allow: GET, HEAD"},
 		"push that asks":      {"PUT /v2/nginx/manifests/1 HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1099511627776\r\n\r\na", "", "405 Method Not Allowed"},
@@ -459,6 +461,28 @@ func TestRequestIsLoggedOnceItsBodyIsSent(t *testing.T) {
 	}
 	if n := value(t, m.RequestsInFlight); n != 0 {
 		t.Errorf("requests in flight: %v, want 0", n)
+	}
+}
+
+func TestATransferThatTheClientEndedIsNoError(t *testing.T) {
+	reset := &net.OpError{Op: "write", Err: os.NewSyscallError("write", syscall.ECONNRESET)}
+	for name, c := range map[string]struct {
+		err    error
+		status int
+		want   string
+	}{
+		"sent":                     {nil, 206, "hit"},
+		"the client closed it":     {fmt.Errorf("send: %w", reset), 206, "hit"},
+		"the client took nothing":  {os.ErrDeadlineExceeded, 200, "hit"},
+		"the upstream closed it":   {&oci.Error{Code: oci.CodeUnavailable, Message: "the upstream broke off", Err: reset}, 200, "error"},
+		"the disk failed":          {io.ErrUnexpectedEOF, 200, "error"},
+		"there was no such thing":  {oci.Errorf(oci.CodeBlobUnknown, "no blob"), 404, "error"},
+		"an error, and then a RST": {reset, 503, "error"},
+	} {
+		x := &exchange{status: c.status, outcome: cache.Outcome{Status: cache.Hit}, err: c.err}
+		if got := x.outcomeWord(); got != c.want {
+			t.Errorf("%s: got outcome %s, want %s", name, got, c.want)
+		}
 	}
 }
 

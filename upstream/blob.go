@@ -21,25 +21,27 @@ func (r *Registry) blobAsk(op, method, repo string, d digest.Digest) *ask {
 }
 
 // Stat asks with HEAD whether repo has the blob, and its size: -1 where the
-// upstream does not say it.
+// upstream does not say it, or not even whether the blob is there. Only a GET will
+// tell then.
 func (r *Registry) Stat(ctx context.Context, repo string, d digest.Digest) (v1.Descriptor, error) {
 	desc := v1.Descriptor{MediaType: oci.MediaTypeOctetStream, Digest: d, Size: -1}
 	f := r.do(ctx, r.blobAsk("stat", http.MethodHead, repo, d), func(res *answer) *failure {
 		if res.StatusCode != http.StatusOK {
 			return r.garbled(res, "answered %d to a HEAD", res.StatusCode)
 		}
-		desc.Size = res.ContentLength
+		// Some say of every HEAD that nothing follows, which is true.
+		if res.ContentLength > 0 || d == d.Algorithm().FromBytes(nil) {
+			desc.Size = res.ContentLength
+		}
 		return nil
 	})
-	if f != nil && f.away {
-		switch f.status {
-		case http.StatusBadRequest, http.StatusForbidden, http.StatusMethodNotAllowed:
-			// The registry sent us to its store, and the signature in that URL
-			// is for GET only. So the blob is there.
-			return desc, nil
-		}
-	}
-	if f != nil {
+	switch {
+	case f == nil:
+	case f.away && (f.status == http.StatusBadRequest || f.status == http.StatusForbidden):
+		// The registry sent us to its store, and the signature in that URL
+		// may be for GET only.
+	case f.status == http.StatusMethodNotAllowed, f.status == http.StatusNotImplemented:
+	default:
 		return v1.Descriptor{}, f.err
 	}
 	return desc, nil
@@ -77,7 +79,7 @@ func (r *Registry) Blob(ctx context.Context, repo string, d digest.Digest, span 
 			return f.err
 		}
 		res.keep = true
-		out = &oci.Body{ReadCloser: b, Span: got, Size: size, Source: res.from, Refuse: func() { r.refuse(res.ep) }}
+		out = &oci.Body{ReadCloser: b, Span: got, Size: size, Status: res.StatusCode, Source: res.from, Refuse: func() { r.refuse(res.ep) }}
 		return nil
 	})
 	if f != nil {

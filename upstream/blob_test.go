@@ -195,6 +195,8 @@ func TestStatAsksWithHead(t *testing.T) {
 	}{
 		"there":              {serveLayer, int64(len(layer)), ""},
 		"there, size unsaid": {serve(""), -1, ""},
+		"there, size nought": {serve("", "Content-Length: 0"), -1, ""},
+		"HEAD is not known":  {status(405), -1, ""},
 		"in a store":         {redirectTo("https://cdn.test/x"), -1, ""},
 		"not there":          {status(404), 0, oci.CodeBlobUnknown},
 		"broken":             {status(500), 0, oci.CodeUnavailable},

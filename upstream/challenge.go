@@ -36,7 +36,7 @@ func wanted(h http.Header, t *trust, c Credential) (d *demand, scopes []string) 
 			basic = &demand{}
 		case "bearer":
 			realm, err := url.Parse(ch.Params["realm"])
-			if err != nil || realm.Hostname() == "" || realm.User != nil || (realm.Scheme != "https" && realm.Scheme != "http") {
+			if err != nil || realm.Hostname() == "" || realm.User != nil || !isASCII(realm.Host) || (realm.Scheme != "https" && realm.Scheme != "http") {
 				continue
 			}
 			service := ch.Params["service"]

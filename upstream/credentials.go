@@ -29,7 +29,7 @@ type Credential struct {
 func (c Credential) anonymous() bool { return c == Credential{} }
 
 // fingerprint tells credentials apart without keeping them.
-func (c Credential) fingerprint() [sha256.Size]byte {
+func (c Credential) fingerprint() account {
 	return sha256.Sum256(fmt.Appendf(nil, "%q %q %q", c.Username, c.Password, c.IdentityToken))
 }
 

@@ -1,5 +1,6 @@
 // Package upstream is one remote registry as a client: its endpoints in order,
-// tokens and credentials, redirects to a CDN, ranges, rate limits, retries.
+// circuit breakers, tokens and credentials, redirects to a CDN, ranges, quotas,
+// retries.
 //
 // It promises that credentials reach only the registry that they belong to and
 // the token servers that the operator named (or that are known for that

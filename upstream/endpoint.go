@@ -24,8 +24,14 @@ type endpoint struct {
 	prefix string
 	// host is base's host and port as configured: how logs name the endpoint.
 	host string
+	// label names it in the metrics: host, and the path where it has one.
+	label string
 	// auth is how the endpoint last said that it wants to be asked.
 	auth atomic.Pointer[demand]
+	// breaker says whether it is asked at all.
+	breaker *breaker
+	// governor knows what it grants.
+	governor *governor
 
 	mu    sync.Mutex
 	until time.Time // passed over until then
@@ -53,7 +59,16 @@ func newEndpoint(s string) (*endpoint, error) {
 		path += "/v2"
 	}
 	u.Path, u.RawPath = path, ""
-	return &endpoint{base: u, prefix: prefix, host: u.Host}, nil
+	return &endpoint{base: u, prefix: prefix, host: u.Host, label: u.Host + strings.TrimSuffix(path, "/v2")}, nil
+}
+
+// ping gives the URL that says whether the registry answers
+// (distribution-spec, "Determining Support").
+func (e *endpoint) ping() *url.URL {
+	u := *e.base
+	u.Path = strings.TrimSuffix(u.Path, "/"+e.prefix)
+	u.Path += "/"
+	return &u
 }
 
 // url gives the URL of path, which begins with the repository.
@@ -97,7 +112,8 @@ func (e *endpoint) resting() bool {
 }
 
 // order gives the endpoints as they are to be tried now: those that rest come
-// last, since they are better than none.
+// last, since they are better than none. Whether they are tried at all is for
+// their breakers to say.
 func order(all []*endpoint) []*endpoint {
 	if len(all) == 1 {
 		return all

@@ -34,8 +34,9 @@ type failure struct {
 	err    *oci.Error
 	reason string // of metrics.UpstreamErrors; "" where the upstream did not fail
 	again  again
-	status int  // what was answered; 0 where nothing was
-	away   bool // by another host than the endpoint's
+	status int   // what was answered; 0 where nothing was
+	away   bool  // by another host than the endpoint's
+	blame  blame // what it tells of the endpoint
 }
 
 // unavailable makes the error of an upstream that failed; status is 502, 503 or 504.
@@ -57,7 +58,18 @@ func (r *Registry) gaveUp(ctx context.Context) *failure {
 func (r *Registry) broken(ctx context.Context, host string, err error) *failure {
 	say := func(status int, reason string, again again, format string, args ...any) *failure {
 		what := fmt.Sprintf(format, args...)
-		return &failure{err: unavailable(status, err, "upstream %s: %s %s", r.name, host, what), reason: reason, again: again}
+		f := &failure{err: unavailable(status, err, "upstream %s: %s %s", r.name, host, what), reason: reason, again: again}
+		switch reason {
+		case "connect", "tls":
+			f.blame = blameGone
+		case "timeout":
+			f.blame = blameSilent
+		case "protocol":
+			f.blame = blameNobody
+		default:
+			f.blame = blameRequest
+		}
+		return f
 	}
 	var (
 		known     *oci.Error
@@ -80,6 +92,8 @@ func (r *Registry) broken(ctx context.Context, host string, err error) *failure 
 		return &failure{err: known, reason: "other"}
 	case errors.Is(err, errStalled):
 		return say(http.StatusGatewayTimeout, "stall", elsewhere, "sent no bytes for %s", r.stall)
+	case errors.Is(err, errTooSlow):
+		return say(http.StatusGatewayTimeout, "stall", elsewhere, "has not sent what is small within %s", smallTimeout)
 	case errors.As(err, &refused):
 		return say(http.StatusBadGateway, "protocol", elsewhere, "%s", refused.why)
 	case errors.As(err, &forbidden):
@@ -118,10 +132,12 @@ func (r *Registry) broken(ctx context.Context, host string, err error) *failure 
 
 // garbled makes the failure of an answer that is not what was asked for.
 func (r *Registry) garbled(a *answer, format string, args ...any) *failure {
-	return &failure{
+	f := &failure{
 		err:    unavailable(http.StatusBadGateway, nil, "upstream %s: %s %s", r.name, a.from, fmt.Sprintf(format, args...)),
 		reason: "protocol", again: elsewhere, status: a.StatusCode, away: a.away,
 	}
+	f.err.Answered = a.StatusCode
+	return f
 }
 
 // said is what an upstream's error JSON says.
@@ -179,18 +195,15 @@ func (r *Registry) rejected(a *answer) *failure {
 	switch status := a.StatusCode; {
 	case status == http.StatusTooManyRequests:
 		f.reason, f.again = "ratelimit", elsewhere
-		f.err = &oci.Error{Code: oci.CodeTooManyRequests, RetryAfter: wait,
-			Message: fmt.Sprintf("upstream %s limits the requests from here%s", r.name, tail)}
+		f.err = r.overLimit(limited{pulls: a.limited.pulls, wait: max(wait, a.limited.wait)}, tail)
 	case status >= 500:
-		f.again = elsewhere
+		f.again, f.blame = anybody, blameRequest
 		code := http.StatusBadGateway
 		switch status {
-		case http.StatusBadGateway:
-			f.again = anybody
-		case http.StatusServiceUnavailable:
-			f.again, code = anybody, status
-		case http.StatusGatewayTimeout:
-			f.again, code = anybody, status
+		case http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+			code = status
+		case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
+			f.again, f.blame = elsewhere, blameNobody // and so it stays
 		}
 		if wait > maxPause {
 			f.again = elsewhere
@@ -201,6 +214,9 @@ func (r *Registry) rejected(a *answer) *failure {
 		// The registry sent us there: what its store refuses is not our word
 		// on what exists or who may have it.
 		f.again = elsewhere
+		if status == http.StatusForbidden && a.ask.method == http.MethodGet {
+			f.again = anybody // the signature may have expired: have a fresh one
+		}
 		f.err = unavailable(http.StatusBadGateway, nil, "upstream %s: %s, where it keeps its content, answered %d %s", r.name, a.from, status, http.StatusText(status))
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
 		f.err = r.denied(a.ask, a.note, tail)
@@ -220,15 +236,17 @@ func (r *Registry) rejected(a *answer) *failure {
 		f.again = elsewhere
 		f.err = unavailable(http.StatusBadGateway, nil, "upstream %s: %s answered %d %s%s", r.name, a.from, status, http.StatusText(status), tail)
 	}
+	f.err.Answered = a.StatusCode
 	return f
 }
 
 // denied makes the error of what stays refused after all credentials have been
-// tried. Docker Hub says this also of a repository that does not exist. It is
-// never a 401: a client that got one would log in to us.
+// tried; note says which those were. Docker Hub says this also of a repository
+// that does not exist. It is never a 401: a client that got one would log in to
+// us.
 func (r *Registry) denied(a *ask, note, tail string) *oci.Error {
-	return &oci.Error{Code: oci.CodeDenied, Status: http.StatusForbidden, Message: fmt.Sprintf(
-		"%s does not exist or needs credentials: upstream %s refuses what upstreams.%s.credentials gives%s%s", a.what, r.name, r.name, note, tail)}
+	return &oci.Error{Code: oci.CodeDenied, Status: http.StatusForbidden,
+		Message: fmt.Sprintf("%s does not exist or needs credentials%s%s", a.what, note, tail)}
 }
 
 // retryAfter reads Retry-After, in seconds or as a date; zero where there is

@@ -8,9 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
-
 	"github.com/entrepot-dev/entrepot/oci"
 )
 
@@ -107,55 +104,6 @@ func FuzzReadSaid(f *testing.F) {
 		got := readSaid(strings.NewReader(s))
 		if len(got.message) > 210 || strings.ContainsAny(got.message, "\r\n\x00\x1b?") || strings.Contains(got.message, "://") {
 			t.Fatalf("readSaid(%q) says %q", s, got.message)
-		}
-	})
-}
-
-// gauge gives the value of g for the upstream reg.
-func gauge(t *testing.T, g *prometheus.GaugeVec) float64 {
-	t.Helper()
-	var d dto.Metric
-	if err := g.WithLabelValues("reg").Write(&d); err != nil {
-		t.Fatal(err)
-	}
-	return d.GetGauge().GetValue()
-}
-
-func TestRateLimitsAreExposed(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		w.host("reg.test:443", serve(image, "Content-Type: "+ociImage, "ratelimit-limit: 100;w=21600", "ratelimit-remaining: 76;w=21600"))
-		r := w.registry(Options{})
-		wantManifest(t, r, "a")
-		if got := gauge(t, w.metrics.RateLimit); got != 100 {
-			t.Errorf("limit %v, want 100", got)
-		}
-		if got := gauge(t, w.metrics.RateRemaining); got != 76 {
-			t.Errorf("remaining %v, want 76", got)
-		}
-	})
-}
-
-func TestTheRateLimitOfAStoreIsNotTheRegistrys(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		w.host("reg.test:443", redirectTo("https://region.test/"))
-		w.host("region.test:443", serve(image, "Content-Type: "+ociImage, "ratelimit-limit: 7"))
-		wantManifest(t, w.registry(Options{}), "a")
-		all := make(chan prometheus.Metric, 10)
-		w.metrics.RateLimit.Collect(all)
-		if n := len(all); n != 0 {
-			t.Errorf("%d series, want none", n)
-		}
-	})
-}
-
-func TestAnUpstreamWithoutARateLimitHasNone(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		w.host("reg.test:443", serve(image, "Content-Type: "+ociImage, "ratelimit-limit: many"))
-		wantManifest(t, w.registry(Options{}), "a")
-		all := make(chan prometheus.Metric, 10)
-		w.metrics.RateLimit.Collect(all)
-		if n := len(all); n != 0 {
-			t.Errorf("%d series, want none", n)
 		}
 	})
 }

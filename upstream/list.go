@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
@@ -19,30 +19,31 @@ import (
 const (
 	maxPages     = 10_000
 	maxPageBytes = 8 << 20
-	maxListBytes = 256 << 20
+	maxListBytes = 64 << 20
 	maxTags      = 1_000_000
+	maxReferrers = 100_000
+	// listTimeout is for all pages together.
+	listTimeout = 10 * time.Minute
 )
 
-var tagForm = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
+func (r *Registry) tagsAsk(repo string) *ask {
+	return &ask{op: "tags", method: http.MethodGet, repo: repo, path: "tags/list",
+		header: http.Header{"Accept": {"application/json"}},
+		what:   "the repository " + r.name + "/" + repo, absent: oci.CodeNameUnknown}
+}
 
 // Tags lists all tags of repo, sorted, each once.
 func (r *Registry) Tags(ctx context.Context, repo string) ([]string, error) {
-	a := &ask{op: "tags", method: http.MethodGet, repo: repo, path: "tags/list",
-		header: http.Header{"Accept": {"application/json"}},
-		what:   "the repository " + r.name + "/" + repo, absent: oci.CodeNameUnknown}
+	a := r.tagsAsk(repo)
 	tags := []string{}
 	f := r.pages(ctx, a, func(res *answer, raw []byte) *failure {
 		var page struct {
-			Tags []string `json:"tags"`
+			Tags rewrite.TagNames `json:"tags"`
 		}
 		if err := json.Unmarshal(raw, &page); err != nil {
 			return r.garbled(res, "sent what is not a list of tags")
 		}
-		for _, t := range page.Tags {
-			if tagForm.MatchString(t) {
-				tags = append(tags, t)
-			}
-		}
+		tags = append(tags, page.Tags...)
 		if len(tags) > maxTags {
 			return r.endless(res)
 		}
@@ -69,6 +70,9 @@ func (r *Registry) Referrers(ctx context.Context, repo string, d digest.Digest) 
 			return r.garbled(res, "sent what is not a list of referrers")
 		}
 		all = append(all, page...)
+		if len(all) > maxReferrers {
+			return r.endless(res)
+		}
 		return nil
 	})
 	switch {
@@ -91,13 +95,11 @@ func (r *Registry) Referrers(ctx context.Context, repo string, d digest.Digest) 
 // descriptors reads the manifests of an index, those with a digest that can be
 // asked for. ok is false where raw is no JSON of an index.
 func descriptors(raw []byte) (list []v1.Descriptor, ok bool) {
-	var index v1.Index
-	if err := json.Unmarshal(raw, &index); err != nil {
-		return nil, false
+	var index struct {
+		Manifests rewrite.Descriptors `json:"manifests"`
 	}
-	return slices.DeleteFunc(index.Manifests, func(d v1.Descriptor) bool {
-		return d.Digest.Validate() != nil || d.Size < 0
-	}), true
+	err := json.Unmarshal(raw, &index)
+	return index.Manifests, err == nil
 }
 
 // distinct drops what comes again, and keeps the order.
@@ -132,6 +134,8 @@ func cut(s string, n int) string { return s[:min(n, len(s))] }
 // pages gets a list page by page, all from the endpoint that gave the first.
 // add is called once for each.
 func (r *Registry) pages(ctx context.Context, a *ask, add func(*answer, []byte) *failure) *failure {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
 	seen := map[url.URL]bool{}
 	total := 0
 	for range maxPages {

@@ -4,18 +4,20 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/zap"
 
 	"github.com/entrepot-dev/entrepot/oci"
+	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // manifestTypes is what we take, the newest first. Schema 1 is not among them:
@@ -47,7 +49,8 @@ func (r *Registry) image(repo, ref string) string {
 // Resolve asks with HEAD what ref, a tag or a digest, stands for now. It never
 // becomes a GET, which Docker Hub counts as a pull. The descriptor's digest is
 // empty where the upstream does not say it, or does not know HEAD at all; its
-// size is then -1 if that is not said either.
+// size is then -1 if that is not said either. Its media type is empty where the
+// one that is said is not that of a manifest.
 func (r *Registry) Resolve(ctx context.Context, repo, ref string) (v1.Descriptor, error) {
 	a := r.manifestAsk("resolve", http.MethodHead, repo, ref)
 	var d v1.Descriptor
@@ -55,8 +58,8 @@ func (r *Registry) Resolve(ctx context.Context, repo, ref string) (v1.Descriptor
 		if res.StatusCode != http.StatusOK {
 			return r.garbled(res, "answered %d to a HEAD", res.StatusCode)
 		}
-		d = v1.Descriptor{MediaType: mediaType(res.Header), Digest: headerDigest(res.Header), Size: res.ContentLength}
-		if isSchema1(d.MediaType) {
+		d = v1.Descriptor{MediaType: declaredType(res.Header), Digest: headerDigest(res.Header), Size: res.ContentLength}
+		if rewrite.IsSchema1(d.MediaType) {
 			return r.schema1(res)
 		}
 		return nil
@@ -79,6 +82,7 @@ func (r *Registry) Resolve(ctx context.Context, repo, ref string) (v1.Descriptor
 // The digest is computed from the bytes; where ref is a digest, the two agree.
 func (r *Registry) Manifest(ctx context.Context, repo, ref string) (*oci.Manifest, error) {
 	a := r.manifestAsk("manifest", http.MethodGet, repo, ref)
+	a.pull = true
 	var m *oci.Manifest
 	f := r.do(ctx, a, func(res *answer) *failure {
 		var f *failure
@@ -122,14 +126,29 @@ func (r *Registry) readManifest(ctx context.Context, res *answer, ref string) (*
 	return m, nil
 }
 
+// smallTimeout bounds the time in which a body comes that is read whole before any
+// of it is used: one that moves just enough not to stall would else hold memory and
+// a connection for years.
+const smallTimeout = 2 * time.Minute
+
+// errTooSlow is the cause with which such a request is cancelled.
+var errTooSlow = errors.New("the bytes came too slowly")
+
 // readSmall reads a whole body of at most most bytes. It undoes the gzip of
 // proxies that compress what they were asked not to; what it then is, the
 // caller sees.
 func (r *Registry) readSmall(ctx context.Context, res *answer, most int64) ([]byte, *failure) {
 	var raw []byte
 	var err error
+	room := &room{memory: r.memory}
+	defer room.leave()
+	late := time.AfterFunc(smallTimeout, func() { res.body.cancel(errTooSlow) })
+	defer late.Stop()
 	if res.ContentLength <= most {
-		raw, err = io.ReadAll(io.LimitReader(res.body, most+1))
+		raw, err = io.ReadAll(room.reader(io.LimitReader(res.body, most+1)))
+	}
+	if errors.Is(err, errNoRoom) {
+		return nil, r.crowded(res)
 	}
 	if err != nil {
 		return nil, r.broken(ctx, res.from, err)
@@ -137,7 +156,10 @@ func (r *Registry) readSmall(ctx context.Context, res *answer, most int64) ([]by
 	if res.ContentLength <= most && strings.EqualFold(res.Header.Get("Content-Encoding"), "gzip") && bytes.HasPrefix(raw, []byte{0x1f, 0x8b}) {
 		z, err := gzip.NewReader(bytes.NewReader(raw))
 		if err == nil {
-			raw, err = io.ReadAll(io.LimitReader(z, most+1))
+			raw, err = io.ReadAll(room.reader(io.LimitReader(z, most+1)))
+		}
+		if errors.Is(err, errNoRoom) {
+			return nil, r.crowded(res)
 		}
 		if err != nil {
 			return nil, r.garbled(res, "sent what is not gzip, though it says so")
@@ -157,47 +179,19 @@ func (r *Registry) refuse(ep *endpoint) {
 	r.log.Warn("bytes from the upstream had not the digest that they were asked for by", zap.String("host", ep.host), zap.Duration("passed_over", afterRefusal))
 }
 
-// manifestType tells the media type: what the upstream declares, if that can be
-// one of a manifest; else what the body declares; else what its shape shows.
+// manifestType tells the media type of a manifest: the one that the body itself
+// declares, which is under the digest; else what the upstream declares; else
+// what its shape shows. What is no manifest by any of them is a failure of the
+// endpoint, so that another is tried.
 func (r *Registry) manifestType(res *answer, raw []byte) (string, *failure) {
-	var shape struct {
-		SchemaVersion int             `json:"schemaVersion"`
-		MediaType     string          `json:"mediaType"`
-		Manifests     json.RawMessage `json:"manifests"`
-		Layers        json.RawMessage `json:"layers"`
-		Config        json.RawMessage `json:"config"`
-		FSLayers      json.RawMessage `json:"fsLayers"`
-	}
-	if err := json.Unmarshal(raw, &shape); err != nil {
-		return "", r.garbled(res, "sent what is not a manifest for %s", res.ask.what)
-	}
-	declared := mediaType(res.Header)
-	if isSchema1(declared) || isSchema1(shape.MediaType) || shape.SchemaVersion == 1 || shape.FSLayers != nil {
+	t := rewrite.MediaTypeOf(raw, res.Header.Get("Content-Type"))
+	if rewrite.IsSchema1(t) {
 		return "", r.schema1(res)
 	}
-	if fits(declared) {
-		return declared, nil
+	if _, err := rewrite.Parse(raw, t); err != nil {
+		return "", r.garbled(res, "sent what is not a manifest for %s", res.ask.what)
 	}
-	if fits(shape.MediaType) {
-		return shape.MediaType, nil
-	}
-	switch {
-	case shape.Manifests != nil:
-		return v1.MediaTypeImageIndex, nil
-	case shape.Layers != nil || shape.Config != nil:
-		return v1.MediaTypeImageManifest, nil
-	}
-	return "", r.garbled(res, "sent what is not a manifest for %s", res.ask.what)
-}
-
-// fits tells whether t says something of a manifest. Servers without a word of
-// their own send a general type.
-func fits(t string) bool {
-	return strings.HasPrefix(t, "application/vnd.") && t != oci.MediaTypeOctetStream
-}
-
-func isSchema1(t string) bool {
-	return t == oci.MediaTypeDockerSchema1 || t == oci.MediaTypeDockerSchema1Signed
+	return t, nil
 }
 
 func (r *Registry) schema1(res *answer) *failure {
@@ -205,18 +199,21 @@ func (r *Registry) schema1(res *answer) *failure {
 		"%s has a manifest of Docker's schema 1 at upstream %s, which is not supported any more; whoever owns the image can push it again with a current client", res.ask.what, r.name)}}
 }
 
-// mediaType gives a Content-Type without its parameters; "" where there is none.
-func mediaType(h http.Header) string {
+// declaredType gives the Content-Type of a HEAD, without its parameters, where it
+// says something of a manifest; else "". Servers without a word of their own
+// send a general type.
+func declaredType(h http.Header) string {
 	t, _, err := mime.ParseMediaType(h.Get("Content-Type"))
-	if err != nil {
+	if err != nil || !rewrite.IsIndex(t) && !rewrite.IsManifest(t) && !rewrite.IsSchema1(t) {
 		return ""
 	}
 	return t
 }
 
-// headerDigest gives Docker-Content-Digest; "" where it is missing or wrong.
+// headerDigest gives Docker-Content-Digest; "" where it is missing, wrong, or of
+// an algorithm that is not served.
 func headerDigest(h http.Header) digest.Digest {
-	d, err := digest.Parse(strings.TrimSpace(h.Get("Docker-Content-Digest")))
+	d, err := rewrite.ParseDigest(strings.TrimSpace(h.Get("Docker-Content-Digest")))
 	if err != nil {
 		return ""
 	}

@@ -29,7 +29,7 @@ func serve(body string, header ...string) http.HandlerFunc {
 	}
 }
 
-func TestMediaTypeIsTheDeclaredOneOrThatOfTheBody(t *testing.T) {
+func TestMediaTypeIsThatOfTheBodyOrTheDeclaredOne(t *testing.T) {
 	const (
 		index     = "application/vnd.oci.image.index.v1+json"
 		dockerImg = "application/vnd.docker.distribution.manifest.v2+json"
@@ -37,8 +37,9 @@ func TestMediaTypeIsTheDeclaredOneOrThatOfTheBody(t *testing.T) {
 	for _, c := range []struct{ contentType, body, want string }{
 		{ociImage, `{"config":{}}`, ociImage},
 		{ociImage + "; charset=utf-8", `{"config":{}}`, ociImage},
-		{dockerImg, `{"mediaType":"` + ociImage + `"}`, dockerImg},
-		{"application/vnd.acme.thing.v1+json", `{}`, "application/vnd.acme.thing.v1+json"},
+		{dockerImg, `{"mediaType":"` + ociImage + `"}`, ociImage},
+		{"application/vnd.acme.thing.v1+json", `{"config":{}}`, ociImage},
+		{ociImage, `{"mediaType":"text/html","config":{}}`, ociImage},
 		{"application/json", `{"mediaType":"` + dockerImg + `"}`, dockerImg},
 		{"", `{"mediaType":"` + index + `"}`, index},
 		{"", `{"schemaVersion":2,"manifests":[]}`, index},
@@ -65,6 +66,8 @@ func TestWhatIsNoManifestIsAFailure(t *testing.T) {
 		"nothing":      serve(""),
 		"no object":    serve("[]", "Content-Type: "+ociImage),
 		"no manifest":  serve(`{"a":1}`, "Content-Type: application/json"),
+		"another type": serve(`{"a":1}`, "Content-Type: application/vnd.acme.thing.v1+json"),
+		"two in one":   serve(`{"config":{},"manifests":[]}`, "Content-Type: "+ociImage),
 		"broken gzip":  serve("\x1f\x8b"+image, "Content-Type: "+ociImage, "Content-Encoding: gzip"),
 		"204":          status(204),
 		"too large":    serve(image+strings.Repeat(" ", oci.MaxManifestSize), "Content-Type: "+ociImage),
@@ -164,8 +167,8 @@ func TestDigestsOfSHA512AreComputedByIt(t *testing.T) {
 func TestSchema1IsRefusedInWords(t *testing.T) {
 	for name, h := range map[string]http.HandlerFunc{
 		"by Content-Type":  serve("{}", "Content-Type: "+oci.MediaTypeDockerSchema1Signed),
-		"by schemaVersion": serve(`{"schemaVersion":1}`, "Content-Type: application/json"),
-		"by its layers":    serve(`{"fsLayers":[]}`),
+		"by schemaVersion": serve(`{"schemaVersion":1,"fsLayers":[],"signatures":[]}`, "Content-Type: application/json"),
+		"by its layers":    serve(`{"schemaVersion":1,"fsLayers":[]}`),
 	} {
 		inWorld(t, func(t *testing.T, w *world) {
 			w.host("reg.test:443", h)
@@ -215,6 +218,7 @@ func TestResolveNeverGets(t *testing.T) {
 		"no digest, but asked by it": {h: serve("", "Content-Length: 7"), ref: d, digest: imageDigest, size: 7},
 		"a digest that is none":      {h: serve("", "Docker-Content-Digest: sha256:x"), ref: "latest", size: -1},
 		"HEAD is not known":          {h: status(405), ref: "latest", size: -1},
+		"a digest of sha384":         {h: serve("", "Content-Length: 7", "Docker-Content-Digest: "+digest.SHA384.FromString("").String()), ref: "latest", size: 7},
 		"not there":                  {h: status(404), ref: "latest", code: oci.CodeManifestUnknown, status: 404},
 		"refused":                    {h: status(403), ref: "latest", code: oci.CodeDenied, status: 403},
 		"limited":                    {h: status(429), ref: "latest", code: oci.CodeTooManyRequests, status: 429},
@@ -234,6 +238,25 @@ func TestResolveNeverGets(t *testing.T) {
 					t.Errorf("got %+v, %v; want %s of %d bytes", got, err, c.digest, c.size)
 				}
 			})
+		})
+	}
+}
+
+func TestResolveGivesOnlyTheMediaTypeOfAManifest(t *testing.T) {
+	for _, c := range []struct{ contentType, want string }{
+		{ociImage, ociImage},
+		{ociImage + "; charset=utf-8", ociImage},
+		{"application/json", ""},
+		{"text/plain; charset=utf-8", ""},
+		{"application/octet-stream", ""},
+		{"", ""},
+	} {
+		inWorld(t, func(t *testing.T, w *world) {
+			w.host("reg.test:443", serve("", "Content-Type: "+c.contentType, "Content-Length: 7", "Docker-Content-Digest: "+imageDigest.String()))
+			d, err := w.registry(Options{}).Resolve(t.Context(), "a", "latest")
+			if err != nil || d.MediaType != c.want {
+				t.Errorf("Content-Type %q: got %q, %v; want %q", c.contentType, d.MediaType, err, c.want)
+			}
 		})
 	}
 }

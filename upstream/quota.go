@@ -1,25 +1,326 @@
 package upstream
 
 import (
+	"context"
+	"crypto/sha256"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/entrepot-dev/entrepot/metrics"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
-// noteQuota exposes the pulls that the upstream says it grants and has left:
-// "ratelimit-limit: 100;w=21600" (Docker Hub; draft-ietf-httpapi-ratelimit-headers).
-func (r *Registry) noteQuota(h http.Header) {
-	if n, ok := quota(h.Get("RateLimit-Limit")); ok {
-		r.metrics.RateLimit.WithLabelValues(r.name).Set(float64(n))
+const (
+	// pullPause is for how long no pull is sent where an upstream refuses one
+	// and does not say when to come again. A HEAD that tells of pulls that are
+	// left ends it.
+	pullPause = time.Minute
+	// abusePause is the same for all requests; it doubles as long as the
+	// upstream goes on to refuse, up to maxAbusePause.
+	abusePause    = 10 * time.Second
+	maxAbusePause = 2 * time.Minute
+	// maxHold bounds what an upstream can ask for by Retry-After: after that
+	// it is asked whether it still means it.
+	maxHold = time.Hour
+	// defaultWindow counts where an upstream does not say its window.
+	defaultWindow = time.Hour
+	maxWindow     = 31 * 24 * time.Hour
+	maxAccounts   = 1000
+)
+
+// account tells apart whose requests an upstream counts: the fingerprint of the
+// credential, or the zero account where the endpoint has never asked for one.
+type account [sha256.Size]byte
+
+// governor knows what an endpoint still grants, and keeps from it what it would
+// refuse. An upstream has two limits: one on pulls, which is counted by account
+// and told in headers, and one against abuse on whatever comes from an address.
+type governor struct {
+	upstream string
+	metrics  *metrics.Metrics
+
+	mu       sync.Mutex
+	accounts map[account]*quota
+	// last is the one that was answered last.
+	last account
+	// all holds every request.
+	all hold
+}
+
+// quota is what one account is granted.
+type quota struct {
+	limit int
+	// remaining is what is left until resets; it is not known before or after.
+	remaining int
+	known     bool
+	resets    time.Time
+	expiry    *time.Timer
+	// pulls holds the GETs of manifests.
+	pulls hold
+}
+
+// hold keeps requests back for a while.
+type hold struct {
+	until time.Time
+	// told is set where the upstream has said how long.
+	told  bool
+	pause time.Duration // of the last one that it has not told
+}
+
+// limited is a 429 as the governor understands it.
+type limited struct {
+	// pulls is set where the quota of pulls is used up; else it is the limit
+	// against abuse.
+	pulls bool
+	wait  time.Duration
+}
+
+func newGovernor(upstream string, m *metrics.Metrics) *governor {
+	return &governor{upstream: upstream, metrics: m, accounts: map[account]*quota{}}
+}
+
+// of gives who's quota. g.mu is held.
+func (g *governor) of(who account) *quota {
+	q := g.accounts[who]
+	if q == nil {
+		if len(g.accounts) >= maxAccounts {
+			for _, q := range g.accounts {
+				q.stop()
+			}
+			clear(g.accounts) // each is told again with its next answer
+		}
+		q = &quota{}
+		g.accounts[who] = q
 	}
-	if n, ok := quota(h.Get("RateLimit-Remaining")); ok {
-		r.metrics.RateRemaining.WithLabelValues(r.name).Set(float64(n))
+	return q
+}
+
+func (q *quota) stop() {
+	if q.expiry != nil {
+		q.expiry.Stop()
 	}
 }
 
-func quota(s string) (int, bool) {
-	s, _, _ = strings.Cut(s, ";")
+// close ends the timers.
+func (g *governor) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, q := range g.accounts {
+		q.stop()
+	}
+}
+
+// heldAll tells for how long no request at all may be sent.
+func (g *governor) heldAll() (limited, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	wait := time.Until(g.all.until)
+	return limited{wait: wait}, wait > 0
+}
+
+// spend notes that a pull is about to be sent for who. Where none may be, it
+// says for how long.
+func (g *governor) spend(who account) (limited, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	q := g.of(who)
+	if wait := time.Until(q.pulls.until); wait > 0 {
+		return limited{pulls: true, wait: wait}, true
+	}
+	// The answer corrects that; many at once are not to go below the reserve.
+	q.remaining = max(q.remaining-1, 0)
+	return limited{}, false
+}
+
+// note learns from an answer of the endpoint to who, and understands a 429: of
+// the quota where it came upon a pull and the upstream speaks of the quota, or
+// is known to have none left; else of the limit against abuse.
+func (g *governor) note(who account, pull bool, status int, h http.Header) limited {
+	now := time.Now()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	q := g.of(who)
+	g.last = who
+	told := g.read(q, h, now)
+	if status != http.StatusTooManyRequests {
+		g.all.pause = 0
+		if told && q.remaining > 0 && !q.pulls.told {
+			q.pulls = hold{}
+		}
+		return limited{}
+	}
+	wait := retryAfter(h)
+	if pull && (told || q.known && q.remaining == 0) {
+		if wait == 0 {
+			q.pulls.set(now, pullPause, false)
+		} else {
+			q.pulls.set(now, wait, true)
+		}
+		return limited{pulls: true, wait: max(wait, q.pulls.until.Sub(now))}
+	}
+	if wait == 0 {
+		g.all.pause = min(max(2*g.all.pause, abusePause), maxAbusePause)
+		g.all.set(now, g.all.pause, false)
+	} else {
+		g.all.set(now, wait, true)
+	}
+	return limited{wait: max(wait, g.all.until.Sub(now))}
+}
+
+func (h *hold) set(now time.Time, d time.Duration, told bool) {
+	if until := now.Add(min(d, maxHold)); until.After(h.until) {
+		h.until, h.told = until, told
+	}
+}
+
+// read takes over what h says of the quota; false where that is nothing.
+// g.mu is held.
+//
+// The headers are those of Docker Hub, "ratelimit-limit: 100;w=21600", and of
+// draft-ietf-httpapi-ratelimit-headers.
+func (g *governor) read(q *quota, h http.Header, now time.Time) bool {
+	limit, window, okLimit := readQuota(h.Get("RateLimit-Limit"))
+	remaining, window2, okRemaining := readQuota(h.Get("RateLimit-Remaining"))
+	if okLimit {
+		q.limit = limit
+		g.metrics.RateLimit.WithLabelValues(g.upstream).Set(float64(limit))
+	}
+	if !okRemaining {
+		return okLimit
+	}
+	if window2 > 0 {
+		window = window2
+	}
+	if window == 0 {
+		window = defaultWindow
+	}
+	// When its window began the upstream does not say; the first that we saw
+	// of it is the latest that it can have been.
+	if !q.known || !now.Before(q.resets) || remaining > q.remaining+1 {
+		q.resets = now.Add(window)
+	}
+	if s, _, ok := readQuota(h.Get("RateLimit-Reset")); ok {
+		q.resets = now.Add(min(time.Duration(s)*time.Second, maxWindow))
+	}
+	q.known, q.remaining = true, remaining
+	g.metrics.RateRemaining.WithLabelValues(g.upstream).Set(float64(remaining))
+	g.metrics.RateReset.WithLabelValues(g.upstream).Set(float64(q.resets.Unix()))
+	q.stop()
+	q.expiry = time.AfterFunc(q.resets.Sub(now), func() { g.expire(q) })
+	return true
+}
+
+// expire forgets what was left in a window that has ended.
+func (g *governor) expire(q *quota) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if time.Now().Before(q.resets) {
+		return
+	}
+	q.known = false
+	if !q.pulls.told {
+		q.pulls = hold{}
+	}
+	g.metrics.RateRemaining.DeleteLabelValues(g.upstream)
+	g.metrics.RateReset.DeleteLabelValues(g.upstream)
+}
+
+// spare tells whether the account that was answered last has pulls beyond the
+// reserve, and how many are left. A reserve of more than half of what is granted
+// counts as half. What is not known is not spared.
+func (g *governor) spare(reserve int) (left int, ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	q := g.accounts[g.last]
+	now := time.Now()
+	switch {
+	case now.Before(g.all.until):
+		return 0, false
+	case q == nil:
+		return 0, true
+	case now.Before(q.pulls.until):
+		return 0, false
+	case !q.known:
+		return 0, true
+	}
+	if q.limit > 0 {
+		reserve = min(reserve, q.limit/2)
+	}
+	return q.remaining, q.remaining > reserve
+}
+
+// readQuota reads the first number of s, and the window behind it:
+// "100;w=21600".
+func readQuota(s string) (n int, window time.Duration, ok bool) {
 	s, _, _ = strings.Cut(s, ",")
-	n, err := strconv.Atoi(strings.TrimSpace(s))
-	return n, err == nil && n >= 0
+	first, params, _ := strings.Cut(s, ";")
+	n, err := strconv.Atoi(strings.TrimSpace(first))
+	if err != nil || n < 0 {
+		return 0, 0, false
+	}
+	for p := range strings.SplitSeq(params, ";") {
+		if v, found := strings.CutPrefix(strings.TrimSpace(p), "w="); found {
+			if w, err := strconv.ParseUint(v, 10, 31); err == nil {
+				window = min(time.Duration(w)*time.Second, maxWindow)
+			}
+		}
+	}
+	return n, window, true
+}
+
+// SparePull tells whether a manifest may be fetched now for the sake of what is
+// here already, to refresh it or ahead of a client. It gives nil, or an
+// *oci.Error where what the upstream still grants is kept for what is not here.
+func (r *Registry) SparePull(context.Context) error {
+	var why error
+	for _, ep := range r.endpoints {
+		if _, _, refused := ep.breaker.refusal(); refused {
+			continue
+		}
+		left, ok := ep.governor.spare(r.reserve)
+		if ok {
+			return nil
+		}
+		if why == nil {
+			why = &oci.Error{Code: oci.CodeTooManyRequests, Message: fmt.Sprintf(
+				"upstream %s grants %d more pulls, which are kept for what is not in the cache; upstreams.%s.quota_reserve bounds that", r.name, left, r.name)}
+		}
+	}
+	return why
+}
+
+// reasonHeld is that of a request which was not sent, for the upstream would
+// refuse it.
+const reasonHeld = "held"
+
+// held makes the failure of a request that was not sent.
+func (r *Registry) held(l limited) *failure {
+	f := &failure{reason: reasonHeld, again: elsewhere}
+	f.err = r.overLimit(l, "")
+	return f
+}
+
+// overLimit makes the error of a request that a limit refuses.
+func (r *Registry) overLimit(l limited, tail string) *oci.Error {
+	what := "limits the requests from here"
+	if l.pulls {
+		what = "grants no more pulls for now: the quota of its rate limit is used up"
+	}
+	return &oci.Error{Code: oci.CodeTooManyRequests, RetryAfter: max(l.wait, 0),
+		Message: fmt.Sprintf("upstream %s %s%s", r.name, what, tail)}
+}
+
+// noteLimits learns from an answer of ep itself.
+func (r *Registry) noteLimits(ep *endpoint, who account, res *answer) {
+	res.limited = ep.governor.note(who, res.ask.pull, res.StatusCode, res.Header)
+	if res.StatusCode == http.StatusTooManyRequests {
+		r.log.Warn("the upstream limits us", zap.String("host", ep.host), zap.Bool("pulls", res.limited.pulls),
+			zap.Duration("wait", res.limited.wait), zap.String("counted_by", clean(res.Header.Get("Docker-RateLimit-Source"))))
+	}
 }

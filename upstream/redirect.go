@@ -63,11 +63,11 @@ func (r *Registry) target(req *http.Request, location string) (*url.URL, error) 
 		return nil, &refusedRedirect{"redirects to what is not a URL"}
 	}
 	next.Fragment, next.RawFragment = "", ""
-	if (next.Scheme != "http" && next.Scheme != "https") || next.Hostname() == "" || next.User != nil {
+	if (next.Scheme != "http" && next.Scheme != "https") || next.Hostname() == "" || next.User != nil || !isASCII(next.Host) {
 		return nil, &refusedRedirect{"redirects to what is not an http URL"}
 	}
-	if req.URL.Scheme == "https" && next.Scheme == "http" && !r.routes.trust.redirects[hostPort(next)] {
-		return nil, &refusedRedirect{fmt.Sprintf("redirects from https to plain http at %s; list it in upstreams.%s.redirect_hosts if that is right", next.Host, r.name)}
+	if next.Scheme == "http" && !r.routes.trust.plain(next, req.URL.Scheme == "http") {
+		return nil, &refusedRedirect{fmt.Sprintf("redirects to plain http at %s; list it in upstreams.%s.redirect_hosts if that is right", next.Host, r.name)}
 	}
 	return next, nil
 }

@@ -120,6 +120,7 @@ func TestRedirectsThatAreRefused(t *testing.T) {
 		"no location":      {"", []string{"reg.test"}},
 		"no URL":           {"https://cdn.test/%zz?X-Signature=1", []string{"reg.test"}},
 		"another scheme":   {"file:///etc/passwd", []string{"reg.test"}},
+		"an odd host":      {"https://%C2%9B31mcdn.test/", []string{"reg.test"}},
 		"a user":           {"https://a:hunter2@cdn.test/", []string{"reg.test"}},
 		"private":          {"https://10.0.0.1/x?X-Signature=1", []string{"10.0.0.1", "upstreams.reg.redirect_hosts"}},
 		"metadata":         {"https://169.254.169.254/latest", []string{"169.254.169.254", "upstreams.reg.redirect_hosts"}},
@@ -154,12 +155,39 @@ func TestListedHostsMayBePlainHTTPAndPrivate(t *testing.T) {
 	}
 }
 
-func TestPlainRegistriesMayRedirectToPlainHosts(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		w.host("reg.test:5000", redirectTo("http://cdn.test/x"))
-		w.host("cdn.test:80", serveLayer)
-		wantLayer(t, w.registry(Options{Endpoints: []string{"http://reg.test:5000"}}))
-	})
+// Plain http is for whom the configuration says so: by its scheme for the host of
+// an endpoint, by name for others.
+func TestPlainHTTPIsOnlyForHostsThatTheConfigurationNames(t *testing.T) {
+	for name, c := range map[string]struct {
+		location string
+		listed   []string
+		refused  bool
+	}{
+		"a stranger":               {"http://cdn.test/x", nil, true},
+		"a stranger, named":        {"http://cdn.test/x", []string{"cdn.test"}, false},
+		"a stranger, another port": {"http://cdn.test:81/x", []string{"cdn.test:80"}, true},
+		"its own host":             {"http://reg.test:9000/x", nil, false},
+		"its own name, longer":     {"http://reg.test.evil.test/x", nil, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				w.host("reg.test:5000", redirectTo(c.location))
+				for _, host := range []string{"cdn.test:80", "cdn.test:81", "reg.test:9000", "reg.test.evil.test:80"} {
+					w.host(host, serveLayer)
+				}
+				r := w.registry(Options{Endpoints: []string{"http://reg.test:5000"}, RedirectHosts: c.listed})
+				if !c.refused {
+					wantLayer(t, r)
+					return
+				}
+				_, err := readBlob(t, r)
+				wantError(t, err, oci.CodeUnavailable, 502, "plain http", "upstreams.reg.redirect_hosts")
+				for _, host := range []string{"cdn.test", "reg.test.evil.test"} {
+					w.wantCount("GET "+host, 0)
+				}
+			})
+		})
+	}
 }
 
 func TestEachResumeAsksTheRegistryForAFreshSignature(t *testing.T) {
@@ -194,9 +222,42 @@ func TestWhatAStoreRefusesIsNotTheRegistrysWord(t *testing.T) {
 			if oci.IsAbsent(err) || oci.IsRefused(err) {
 				t.Errorf("a %d of the store is told as the registry's: %v", status, err)
 			}
-			w.wantCount("GET cdn.test/", 1)
+			want := 1
+			if status == 403 {
+				want = tries // the signature may have expired
+			}
+			w.wantCount("GET cdn.test/", want)
 		})
 	}
+}
+
+func TestAnExpiredSignatureIsRenewedAndTheRangeGoesOn(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		n := 0
+		w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+			n++
+			redirectTo(fmt.Sprintf("https://cdn.test/x?X-Signature=%d", n))(rw, req)
+		})
+		w.host("cdn.test:443", func(rw http.ResponseWriter, req *http.Request) {
+			if got, want := req.Header.Get("Range"), "bytes=4-"; got != want {
+				t.Errorf("Range is %q, want %q", got, want)
+			}
+			if req.URL.Query().Get("X-Signature") == "1" {
+				rw.WriteHeader(http.StatusForbidden)
+				return
+			}
+			serveContent(rw, req)
+		})
+		b, err := w.registry(Options{}).Blob(t.Context(), "a", layerDigest, oci.Span{From: 4, To: oci.Open})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		if raw, err := io.ReadAll(b); err != nil || string(raw) != layer[4:] {
+			t.Errorf("got %q, %v; want %q", raw, err, layer[4:])
+		}
+		w.wantCount("GET reg.test", 2)
+	})
 }
 
 func TestNoURLGetsIntoTheLog(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/entrepot-dev/entrepot/metrics"
 )
@@ -27,6 +28,9 @@ type Options struct {
 	Endpoints []string
 	// Credentials are asked for by the host of an endpoint. Nil is anonymous.
 	Credentials Credentials
+	// Lender, where it is set, has the credentials instead: those of clients, each
+	// for the repositories that it may pull. Credentials is nil then.
+	Lender Lender
 	// Realms are token servers that may have the credentials, beside the
 	// endpoints themselves and those known for a registry: URLs or hosts, of
 	// which scheme (https where there is none) and host count.
@@ -42,6 +46,10 @@ type Options struct {
 	// InsecureTLS accepts any certificate of endpoints, Realms and
 	// RedirectHosts; other hosts are verified as ever.
 	InsecureTLS bool
+	// QuotaReserve is how many of the pulls that the upstream still grants are
+	// kept for what is not here (see SparePull); at most half of all that it
+	// grants.
+	QuotaReserve int
 	// MaxConnections bounds parallel requests, bodies included. Default 64.
 	MaxConnections int
 	// ConnectTimeout bounds connecting, and the TLS handshake after it.
@@ -52,6 +60,9 @@ type Options struct {
 	// StallTimeout ends a body of which no byte came for that long. A body
 	// that moves may take for ever. Default 30 s.
 	StallTimeout time.Duration
+	// Memory bounds the bytes of manifests and lists that are being read, of
+	// all who share it; what finds no room fails with 503. Nil is no bound.
+	Memory *semaphore.Weighted
 	// UserAgent is sent to the upstream. Default "entrepot".
 	UserAgent string
 	// Log and Metrics may be nil.
@@ -65,10 +76,13 @@ type Registry struct {
 	name      string
 	userAgent string
 	stall     time.Duration
+	reserve   int
 	endpoints []*endpoint
 	routes    *routes
 	tokens    *tokens
+	lender    Lender
 	slots     *slots
+	memory    *semaphore.Weighted
 	log       *zap.Logger
 	metrics   *metrics.Metrics
 
@@ -76,6 +90,10 @@ type Registry struct {
 	life    context.Context
 	end     context.CancelFunc
 	closing sync.Once
+
+	mu      sync.Mutex
+	closed  bool
+	running sync.WaitGroup // what spawn started
 }
 
 // dialer connects, as net.Dialer.DialContext does.
@@ -94,6 +112,9 @@ func build(o Options, dial dialer, proxy func(*http.Request) (*url.URL, error)) 
 	at := "upstreams." + o.Name
 	if len(o.Endpoints) == 0 {
 		return nil, fmt.Errorf("%s.endpoints: there is none", at)
+	}
+	if o.Lender != nil && o.Credentials != nil {
+		return nil, fmt.Errorf("%s.credentials: they are the clients' own with access: passthrough", at)
 	}
 	if o.Credentials == nil {
 		o.Credentials = StaticCredentials(Credential{})
@@ -116,7 +137,10 @@ func build(o Options, dial dialer, proxy func(*http.Request) (*url.URL, error)) 
 		name:      o.Name,
 		userAgent: o.UserAgent,
 		stall:     o.StallTimeout,
+		reserve:   o.QuotaReserve,
 		slots:     newSlots(o.MaxConnections),
+		memory:    o.Memory,
+		lender:    o.Lender,
 		log:       o.Log.With(zap.String("upstream", o.Name)),
 		metrics:   o.Metrics,
 	}
@@ -125,6 +149,8 @@ func build(o Options, dial dialer, proxy func(*http.Request) (*url.URL, error)) 
 		if err != nil {
 			return nil, fmt.Errorf("%s.endpoints: %w", at, err)
 		}
+		ep.breaker = newBreaker(r.metrics.EndpointState.WithLabelValues(r.name, ep.label), r.metrics.EndpointOpenings.WithLabelValues(r.name, ep.label))
+		ep.governor = newGovernor(r.name, r.metrics)
 		r.endpoints = append(r.endpoints, ep)
 	}
 	trust, err := newTrust(r.endpoints, o.Realms, o.RedirectHosts)
@@ -134,6 +160,7 @@ func build(o Options, dial dialer, proxy func(*http.Request) (*url.URL, error)) 
 	if r.routes, err = newRoutes(o, trust, dial, proxy); err != nil {
 		return nil, fmt.Errorf("%s.%w", at, err)
 	}
+	r.metrics.UpstreamPulls.WithLabelValues(r.name) // there at zero
 	r.life, r.end = context.WithCancel(context.Background())
 	r.tokens = newTokens(r, o.Credentials, trust)
 	return r, nil
@@ -152,7 +179,24 @@ func orDefault[T int | time.Duration](v, d T) T {
 func (r *Registry) Close() {
 	r.closing.Do(func() {
 		r.end()
+		r.mu.Lock()
+		r.closed = true
+		r.mu.Unlock()
+		r.running.Wait()
 		r.tokens.wait()
+		for _, ep := range r.endpoints {
+			ep.governor.close()
+		}
 		r.routes.close()
 	})
+}
+
+// spawn runs f, which ends with the registry's life, in a goroutine for which
+// Close waits.
+func (r *Registry) spawn(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closed {
+		r.running.Go(f)
+	}
 }

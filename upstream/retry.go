@@ -62,6 +62,10 @@ type ask struct {
 	header http.Header
 	// bulk marks what may take long, and leaves room for what does not.
 	bulk bool
+	// pull marks what upstreams count: the GET of a manifest.
+	pull bool
+	// who has the credentials that it is asked with; nil is the registry's own.
+	who Credentials
 	// what names the thing in messages; absent is the code if it is not there.
 	what   string
 	absent oci.Code
@@ -75,15 +79,35 @@ type answer struct {
 	from string // the host that sent it
 	away bool   // that is another one than the endpoint's
 	note string // for the message of a refusal
-	body *body
-	keep bool // set by who goes on reading body after the ask
+	// limited is what a 429 means.
+	limited limited
+	body    *body
+	keep    bool // set by who goes on reading body after the ask
 }
 
-// do puts a to the endpoints in order, and to those for which that is worth
+// do is put, with the credentials of a client who may pull where the registry has
+// none of its own.
+func (r *Registry) do(ctx context.Context, a *ask, take func(*answer) *failure) *failure {
+	if r.lender != nil && a.who == nil {
+		return r.borrow(ctx, a, take)
+	}
+	return r.put(ctx, a, take)
+}
+
+// put puts a to the endpoints in order, and to those for which that is worth
 // while again after a pause. take gets an answer of status 2xx and reads what
 // it needs; a failure of its counts as one of the endpoint's. It may be called
 // more than once.
-func (r *Registry) do(ctx context.Context, a *ask, take func(*answer) *failure) *failure {
+func (r *Registry) put(ctx context.Context, a *ask, take func(*answer) *failure) *failure {
+	eps := order(r.endpoints)
+	if a.pin != nil {
+		eps = []*endpoint{a.pin}
+	}
+	// What can not be sent waits for nothing, least of all for requests that
+	// hang.
+	if f := r.unsent(eps); f != nil {
+		return f
+	}
 	release, err := r.slots.take(ctx, a.bulk)
 	if err != nil {
 		f := r.gaveUp(ctx)
@@ -99,14 +123,17 @@ func (r *Registry) do(ctx context.Context, a *ask, take func(*answer) *failure) 
 		}
 	}()
 
-	eps := order(r.endpoints)
-	if a.pin != nil {
-		eps = []*endpoint{a.pin}
-	}
 	var worst *failure
 	for p, first := newPauses(), true; ; {
 		var more []*endpoint
 		for _, ep := range eps {
+			if f := r.left(ep.breaker); f != nil {
+				if worst == nil {
+					r.metrics.UpstreamErrors.WithLabelValues(r.name, f.reason).Inc()
+					worst = f
+				}
+				continue
+			}
 			if !first {
 				r.metrics.UpstreamRetries.WithLabelValues(r.name).Inc()
 			}
@@ -132,6 +159,27 @@ func (r *Registry) do(ctx context.Context, a *ask, take func(*answer) *failure) 
 	}
 }
 
+// unsent gives the failure of a request that none of eps may be sent just now;
+// nil where one may.
+func (r *Registry) unsent(eps []*endpoint) *failure {
+	var worst *failure
+	for _, ep := range eps {
+		f := r.left(ep.breaker)
+		if f == nil {
+			l, held := ep.governor.heldAll()
+			if !held {
+				return nil
+			}
+			f = r.held(l)
+		}
+		if worst == nil || worst.reason != reasonHeld {
+			worst = f // a rate limit says more
+		}
+	}
+	r.metrics.UpstreamErrors.WithLabelValues(r.name, worst.reason).Inc()
+	return worst
+}
+
 // once puts a to ep. kept says that the answer's body lives on, and will
 // release the slot.
 func (r *Registry) once(ctx context.Context, ep *endpoint, a *ask, take func(*answer) *failure, release func()) (kept bool, f *failure) {
@@ -140,15 +188,16 @@ func (r *Registry) once(ctx context.Context, ep *endpoint, a *ask, take func(*an
 	if f == nil {
 		if f = take(res); f == nil {
 			ep.healed()
+			r.judgeAsk(ep, a, began, nil)
 			if res.keep {
 				res.body.release = release
 				return true, nil
 			}
+			_ = res.body.Close()
+			return false, nil
 		}
+		f.away = f.away || res.away
 		_ = res.body.Close()
-	}
-	if f == nil {
-		return false, nil
 	}
 	if f.reason != "" {
 		r.metrics.UpstreamErrors.WithLabelValues(r.name, f.reason).Inc()
@@ -157,6 +206,16 @@ func (r *Registry) once(ctx context.Context, ep *endpoint, a *ask, take func(*an
 	// whose caller went away at once is not.
 	spent := errors.Is(f.err, context.DeadlineExceeded) && time.Since(began) >= time.Second
 	switch {
+	case f.away:
+		f.blame = blameNobody // the endpoint has answered: it sent us away
+	case f.blame == blameNone && spent:
+		f.blame = blameGone
+	case f.blame == blameNone && f.status != 0:
+		f.blame = blameNobody
+	}
+	defer r.judgeAsk(ep, a, began, f)
+	switch {
+	case f.reason == reasonHeld:
 	case f.again == nobody && f.status != 0:
 		ep.healed() // it answers, though not as one would like
 	case f.again != nobody || spent:
@@ -171,39 +230,63 @@ func (r *Registry) once(ctx context.Context, ep *endpoint, a *ask, take func(*an
 	return false, f
 }
 
+// judgeAsk tells ep's breaker how a came out.
+func (r *Registry) judgeAsk(ep *endpoint, a *ask, began time.Time, f *failure) {
+	r.judge(ep.breaker, ep.host, a.repo+"/"+a.path, began, f, r.probe(ep, a))
+}
+
 // attempt asks ep once, or twice where the first answer is a challenge that can
 // be met.
 func (r *Registry) attempt(ctx context.Context, ep *endpoint, a *ask) (*answer, *failure) {
 	scope := ep.scope(a.repo)
-	auth, err := r.tokens.authorization(ctx, ep, scope)
+	if l, held := ep.governor.heldAll(); held {
+		return nil, r.held(l)
+	}
+	auth, who, err := r.tokens.authorization(ctx, ep, scope, a.who)
 	if err != nil {
 		return nil, r.tokenless(ctx, ep, err)
+	}
+	if a.pull {
+		if l, held := ep.governor.spend(who); held {
+			return nil, r.held(l)
+		}
 	}
 	res, f := r.exchange(ctx, ep, a, auth)
 	if f != nil {
 		return nil, f
 	}
 	if challenged(res.Response) && !res.away {
-		renewed, err := r.tokens.renew(ctx, ep, scope, res.Response, auth)
+		renewed, again, err := r.tokens.renew(ctx, ep, scope, a.who, res.Response, auth)
 		if err != nil {
 			_ = res.body.Close()
 			return nil, r.tokenless(ctx, ep, err)
 		}
 		if renewed != "" {
 			r.discard(res.body, res.body.cancel)
+			if again != who && a.pull {
+				if l, held := ep.governor.spend(again); held {
+					return nil, r.held(l)
+				}
+			}
+			who = again
 			if res, f = r.exchange(ctx, ep, a, renewed); f != nil {
 				return nil, f
 			}
 		}
-		res.note = r.tokens.withheld(ep)
 	}
 	if !res.away {
-		r.noteQuota(res.Header)
+		r.noteLimits(ep, who, res)
 	}
 	if res.StatusCode >= 200 && res.StatusCode < 300 {
+		if a.pull {
+			r.metrics.UpstreamPulls.WithLabelValues(r.name).Inc()
+		}
 		return res, nil
 	}
 	defer res.body.Close()
+	if res.StatusCode == http.StatusUnauthorized || res.StatusCode == http.StatusForbidden {
+		res.note = r.tokens.shown(ctx, ep, a.who, res.Header)
+	}
 	return nil, r.rejected(res)
 }
 
@@ -214,9 +297,21 @@ func (r *Registry) tokenless(ctx context.Context, ep *endpoint, err error) *fail
 	}
 	f := r.broken(ctx, ep.host, err)
 	f.reason = "" // the fetch of the token has counted it
-	if f.again == nobody && !oci.IsRefused(f.err) {
+	switch {
+	case oci.IsRefused(f.err):
+	case f.err.Code == oci.CodeTooManyRequests:
 		f.again = elsewhere
+	default:
+		f.again = max(f.again, elsewhere)
 	}
+	if forbidden := (*forbiddenAddress)(nil); errors.As(err, &forbidden) {
+		// It named a token server that is never asked. That stands for this
+		// request; the next one hears what it says then.
+		ep.auth.Store(nil)
+	}
+	// The endpoint may be well, and serve those who have a token: the token
+	// server's own breaker has been told.
+	f.blame = blameNone
 	return f
 }
 

@@ -30,6 +30,7 @@ func hangUp(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 
 func TestFailuresOfAMomentAreTriedAgain(t *testing.T) {
 	for name, h := range map[string]http.HandlerFunc{
+		"500": failing(tries-1, 500, serveImage),
 		"502": failing(tries-1, 502, serveImage),
 		"503": failing(tries-1, 503, serveImage),
 		"504": failing(tries-1, 504, serveImage),
@@ -59,7 +60,8 @@ func TestWhatIsNotOfAMomentIsNotTriedAgain(t *testing.T) {
 		"404":                 {status(404), 1},
 		"403":                 {status(403), 1},
 		"429":                 {status(429), 1},
-		"500":                 {status(500), 1},
+		"501":                 {status(501), 1},
+		"500 without end":     {status(500), tries},
 		"503 for long":        {func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Retry-After", "60"); w.WriteHeader(503) }, 1},
 		"503 without end":     {status(503), tries},
 		"broken off":          {hangUp, tries},

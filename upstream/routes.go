@@ -12,6 +12,8 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -35,7 +37,7 @@ func newRoutes(o Options, t *trust, dial dialer, proxy func(*http.Request) (*url
 	if err != nil {
 		return nil, fmt.Errorf("tls.ca: %w", err)
 	}
-	named := &tls.Config{RootCAs: roots, InsecureSkipVerify: o.InsecureTLS}
+	named := &tls.Config{RootCAs: roots, InsecureSkipVerify: o.InsecureTLS} // #nosec G402 -- only where tls.insecure says so, which the log warns of
 	switch {
 	case (o.CertFile == "") != (o.KeyFile == ""):
 		return nil, errors.New("tls.cert and tls.key go together: one of them is missing")
@@ -82,7 +84,7 @@ func roots(file string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
 	}
-	pem, err := os.ReadFile(file)
+	pem, err := os.ReadFile(file) // #nosec G304 -- the operator names the file
 	if err != nil {
 		return nil, err
 	}
@@ -114,15 +116,34 @@ func (r *routes) roundTrip(req *http.Request) (*http.Response, error) {
 	case r.trust.named(req.URL):
 		return r.named.RoundTrip(req)
 	}
-	if ip, err := netip.ParseAddr(req.URL.Hostname()); err == nil {
+	host := req.URL.Hostname()
+	if ip, err := netip.ParseAddr(host); err == nil {
 		if err := r.admit(ip); err != nil {
 			return nil, err
 		}
+	} else if via != nil && isAddressInDisguise(host) {
+		// The proxy would resolve it, to what no one here can look at.
+		return nil, &forbiddenAddress{}
 	}
 	if via != nil {
 		return r.proxied.RoundTrip(req)
 	}
 	return r.strangers.RoundTrip(req)
+}
+
+// isAddressInDisguise tells whether host, which is no address as it should be
+// written, is one to resolvers all the same: the loopback's name, or a last part
+// that is a number, as in 127.1, 2130706433 and 0x7f000001 (WHATWG URL, "ends in a
+// number").
+func isAddressInDisguise(host string) bool {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	if last == "localhost" || last == "localdomain" {
+		return true
+	}
+	_, err := strconv.ParseUint(strings.TrimPrefix(last, "0x"), 16, 64)
+	isHex := strings.HasPrefix(last, "0x") && (err == nil || last == "0x")
+	return isHex || last != "" && strings.Trim(last, "0123456789") == ""
 }
 
 // learn asks an endpoint and notes the kind of address that answered.
@@ -215,10 +236,20 @@ var special = []struct {
 	{netip.MustParsePrefix("100.64.0.0/10"), shared},
 	{netip.MustParsePrefix("0.0.0.0/8"), reserved},
 	{netip.MustParsePrefix("192.0.0.0/24"), reserved},
+	{netip.MustParsePrefix("192.0.2.0/24"), reserved},
+	{netip.MustParsePrefix("192.88.99.0/24"), reserved},
 	{netip.MustParsePrefix("198.18.0.0/15"), reserved},
+	{netip.MustParsePrefix("198.51.100.0/24"), reserved},
+	{netip.MustParsePrefix("203.0.113.0/24"), reserved},
 	{netip.MustParsePrefix("240.0.0.0/4"), reserved},
 	{netip.MustParsePrefix("::/96"), reserved},
+	{netip.MustParsePrefix("::ffff:0:0:0/96"), reserved},
 	{netip.MustParsePrefix("64:ff9b:1::/48"), reserved},
+	{netip.MustParsePrefix("100::/64"), reserved},
+	{netip.MustParsePrefix("2001::/23"), reserved}, // Teredo is in it
+	{netip.MustParsePrefix("2001:db8::/32"), reserved},
 	{netip.MustParsePrefix("2002::/16"), reserved},
+	{netip.MustParsePrefix("3fff::/20"), reserved},
+	{netip.MustParsePrefix("5f00::/16"), reserved},
 	{netip.MustParsePrefix("fec0::/10"), reserved},
 }

@@ -14,10 +14,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/entrepot-dev/entrepot/oci"
+	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 const (
@@ -32,7 +34,9 @@ const (
 	flightTimeout = 60 * time.Second
 	maxTokenBody  = 1 << 20
 	maxTokens     = 10_000
-	clientID      = "entrepot"
+	// maxTokenServers bounds those that are known at a time.
+	maxTokenServers = 100
+	clientID        = "entrepot"
 )
 
 // tokens gives the Authorization of each request: it keeps bearer tokens and
@@ -43,18 +47,20 @@ type tokens struct {
 	trust       *trust
 	flight      singleflight.Group
 
-	mu      sync.Mutex
-	held    map[tokenKey]*token
-	warned  map[string]bool
-	closed  bool
-	running sync.WaitGroup
+	mu     sync.Mutex
+	held   map[tokenKey]*token
+	warned map[string]bool
+	// breakers are those of the token servers, by site.
+	breakers map[string]*breaker
+	closed   bool
+	running  sync.WaitGroup
 }
 
 // tokenKey is what a token is good for. scope is what we want; the token
 // server may have been asked for more, as the registry's challenge says.
 type tokenKey struct {
 	realm, service, scope string
-	who                   [32]byte
+	who                   account
 }
 
 type token struct {
@@ -67,7 +73,7 @@ type token struct {
 }
 
 func newTokens(r *Registry, c Credentials, t *trust) *tokens {
-	return &tokens{r: r, credentials: c, trust: t, held: map[tokenKey]*token{}, warned: map[string]bool{}}
+	return &tokens{r: r, credentials: c, trust: t, held: map[tokenKey]*token{}, warned: map[string]bool{}, breakers: map[string]*breaker{}}
 }
 
 // wait ends the flights; the registry's life must have ended.
@@ -79,40 +85,48 @@ func (t *tokens) wait() {
 }
 
 // authorization gives the header for a request to ep within scope, by how ep
-// last wanted to be asked; "" where it never did.
-func (t *tokens) authorization(ctx context.Context, ep *endpoint, scope string) (string, error) {
+// last wanted to be asked, "" where it never did; and whose request that is. The
+// credentials are those that from gives.
+func (t *tokens) authorization(ctx context.Context, ep *endpoint, scope string, from Credentials) (string, account, error) {
 	d := ep.auth.Load()
 	if d == nil {
-		return "", nil
+		return "", account{}, nil
 	}
-	c, err := t.credential(ctx, ep)
+	c, err := t.credential(ctx, ep, from)
 	if err != nil {
-		return "", err
+		return "", account{}, err
 	}
-	return t.answer(ctx, d, c, scope, nil, "")
+	a, err := t.answer(ctx, d, c, scope, nil, "")
+	return a, c.fingerprint(), err
 }
 
 // renew gives the header that answers the challenge in res, which came upon a
-// request with the header used; "" where nothing new can be said.
-func (t *tokens) renew(ctx context.Context, ep *endpoint, scope string, res *http.Response, used string) (string, error) {
-	c, err := t.credential(ctx, ep)
+// request with the header used, "" where nothing new can be said; and whose
+// request that is.
+func (t *tokens) renew(ctx context.Context, ep *endpoint, scope string, from Credentials, res *http.Response, used string) (string, account, error) {
+	c, err := t.credential(ctx, ep, from)
 	if err != nil {
-		return "", err
+		return "", account{}, err
 	}
 	d, scopes := wanted(res.Header, t.trust, c)
 	if d == nil {
-		return "", nil
+		return "", account{}, nil
 	}
 	ep.auth.Store(d)
 	a, err := t.answer(ctx, d, c, scope, scopes, used)
 	if err != nil || a == used {
-		return "", err
+		return "", account{}, err
 	}
-	return a, nil
+	return a, c.fingerprint(), nil
 }
 
-func (t *tokens) credential(ctx context.Context, ep *endpoint) (Credential, error) {
-	c, err := t.credentials.Credential(ctx, ep.host)
+// credential gives what from has for ep; nil stands for the registry's own
+// credentials.
+func (t *tokens) credential(ctx context.Context, ep *endpoint, from Credentials) (Credential, error) {
+	if from == nil {
+		from = t.credentials
+	}
+	c, err := from.Credential(ctx, ep.host)
 	if err != nil {
 		if ctx.Err() != nil {
 			return Credential{}, t.r.gaveUp(ctx).err
@@ -190,16 +204,43 @@ func (t *tokens) warn(host string) {
 		zap.String("host", host), zap.String("setting", "upstreams."+t.r.name+".realms"))
 }
 
-// withheld tells, for the message of a refusal, that ep's token server was not
-// shown the credentials, where that is so.
-func (t *tokens) withheld(ep *endpoint) string {
+// shown tells, for the message of a refusal that came with the header h, which
+// credentials ep was shown, and why it was not shown more.
+func (t *tokens) shown(ctx context.Context, ep *endpoint, from Credentials, h http.Header) string {
+	if host := t.unasked(h); host != "" {
+		return fmt.Sprintf(": its token server %s is not asked, for it is plain http and not in upstreams.%s.realms", host, t.r.name)
+	}
+	if from != nil {
+		return "" // a client's own, of which no setting knows
+	}
+	if c, err := t.credential(ctx, ep, nil); err == nil && c.anonymous() {
+		return fmt.Sprintf(", and there are none for %s in upstreams.%s.credentials", ep.host, t.r.name)
+	}
+	note := fmt.Sprintf(": upstream %[1]s refuses those of upstreams.%[1]s.credentials", t.r.name)
 	d := ep.auth.Load()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if d == nil || d.realm == nil || !t.warned[d.realm.Host] {
-		return ""
+		return note
 	}
-	return fmt.Sprintf(" (its token server %s was not shown them, for it is not in upstreams.%s.realms)", d.realm.Host, t.r.name)
+	return fmt.Sprintf("%s (its token server %s was not shown them, for it is not in upstreams.%s.realms)", note, d.realm.Host, t.r.name)
+}
+
+// unasked gives the host of a token server in the challenges of h that may not
+// be asked, where there is none that may; else "".
+func (t *tokens) unasked(h http.Header) string {
+	host := ""
+	for _, ch := range rewrite.Challenges(h.Values("WWW-Authenticate")) {
+		realm, err := url.Parse(ch.Params["realm"])
+		if ch.Scheme != "bearer" || err != nil || realm.Hostname() == "" {
+			continue
+		}
+		if ask, _ := t.trust.realm(realm); ask {
+			return ""
+		}
+		host = clean(realm.Host)
+	}
+	return host
 }
 
 // fetchOnce fetches the token of key, with all who want it at this time. The
@@ -268,11 +309,50 @@ func (t *tokens) makeRoom() {
 	}
 }
 
+// forget drops the tokens for scope that who was given, so that the next request
+// asks the token server whether it still gives one. Refusals stay: to ask again and
+// again would be a way to guess passwords through this proxy.
+func (t *tokens) forget(scope string, who account) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k, h := range t.held {
+		if k.scope == scope && k.who == who && h.refused == nil {
+			delete(t.held, k)
+		}
+	}
+}
+
+// breaker gives the breaker of the token server at realm.
+func (t *tokens) breaker(realm *url.URL) *breaker {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b := t.breakers[site(realm)]
+	if b == nil {
+		if len(t.breakers) >= maxTokenServers {
+			clear(t.breakers) // each begins anew
+		}
+		// A token server's name may be a stranger's, so it is no label.
+		b = newBreaker(prometheus.NewGauge(prometheus.GaugeOpts{}), prometheus.NewCounter(prometheus.CounterOpts{}))
+		t.breakers[site(realm)] = b
+	}
+	return b
+}
+
 // fetch asks the token server, again after a short pause where that is worth it.
 func (t *tokens) fetch(ctx context.Context, d *demand, c Credential, scopes []string) (*token, error) {
 	p := newPauses()
+	b := t.breaker(d.realm)
 	for {
+		if f := t.r.left(b); f != nil {
+			t.r.metrics.UpstreamErrors.WithLabelValues(t.r.name, f.reason).Inc()
+			return nil, f.err
+		}
+		began := time.Now()
 		got, f := t.fetchNow(ctx, d, c, scopes)
+		t.r.judge(b, d.realm.Host, strings.Join(scopes, " "), began, f, func(ctx context.Context) bool {
+			// Without service and scope some answer 500: any answer will do.
+			return t.r.knock(ctx, http.MethodGet, d.realm, nil) != nil
+		})
 		if f == nil {
 			result := "ok"
 			if got.refused != nil {
@@ -363,10 +443,15 @@ func (t *tokens) refused(d *demand, c Credential, res *http.Response, body io.Re
 		return &token{until: time.Now().Add(refusalTime), refused: &oci.Error{Code: oci.CodeDenied, Status: http.StatusForbidden,
 			Message: fmt.Sprintf("upstream %s needs credentials for this, or it does not exist: its token server %s %s; see upstreams.%s.credentials", t.r.name, at.Host, who, t.r.name)}}, nil
 	case status == http.StatusTooManyRequests:
-		return nil, &failure{reason: "ratelimit", status: status, err: &oci.Error{Code: oci.CodeTooManyRequests, RetryAfter: wait,
-			Message: fmt.Sprintf("upstream %s: its token server %s limits the logins from here", t.r.name, at.Host)}}
+		// To go on would make it worse: no login until it says so.
+		t.r.metrics.UpstreamErrors.WithLabelValues(t.r.name, "ratelimit").Inc()
+		return &token{until: time.Now().Add(min(max(wait, refusalTime), maxHold)), refused: &oci.Error{Code: oci.CodeTooManyRequests, RetryAfter: wait,
+			Message: fmt.Sprintf("upstream %s: its token server %s limits the logins from here", t.r.name, at.Host)}}, nil
 	}
 	f := &failure{reason: "status", status: res.StatusCode, again: elsewhere}
+	if res.StatusCode >= 500 {
+		f.blame = blameRequest
+	}
 	switch res.StatusCode {
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		if wait <= maxPause {

@@ -317,6 +317,34 @@ func TestARefusalSaysThatTheCredentialsWereWithheld(t *testing.T) {
 	})
 }
 
+func TestARefusalSaysWhichCredentialsWereShown(t *testing.T) {
+	known := StaticCredentials(Credential{Username: "alice", Password: "hunter2"})
+	for name, c := range map[string]struct {
+		credentials Credentials
+		challenge   string
+		want        string
+	}{
+		"none":          {nil, "", "needs credentials, and there are none for reg.test in upstreams.reg.credentials"},
+		"some":          {known, "", "upstream reg refuses those of upstreams.reg.credentials"},
+		"plain realm":   {nil, `Bearer realm="http://auth.test/token"`, "its token server auth.test is not asked, for it is plain http and not in upstreams.reg.realms"},
+		"and with some": {known, `Bearer realm="http://auth.test/token"`, "its token server auth.test is not asked"},
+	} {
+		inWorld(t, func(t *testing.T, w *world) {
+			w.host("reg.test:443", func(rw http.ResponseWriter, _ *http.Request) {
+				if c.challenge != "" {
+					rw.Header().Set("WWW-Authenticate", c.challenge)
+				}
+				rw.WriteHeader(http.StatusUnauthorized)
+			})
+			_, err := w.registry(Options{Credentials: c.credentials}).Manifest(t.Context(), "a", "latest")
+			if wantError(t, err, oci.CodeDenied, 403, "reg/a:latest does not exist or needs credentials", c.want); t.Failed() {
+				t.Log(name)
+			}
+			w.wantCount("GET auth.test", 0)
+		})
+	}
+}
+
 func TestRefusedCredentialsAreNotTriedAgainAtOnce(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		s := hub(w, "https://reg.test:8443/token")

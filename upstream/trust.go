@@ -16,6 +16,8 @@ type trust struct {
 	own, realms map[string]bool
 	// redirects: host:port that may be private or plain http.
 	redirects map[string]bool
+	// plainHosts: hosts of own and realms that are asked over plain http.
+	plainHosts map[string]bool
 }
 
 // knownRealms are the token servers of registries whose realm is another host
@@ -33,9 +35,10 @@ func knownRealms(host string) []string {
 }
 
 func newTrust(endpoints []*endpoint, realms, redirects []string) (*trust, error) {
-	t := &trust{own: map[string]bool{}, realms: map[string]bool{}, redirects: map[string]bool{}}
+	t := &trust{own: map[string]bool{}, realms: map[string]bool{}, redirects: map[string]bool{}, plainHosts: map[string]bool{}}
 	for _, e := range endpoints {
 		t.own[site(e.base)] = true
+		t.notePlain(e.base)
 		realms = slices.Concat(realms, knownRealms(e.base.Hostname()))
 	}
 	for _, s := range realms {
@@ -47,6 +50,7 @@ func newTrust(endpoints []*endpoint, realms, redirects []string) (*trust, error)
 			return nil, fmt.Errorf("realms: one is not a URL of a token server; write https://host")
 		}
 		t.realms[site(u)] = true
+		t.notePlain(u)
 	}
 	for _, s := range redirects {
 		u, err := url.Parse("//" + s)
@@ -64,6 +68,12 @@ func newTrust(endpoints []*endpoint, realms, redirects []string) (*trust, error)
 	return t, nil
 }
 
+func (t *trust) notePlain(u *url.URL) {
+	if u.Scheme == "http" {
+		t.plainHosts[strings.ToLower(u.Hostname())] = true
+	}
+}
+
 // hostPort gives u's host and port, the usual one where u has none.
 func hostPort(u *url.URL) string {
 	port := u.Port()
@@ -76,6 +86,17 @@ func hostPort(u *url.URL) string {
 	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
 
+// isASCII tells whether a stranger's host may stand in a message: url.Parse lets
+// escaped bytes of any kind through.
+func isASCII(host string) bool {
+	for i := range len(host) {
+		if host[i] <= ' ' || host[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
 // site is what credentials are bound to: scheme, host and port.
 func site(u *url.URL) string { return strings.ToLower(u.Scheme) + "://" + hostPort(u) }
 
@@ -83,6 +104,13 @@ func site(u *url.URL) string { return strings.ToLower(u.Scheme) + "://" + hostPo
 // anywhere, and the upstream's TLS settings are for it.
 func (t *trust) named(u *url.URL) bool {
 	return t.own[site(u)] || t.realms[site(u)] || t.redirects[hostPort(u)]
+}
+
+// plain tells whether a redirect may lead to u, which is plain http: to a host
+// that redirect_hosts names, and, from plain http, to a host whose endpoint or
+// token server was configured to be asked so, at whatever port.
+func (t *trust) plain(u *url.URL, fromPlain bool) bool {
+	return t.redirects[hostPort(u)] || fromPlain && t.plainHosts[strings.ToLower(u.Hostname())]
 }
 
 // realm tells whether u may be asked for tokens at all, and whether with the

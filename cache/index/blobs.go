@@ -22,16 +22,22 @@ type Blob struct {
 	// second.
 	Verified time.Time
 	// Used is when it was last asked for, to the second, and Uses how often,
-	// counted at most once in usesApart.
+	// requests of one pull counted as one.
 	Used time.Time
 	Uses uint32
 	// Pinned content is never evicted.
 	Pinned bool
 }
 
-// usesApart is how long the requests of one pull may be apart: they count as
-// one use.
-const usesApart = time.Minute
+const (
+	// usesApart is how long the requests of one pull may be apart: they count
+	// as one use.
+	usesApart = time.Minute
+	// blobsChunk is how many records are read in one transaction.
+	blobsChunk = 20_000
+	// usesSlot is how long requests without such a pause count as one use.
+	usesSlot = time.Hour
+)
 
 // blobKey is the key of d: a byte for the algorithm and the digest's bytes.
 // It is nil for what is no digest that is stored.
@@ -131,7 +137,7 @@ func (ix *Index) Blob(d digest.Digest) (Blob, bool) {
 	}
 	var b Blob
 	ok := false
-	err := ix.db.View(func(tx *bbolt.Tx) error {
+	err := ix.view(func(tx *bbolt.Tx) error {
 		b, ok = decodeBlob(tx.Bucket(blobsBucket).Get(key))
 		return nil
 	})
@@ -167,7 +173,7 @@ func (ix *Index) UseBlob(d digest.Digest, now time.Time) {
 
 // use notes a request at now.
 func (b *Blob) use(now time.Time) {
-	if now.Sub(b.Used) >= usesApart {
+	if now.Sub(b.Used) >= usesApart || now.Truncate(usesSlot).After(b.Used) {
 		b.Uses++
 	}
 	if now.After(b.Used) {
@@ -182,10 +188,10 @@ func (ix *Index) DropBlobs(ds ...digest.Digest) error {
 		delete(ix.used, string(blobKey(d)))
 	}
 	ix.mu.Unlock()
-	return ix.db.Batch(func(tx *bbolt.Tx) error {
+	return ix.batch(func(tx *bbolt.Tx) error {
 		for _, d := range ds {
 			if key := blobKey(d); key != nil {
-				if err := tx.Bucket(blobsBucket).Delete(key); err != nil {
+				if err := ix.setBlob(tx, key, nil); err != nil {
 					return err
 				}
 			}
@@ -195,19 +201,15 @@ func (ix *Index) DropBlobs(ds ...digest.Digest) error {
 }
 
 // Blobs calls fn for all that is known, in the order of digests, until fn gives
-// false. Writers go on meanwhile and are not seen. fn must not call the Index.
+// false. What changes meanwhile may or may not be seen. fn must not call the
+// Index.
 func (ix *Index) Blobs(fn func(d digest.Digest, b Blob) bool) error {
 	if err := ix.flush(); err != nil {
 		return err
 	}
-	return ix.db.View(func(tx *bbolt.Tx) error {
-		c := tx.Bucket(blobsBucket).Cursor()
-		for key, v := c.First(); key != nil; key, v = c.Next() {
-			b, ok := decodeBlob(v)
-			if d := blobDigest(key); ok && d != "" && !fn(d, b) {
-				return nil
-			}
-		}
-		return nil
-	})
+	return ix.chunks(blobsBucket, blobsChunk, func(key, v []byte) bool {
+		b, ok := decodeBlob(v)
+		d := blobDigest(key)
+		return !ok || d == "" || fn(d, b)
+	}, nil)
 }

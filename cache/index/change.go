@@ -28,7 +28,10 @@ func (ix *Index) Put(c Change) error {
 		delete(ix.touched, string(tag))
 		ix.mu.Unlock()
 	}
-	return ix.db.Batch(func(tx *bbolt.Tx) error {
+	if c.Tag != "" || len(c.Links) > 0 {
+		ix.backupSoon()
+	}
+	return ix.batch(func(tx *bbolt.Tx) error {
 		if c.Tag != "" {
 			if err := putJSON(tx.Bucket(tagsBucket), tag, c.Record); err != nil {
 				return err
@@ -44,7 +47,10 @@ func (ix *Index) Put(c Change) error {
 			if key == nil {
 				return fmt.Errorf("no digest that is stored: %q", d)
 			}
-			if err := tx.Bucket(blobsBucket).Put(key, b.encode()); err != nil {
+			if b.Pinned {
+				ix.backupSoon()
+			}
+			if err := ix.setBlob(tx, key, &b); err != nil {
 				return err
 			}
 		}

@@ -4,8 +4,8 @@
 //
 // It promises that what a Put has accepted outlives a crash, that reads wait
 // for no write to the disk, and that a damaged file is set aside rather than
-// trusted. Everything in it can be learned again from the tree and the
-// upstreams.
+// trusted. A backup beside it, written now and then, spares the upstreams most
+// questions after that; the rest can be learned again from the tree and from them.
 package index
 
 import (
@@ -13,16 +13,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
 	"go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
 )
 
 // Tag is what a tag stood for when its upstream was last asked.
@@ -30,7 +30,7 @@ type Tag struct {
 	Digest    digest.Digest `json:"digest"`
 	MediaType string        `json:"mediaType"`
 	Size      int64         `json:"size"`
-	// Checked is when the upstream last confirmed it.
+	// Checked is when the upstream was asked that last confirmed it.
 	Checked time.Time `json:"checked"`
 	// Previous is what the tag stood for before, where that is stored and
 	// Digest may not be yet: the upstream was only asked what the tag is.
@@ -67,6 +67,7 @@ var (
 	linksBucket = []byte("links")
 	listsBucket = []byte("lists")
 	blobsBucket = []byte("blobs")
+	metaBucket  = []byte("meta")
 )
 
 // flushEvery is how long a Touch may wait for the disk.
@@ -74,10 +75,22 @@ const flushEvery = 5 * time.Second
 
 // Index is an open index file. All methods are safe for concurrent use.
 type Index struct {
-	db   *bbolt.DB
-	stop chan struct{}
-	done chan struct{}
-	wake chan struct{} // holds one token while there is something to flush
+	path string
+	db   atomic.Pointer[bbolt.DB] // replaced where it is found damaged
+	// broken holds the file that was found damaged.
+	broken chan *bbolt.DB
+	lost   func(aside string)
+	stop   chan struct{}
+	// loops are the goroutines that Close waits for.
+	loops sync.WaitGroup
+	wake  chan struct{} // holds one token while there is something to flush
+
+	blobs, bytes atomic.Int64 // the totals
+	counted      func(blobs, bytes int64)
+
+	backup  string        // the path of the backup
+	changed chan struct{} // holds one token while the backup is behind
+	whole   atomic.Bool   // what the backup held is here
 
 	mu      sync.Mutex
 	touched map[string]Tag       // confirmed again, not yet on disk
@@ -90,44 +103,66 @@ type Index struct {
 func Open(path string) (ix *Index, aside string, err error) {
 	db, err := open(path)
 	if damaged(err) {
-		aside = fmt.Sprintf("%s.damaged-%d", path, time.Now().Unix())
-		if err := os.Rename(path, aside); err != nil {
-			return nil, "", fmt.Errorf("set the damaged index aside: %w", err)
+		if aside, err = setAside(path); err != nil {
+			return nil, "", err
 		}
 		db, err = open(path)
 	}
 	if err != nil {
 		return nil, aside, fmt.Errorf("open index %s: %w", path, err)
 	}
-	ix = &Index{db: db, stop: make(chan struct{}), done: make(chan struct{}), wake: make(chan struct{}, 1), touched: map[string]Tag{}, used: map[string]time.Time{}}
-	go ix.flushLoop()
+	ix = &Index{path: path, broken: make(chan *bbolt.DB, 1), stop: make(chan struct{}), wake: make(chan struct{}, 1), touched: map[string]Tag{}, used: map[string]time.Time{},
+		backup: backupPath(path), changed: make(chan struct{}, 1)}
+	ix.db.Store(db)
+	err = db.View(func(tx *bbolt.Tx) error {
+		t, _ := readTotals(tx)
+		ix.blobs.Store(t.blobs)
+		ix.bytes.Store(t.bytes)
+		ix.whole.Store(tx.Bucket(metaBucket).Get(wholeKey) != nil)
+		return nil
+	})
+	if err != nil {
+		return nil, aside, errors.Join(fmt.Errorf("open index %s: %w", path, err), db.Close())
+	}
+	// What a crash has left of a backup that was being written.
+	if left, err := filepath.Glob(ix.backup + "-*"); err == nil {
+		for _, name := range left {
+			_ = os.Remove(name)
+		}
+	}
+	ix.loops.Go(ix.flushLoop)
+	ix.loops.Go(ix.backupLoop)
+	ix.loops.Go(ix.replaceLoop)
 	return ix, aside, nil
 }
 
 func open(path string) (db *bbolt.DB, err error) {
-	// bbolt reports some damage by panicking while it reads its pages.
-	defer func() {
-		if r := recover(); r != nil {
-			db, err = nil, fmt.Errorf("%w: %v", berrors.ErrInvalid, r)
-		}
-	}()
-	db, err = bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout:        time.Second,
-		NoFreelistSync: true,
-		FreelistType:   bbolt.FreelistMapType,
+	if err := checkLength(path); err != nil {
+		return nil, err
+	}
+	err = guarded(func() error {
+		db, err = begin(path)
+		return err
 	})
+	return db, err
+}
+
+func begin(path string) (*bbolt.DB, error) {
+	// The list of free pages is in the file: to find them by a walk over all
+	// others would make the start longer with every blob.
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType})
 	if err != nil {
 		return nil, err
 	}
 	// Writers that come together share one sync; none waits long for company.
 	db.MaxBatchDelay = 2 * time.Millisecond
 	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, b := range [][]byte{tagsBucket, linksBucket, listsBucket, blobsBucket} {
+		for _, b := range [][]byte{tagsBucket, linksBucket, listsBucket, blobsBucket, metaBucket} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return err
 			}
 		}
-		return nil
+		return countTotals(tx)
 	})
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
@@ -135,23 +170,21 @@ func open(path string) (db *bbolt.DB, err error) {
 	return db, nil
 }
 
-func damaged(err error) bool {
-	if err == nil || errors.Is(err, berrors.ErrTimeout) || errors.Is(err, fs.ErrPermission) {
-		return false
-	}
-	var path *fs.PathError
-	return !errors.As(err, &path)
-}
-
-// Close writes what is still to write and closes the file.
+// Close writes what is still to write, the backup included, and closes the
+// file.
 func (ix *Index) Close() error {
 	close(ix.stop)
-	<-ix.done
-	return errors.Join(ix.flush(), ix.db.Close())
+	ix.loops.Wait()
+	err := ix.flush()
+	select {
+	case <-ix.changed:
+		err = errors.Join(err, ix.writeBackup())
+	default:
+	}
+	return errors.Join(err, guarded(ix.db.Load().Close))
 }
 
 func (ix *Index) flushLoop() {
-	defer close(ix.done)
 	for {
 		select {
 		case <-ix.wake:
@@ -160,8 +193,8 @@ func (ix *Index) flushLoop() {
 		}
 		select {
 		case <-time.After(flushEvery):
-			// What can not be written stays touched and is tried again with
-			// the next; a tag that is lost is only asked for sooner.
+			// Uses that can not be written are tried again with the next; a
+			// tag that is lost is only asked for sooner.
 			_ = ix.flush()
 		case <-ix.stop:
 			return
@@ -177,7 +210,10 @@ func (ix *Index) flush() error {
 	if len(pending) == 0 && len(used) == 0 {
 		return nil
 	}
-	err := ix.db.Update(func(tx *bbolt.Tx) error {
+	if len(pending) > 0 {
+		ix.backupSoon()
+	}
+	err := ix.update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(tagsBucket)
 		for key, t := range pending {
 			// A tag that was put or dropped since it was touched stays so.
@@ -211,12 +247,9 @@ func (ix *Index) flush() error {
 				ix.used[key] = now
 			}
 		}
-		for key, t := range pending {
-			if _, newer := ix.touched[key]; !newer {
-				ix.touched[key] = t
-			}
-		}
 		ix.mu.Unlock()
+		// The tags stay lost: what was put or dropped meanwhile would be hidden by
+		// what they were before.
 	}
 	return err
 }
@@ -262,14 +295,15 @@ func (ix *Index) DropTag(upstream, repo, tag string) error {
 	ix.mu.Lock()
 	delete(ix.touched, string(key))
 	ix.mu.Unlock()
-	return ix.db.Batch(func(tx *bbolt.Tx) error { return tx.Bucket(tagsBucket).Delete(key) })
+	ix.backupSoon()
+	return ix.batch(func(tx *bbolt.Tx) error { return tx.Bucket(tagsBucket).Delete(key) })
 }
 
 // TagNames lists the tags of a repository that are known, sorted.
 func (ix *Index) TagNames(upstream, repo string) ([]string, error) {
 	var names []string
 	prefix := join(upstream, repo, "")
-	err := ix.db.View(func(tx *bbolt.Tx) error {
+	err := ix.view(func(tx *bbolt.Tx) error {
 		c := tx.Bucket(tagsBucket).Cursor()
 		for key, _ := c.Seek(prefix); bytes.HasPrefix(key, prefix); key, _ = c.Next() {
 			names = append(names, string(key[len(prefix):]))
@@ -307,7 +341,7 @@ func (ix *Index) PutList(kind, upstream, repo, of string, l List) error {
 // Repositories lists what is known, as "upstream/repository", sorted.
 func (ix *Index) Repositories() ([]string, error) {
 	var names []string
-	err := ix.db.View(func(tx *bbolt.Tx) error {
+	err := ix.view(func(tx *bbolt.Tx) error {
 		for _, bucket := range [][]byte{tagsBucket, linksBucket} {
 			c := tx.Bucket(bucket).Cursor()
 			for key, _ := c.First(); key != nil; {
@@ -348,7 +382,7 @@ func join(parts ...string) []byte {
 
 func (ix *Index) get(bucket, key []byte, v any) bool {
 	ok := false
-	err := ix.db.View(func(tx *bbolt.Tx) error {
+	err := ix.view(func(tx *bbolt.Tx) error {
 		if b := tx.Bucket(bucket).Get(key); b != nil {
 			ok = json.Unmarshal(b, v) == nil
 		}
@@ -358,7 +392,7 @@ func (ix *Index) get(bucket, key []byte, v any) bool {
 }
 
 func (ix *Index) put(bucket, key []byte, v any) error {
-	return ix.db.Batch(func(tx *bbolt.Tx) error { return putJSON(tx.Bucket(bucket), key, v) })
+	return ix.batch(func(tx *bbolt.Tx) error { return putJSON(tx.Bucket(bucket), key, v) })
 }
 
 func putJSON(b *bbolt.Bucket, key []byte, v any) error {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -192,5 +193,50 @@ func TestDamagedFileIsSetAside(t *testing.T) {
 			}
 			wantTag(t, ix, two, true)
 		})
+	}
+}
+
+// A flush that fails must not bring back what was put meanwhile over what it was
+// to write.
+func TestFlushThatFailsBringsNoOldTagBack(t *testing.T) {
+	ix, _, err := Open(filepath.Join(t.TempDir(), "index.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ix.Close()
+	now := time.Now()
+	older, newer := Tag{Digest: digest.FromString("old"), Checked: now}, Tag{Digest: digest.FromString("new"), Checked: now.Add(time.Second)}
+	for _, tag := range []string{"1", "broken"} {
+		if err := ix.PutTag("up", "repo", tag, older); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ix.Touch("up", "repo", "1", older)
+	// JSON can not hold this one: the flush fails.
+	ix.Touch("up", "repo", "broken", Tag{Checked: time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)})
+
+	writer, err := ix.db.Load().Begin(true) // both wait for it
+	if err != nil {
+		t.Fatal(err)
+	}
+	flushed, put := make(chan error, 1), make(chan error, 1)
+	go func() { flushed <- ix.flush() }()
+	for pending := 1; pending > 0; runtime.Gosched() { // until the flush has taken what is touched
+		ix.mu.Lock()
+		pending = len(ix.touched)
+		ix.mu.Unlock()
+	}
+	go func() { put <- ix.PutTag("up", "repo", "1", newer) }()
+	if err := writer.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-flushed; err == nil {
+		t.Fatal("the flush did not fail")
+	}
+	if err := <-put; err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := ix.Tag("up", "repo", "1"); got.Digest != newer.Digest {
+		t.Errorf("the tag stands for %s, want %s, which was put last", got.Digest, newer.Digest)
 	}
 }

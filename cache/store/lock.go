@@ -11,11 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrInUse says that another process holds the cache directory.
+var ErrInUse = errors.New("in use by another entrepot")
+
 // acquire takes the lock at path for as long as the file it gives is open: the
 // kernel drops it with the process, so a crash leaves none behind. Who holds it
 // is written in it, for the sentence that the next one reads.
 func acquire(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode) // #nosec G304 -- the path is the cache directory's and our own name
 	if err != nil {
 		return nil, fmt.Errorf("lock cache directory: %w", err)
 	}
@@ -31,7 +34,7 @@ func acquire(path string) (*os.File, error) {
 		if who == "" {
 			who = "unknown"
 		}
-		return nil, fmt.Errorf("cache directory %s is in use by another entrepot (process %s): stop that one, or give this one its own directory", dir, who)
+		return nil, fmt.Errorf("cache directory %s is %w (process %s): stop that one, or give this one its own directory", dir, ErrInUse, who)
 	}
 	if err := f.Truncate(0); err == nil {
 		_, _ = f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
 
 	"github.com/opencontainers/go-digest"
 
@@ -17,16 +16,20 @@ import (
 
 // Part is content on its way: a file that is written in any order and gets its
 // final name by Commit. Beside it stands a note of which bytes are there, so
-// that another process can go on where this one ended. WriteAt, ReadAt and Open
-// are safe for concurrent use; the others are for the part's one owner.
+// that another process can go on where this one ended. A part that is whole has
+// another extension, and needs no note. WriteAt, ReadAt and Open are safe for
+// concurrent use; the others are for the part's one owner, who may call MarkWhole
+// while Save runs.
 type Part struct {
 	store  *Store
 	digest digest.Digest
-	file   *os.File
+	file   File
 	note   string
-
-	mu   sync.Mutex
-	path string // changes once, on Commit
+	// unsynced is why a sync failed: the kernel may have dropped what was
+	// written, and a later sync would not say so again.
+	unsynced error
+	// name is the file's, which changes; base is that without its extension.
+	name, base string
 }
 
 // partNote is what is kept about a part across a restart.
@@ -35,6 +38,13 @@ type partNote struct {
 	Size  int64      `json:"size"`
 	Spans []oci.Span `json:"spans"`
 }
+
+// What follows a digest in the names of its part and of the note beside it.
+const (
+	partSuffix  = ".part"
+	wholeSuffix = ".whole"
+	noteSuffix  = ".json"
+)
 
 // maxNote bounds a note: it is read back from a disk that others may write to.
 const maxNote = 1 << 20
@@ -48,11 +58,24 @@ func (s *Store) Part(d digest.Digest) (*Part, Spans, int64, error) {
 		return nil, Spans{}, 0, fmt.Errorf("part of %q: %w", d, err)
 	}
 	base := filepath.Join(s.dir, ingestDir, d.Algorithm().String()+"-"+d.Encoded())
-	f, err := os.OpenFile(base+".part", os.O_RDWR|os.O_CREATE, fileMode)
-	if err != nil {
+	p := &Part{store: s, digest: d, base: base, name: base + wholeSuffix, note: base + noteSuffix}
+	var err error
+	if p.file, err = s.files.OpenFile(p.name, os.O_RDWR, fileMode); err == nil {
+		st, err := p.file.Stat()
+		if err != nil {
+			return nil, Spans{}, 0, errors.Join(fmt.Errorf("part of %s: %w", d, err), p.file.Close())
+		}
+		var all Spans
+		all.Add(0, st.Size())
+		return p, all, st.Size(), nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, Spans{}, 0, fmt.Errorf("part of %s: %w", d, err)
 	}
-	p := &Part{store: s, digest: d, file: f, note: base + ".json", path: f.Name()}
+	p.name = base + partSuffix
+	if p.file, err = s.files.OpenFile(p.name, os.O_RDWR|os.O_CREATE, fileMode); err != nil {
+		return nil, Spans{}, 0, fmt.Errorf("part of %s: %w", d, err)
+	}
 	have, size := p.readNote()
 	return p, have, size, nil
 }
@@ -91,75 +114,114 @@ func (p *Part) WriteAt(b []byte, off int64) (int, error) { return p.file.WriteAt
 // ReadAt reads what was written at offset off.
 func (p *Part) ReadAt(b []byte, off int64) (int, error) { return p.file.ReadAt(b, off) }
 
-// Open gives the part's file once more, with an offset of its own. It works
-// before and after Commit; the caller closes it.
-func (p *Part) Open() (io.ReadSeekCloser, error) {
-	for {
-		p.mu.Lock()
-		path := p.path
-		p.mu.Unlock()
-		f, err := os.Open(path)
-		if err == nil {
-			return f, nil
-		}
-		p.mu.Lock()
-		moved := p.path != path
-		p.mu.Unlock()
-		if !moved || !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("read part of %s: %w", p.digest, err)
+// Reader is an open file that is read here and there.
+type Reader interface {
+	io.ReaderAt
+	io.Closer
+}
+
+// Open gives the part's file once more. It works
+// before, during and after Commit; the caller closes it. The error is
+// fs.ErrNotExist where the content has been removed since.
+func (p *Part) Open() (Reader, error) {
+	// MarkWhole and Commit may be moving it, in this order.
+	var f *os.File
+	var err error
+	for _, name := range []string{p.base + partSuffix, p.base + wholeSuffix, p.store.path(p.digest)} {
+		if f, err = os.Open(name); !errors.Is(err, fs.ErrNotExist) { // #nosec G304 -- names below the cache directory are made of verified digests
+			break
 		}
 	}
+	if err != nil {
+		return nil, fmt.Errorf("read part of %s: %w", p.digest, err)
+	}
+	return newContent(f), nil
 }
 
 // Save syncs what was written and notes that have is there, of size bytes in
 // all (-1: not known). The bytes reach the disk before the note does.
 func (p *Part) Save(have Spans, size int64) error {
-	if err := p.file.Sync(); err != nil {
-		return fmt.Errorf("save part of %s: %w", p.digest, err)
+	if p.unsynced == nil {
+		p.unsynced = p.file.Sync()
+	}
+	if p.unsynced != nil {
+		return fmt.Errorf("save part of %s: %w", p.digest, p.unsynced)
 	}
 	b, err := json.Marshal(partNote{Size: size, Spans: have.Runs()})
 	if err != nil {
 		return err
 	}
-	if err := writeSynced(p.note, b); err != nil {
+	if err := p.store.writeSynced(p.note, b); err != nil {
 		return fmt.Errorf("save part of %s: %w", p.digest, err)
 	}
 	return nil
+}
+
+// MarkWhole notes that all is there, of which the caller has verified the first size
+// bytes to be all and the digest's, and waits for no disk: should the process be
+// killed before Commit has ended, the next one finds it so. A power cut may take the
+// bytes and not the mark, which is a hint as notes are.
+func (p *Part) MarkWhole(size int64) error {
+	err := p.cut(size)
+	if whole := p.base + wholeSuffix; err == nil && p.name != whole {
+		if err = p.store.files.Rename(p.name, whole); err == nil {
+			p.name = whole
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("mark the part of %s as whole: %w", p.digest, err)
+	}
+	return nil
+}
+
+// cut drops what an earlier owner may have left beyond size.
+func (p *Part) cut(size int64) error {
+	if st, err := p.file.Stat(); err == nil && st.Size() == size {
+		return nil
+	}
+	return p.file.Truncate(size)
 }
 
 // Commit gives the part its final name. The caller has verified that its first
 // size bytes are all and are the digest's. When it returns nil the content
 // outlives a power cut.
 func (p *Part) Commit(size int64) error {
-	if err := p.file.Truncate(size); err != nil {
+	if p.unsynced != nil {
+		return fmt.Errorf("commit %s: %w", p.digest, p.unsynced)
+	}
+	if err := p.cut(size); err != nil {
 		return fmt.Errorf("commit %s: %w", p.digest, err)
 	}
-	if err := p.store.commit(p.file, p.digest); err != nil {
+	if err := p.store.commit(p.file, p.name, p.digest); err != nil {
 		return fmt.Errorf("commit %s: %w", p.digest, err)
 	}
-	p.mu.Lock()
-	p.path = p.store.path(p.digest)
-	p.mu.Unlock()
-	_ = os.Remove(p.note) // a note without a part says nothing
+	_ = p.store.files.Remove(p.note) // a note without a part says nothing
 	return nil
 }
 
 // Reset forgets all that was written: it was not the digest's.
 func (p *Part) Reset() error {
-	_ = os.Remove(p.note)
+	_ = p.store.files.Remove(p.note)
 	if err := p.file.Truncate(0); err != nil {
 		return fmt.Errorf("reset part of %s: %w", p.digest, err)
+	}
+	if part := p.base + partSuffix; p.name != part {
+		if err := p.store.files.Rename(p.name, part); err != nil {
+			return fmt.Errorf("reset part of %s: %w", p.digest, err)
+		}
+		p.name = part
 	}
 	return nil
 }
 
-// Discard drops the part for good.
+// Discard drops the part for good. What Commit has given its final name stays.
 func (p *Part) Discard() error {
-	_ = os.Remove(p.note)
-	p.mu.Lock()
-	path := p.path
-	p.mu.Unlock()
-	return errors.Join(p.file.Close(), os.Remove(path))
+	_ = p.store.files.Remove(p.note)
+	err := p.store.files.Remove(p.name)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(p.file.Close(), err)
 }
 
 // Close leaves the part as it is, for a later owner or, after Commit, for good.

@@ -17,6 +17,14 @@ type Stamp struct {
 	Inode             uint64
 }
 
+// allocated gives the bytes that a file has on disk, holes aside.
+func allocated(st fs.FileInfo) int64 {
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		return sys.Blocks * 512
+	}
+	return st.Size()
+}
+
 // StampOf reads the stamp from what Stat gives.
 func StampOf(st fs.FileInfo) Stamp {
 	s := Stamp{Size: st.Size(), Modified: st.ModTime().UnixNano()}

@@ -14,8 +14,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 // The layout below the cache directory. formatVersion changes when the layout
@@ -23,6 +26,7 @@ import (
 const (
 	blobsDir      = "blobs"
 	ingestDir     = "ingest"
+	damagedDir    = "damaged"
 	lockFile      = "lock"
 	versionFile   = "version"
 	formatVersion = "1\n"
@@ -34,15 +38,23 @@ const (
 // Store is a cache directory that this process holds. All methods are safe for
 // concurrent use.
 type Store struct {
-	dir  string
-	lock *os.File
+	dir   string
+	lock  *os.File
+	files Files
+	shelf shelf
+	// unsynced is set while a directory may have a name that a power cut would
+	// take, and all below it.
+	unsynced atomic.Bool
 }
 
 // Open makes dir if it is not there, takes its lock, and checks its format. It
 // reads none of the content, so its time does not grow with the cache. The
-// errors are sentences for the person who starts the program. Close gives the
-// directory up.
-func Open(dir string) (*Store, error) {
+// errors are sentences for the person who starts the program. What a crash left
+// among the parts is removed. Close gives the directory up.
+func Open(dir string) (*Store, error) { return OpenOn(OS{}, dir) }
+
+// OpenOn is Open with another file system to write to.
+func OpenOn(files Files, dir string) (*Store, error) {
 	for _, sub := range []string{"", blobsDir, ingestDir} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), dirMode); err != nil {
 			return nil, fmt.Errorf("make cache directory: %w", err)
@@ -52,26 +64,32 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{dir: dir, lock: lock}
+	s := &Store{dir: dir, lock: lock, files: files}
 	if err := s.checkVersion(); err != nil {
 		lock.Close()
 		return nil, err
 	}
+	s.sweep(time.Now())
+	s.unsynced.Store(true) // as an earlier process may have left it
+	_ = s.syncDirs()       // what fails is tried again before it matters
 	return s, nil
 }
 
 // Close gives the directory up for another process. Files that were opened
 // stay readable.
-func (s *Store) Close() error { return s.lock.Close() }
+func (s *Store) Close() error {
+	s.shelf.dropAll()
+	return s.lock.Close()
+}
 
 // Dir gives the cache directory.
 func (s *Store) Dir() string { return s.dir }
 
 func (s *Store) checkVersion() error {
 	path := filepath.Join(s.dir, versionFile)
-	b, err := os.ReadFile(path)
+	b, err := os.ReadFile(path) // #nosec G304 -- the path is the cache directory's and our own name
 	if errors.Is(err, fs.ErrNotExist) {
-		return writeSynced(path, []byte(formatVersion))
+		return s.writeSynced(path, []byte(formatVersion))
 	}
 	if err != nil {
 		return fmt.Errorf("read the cache directory's format: %w", err)
@@ -83,20 +101,20 @@ func (s *Store) checkVersion() error {
 	return nil
 }
 
-// Get opens the content of d and gives its size in bytes. The error is
-// fs.ErrNotExist where it is not stored. The caller closes the file; its
-// content stays readable when it is removed meanwhile.
-func (s *Store) Get(d digest.Digest) (*os.File, int64, error) {
+// Get opens the content of d and gives its file's stamp, which holds the size.
+// The error is fs.ErrNotExist where it is not stored. The caller closes the
+// file; its content stays readable when it is removed meanwhile.
+func (s *Store) Get(d digest.Digest) (*os.File, Stamp, error) {
 	f, err := os.Open(s.path(d))
 	if err != nil {
-		return nil, 0, err
+		return nil, Stamp{}, err
 	}
 	st, err := f.Stat()
 	if err != nil {
 		f.Close()
-		return nil, 0, err
+		return nil, Stamp{}, err
 	}
-	return f, st.Size(), nil
+	return f, StampOf(st), nil
 }
 
 // Has tells whether d is stored, and its size in bytes.
@@ -123,20 +141,24 @@ func (s *Store) Stamp(d digest.Digest) (Stamp, error) {
 // error.
 func (s *Store) Put(d digest.Digest, content []byte) error {
 	if size, ok := s.Has(d); ok && size == int64(len(content)) {
+		// Its name may be there since a commit that could not sync it.
+		if err := s.syncName(filepath.Dir(s.path(d))); err != nil {
+			return fmt.Errorf("store %s: %w", d, err)
+		}
 		return nil
 	}
-	f, err := os.CreateTemp(filepath.Join(s.dir, ingestDir), "put-*")
+	f, err := s.files.CreateTemp(filepath.Join(s.dir, ingestDir), "put-*")
 	if err != nil {
 		return fmt.Errorf("store %s: %w", d, err)
 	}
 	defer func() {
 		f.Close()
-		os.Remove(f.Name()) // fails, as it should, once the file has its final name
+		_ = s.files.Remove(f.Name()) // fails, as it should, once the file has its final name
 	}()
 	if _, err := f.Write(content); err != nil {
 		return fmt.Errorf("store %s: %w", d, err)
 	}
-	if err := s.commit(f, d); err != nil {
+	if err := s.commit(f, f.Name(), d); err != nil {
 		return fmt.Errorf("store %s: %w", d, err)
 	}
 	return nil
@@ -144,7 +166,8 @@ func (s *Store) Put(d digest.Digest, content []byte) error {
 
 // Remove drops the content of d. That it is not there is no error.
 func (s *Store) Remove(d digest.Digest) error {
-	err := os.Remove(s.path(d))
+	defer s.shelf.drop(d) // its bytes are free when the last user has closed it
+	err := s.files.Remove(s.path(d))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -182,26 +205,76 @@ func (s *Store) Walk(fn func(d digest.Digest, size int64) error) error {
 	})
 }
 
-// commit gives a file that is written in full its final name: its bytes are
+// List gives the digests of an algorithm that begin with prefix and are stored,
+// in no particular order.
+func (s *Store) List(alg digest.Algorithm, prefix byte) ([]digest.Digest, error) {
+	dir, err := os.Open(filepath.Join(s.dir, blobsDir, alg.String(), fmt.Sprintf("%02x", prefix)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]digest.Digest, 0, len(names))
+	for _, name := range names {
+		if d := digest.NewDigestFromEncoded(alg, name); d.Validate() == nil {
+			list = append(list, d)
+		}
+	}
+	return list, nil
+}
+
+// commit gives the file of that name, which is written in full, its final one: its bytes are
 // synced before, its directory entry after, so that no crash can leave the name
 // without the bytes, or lose the name once commit has returned.
-func (s *Store) commit(f *os.File, d digest.Digest) error {
+func (s *Store) commit(f File, name string, d digest.Digest) error {
 	if err := f.Sync(); err != nil {
 		return err
 	}
 	final := s.path(d)
 	dir := filepath.Dir(final)
-	err := os.Rename(f.Name(), final)
+	err := s.files.Rename(name, final)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := makeSyncedDirs(filepath.Join(s.dir, blobsDir), dir); err != nil {
+		if err := s.makeSyncedDirs(filepath.Join(s.dir, blobsDir), dir); err != nil {
 			return err
 		}
-		err = os.Rename(f.Name(), final)
+		err = s.files.Rename(name, final)
 	}
 	if err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return s.syncName(dir)
+}
+
+// syncName makes what has got a name in dir, which holds content, outlive a
+// power cut.
+func (s *Store) syncName(dir string) error {
+	return errors.Join(s.files.SyncDir(dir), s.syncDirs())
+}
+
+// syncDirs syncs the names of the directories that hold content, where that has
+// not been done.
+func (s *Store) syncDirs() error {
+	if !s.unsynced.Swap(false) {
+		return nil
+	}
+	root := filepath.Join(s.dir, blobsDir)
+	algorithms, err := os.ReadDir(root)
+	err = errors.Join(err, s.files.SyncDir(root))
+	for _, a := range algorithms {
+		if a.IsDir() {
+			err = errors.Join(err, s.files.SyncDir(filepath.Join(root, a.Name())))
+		}
+	}
+	if err != nil {
+		s.unsynced.Store(true)
+	}
+	return err
 }
 
 // path gives the file of d. A digest that is not valid never reaches a path:
@@ -216,7 +289,7 @@ func (s *Store) path(d digest.Digest) string {
 
 // makeSyncedDirs makes dir, which lies below base, and syncs the entry of each
 // directory that it makes.
-func makeSyncedDirs(base, dir string) error {
+func (s *Store) makeSyncedDirs(base, dir string) error {
 	if dir == base {
 		return nil
 	}
@@ -224,54 +297,64 @@ func makeSyncedDirs(base, dir string) error {
 		return nil
 	}
 	parent := filepath.Dir(dir)
-	if err := makeSyncedDirs(base, parent); err != nil {
+	if err := s.makeSyncedDirs(base, parent); err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := s.files.Mkdir(dir, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return syncDir(parent)
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
+	err := s.files.SyncDir(parent)
 	if err != nil {
-		return err
+		s.unsynced.Store(true)
 	}
-	defer f.Close()
-	return f.Sync()
+	return err
 }
 
 // writeSynced replaces the file at path by content, all or nothing.
-func writeSynced(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+"-*")
+func (s *Store) writeSynced(path string, content []byte) error {
+	f, err := s.files.CreateTemp(filepath.Dir(path), filepath.Base(path)+"-*")
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
-	defer f.Close()
+	defer func() {
+		f.Close()
+		_ = s.files.Remove(f.Name()) // fails, as it should, once the file has another name
+	}()
 	if _, err := f.Write(content); err != nil {
 		return err
 	}
 	if err := f.Sync(); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := s.files.Rename(f.Name(), path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return s.files.SyncDir(filepath.Dir(path))
 }
 
 // Check tells whether content can be stored now, by writing a few bytes.
 func (s *Store) Check() error {
-	f, err := os.CreateTemp(filepath.Join(s.dir, ingestDir), "check-*")
+	f, err := s.files.CreateTemp(filepath.Join(s.dir, ingestDir), "check-*")
 	if err != nil {
 		return fmt.Errorf("cache directory %s: %w", s.dir, err)
 	}
-	defer os.Remove(f.Name())
-	defer f.Close()
+	defer func() {
+		f.Close()
+		_ = s.files.Remove(f.Name()) // the next one has another name
+	}()
 	if _, err := f.Write([]byte("entrepot")); err != nil {
 		return fmt.Errorf("cache directory %s: %w", s.dir, err)
 	}
 	return nil
+}
+
+// Room gives how many bytes the file system has for this user, and how many in
+// all.
+func (s *Store) Room() (free, total int64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.dir, &st); err != nil {
+		return 0, 0, fmt.Errorf("cache directory %s: %w", s.dir, err)
+	}
+	size := int64(st.Bsize)
+	return int64(st.Bavail) * size, int64(st.Blocks) * size, nil
 }

@@ -29,7 +29,7 @@ func open(t *testing.T, dir string) *Store {
 // want checks that d is stored as content, or not at all where it is nil.
 func want(t *testing.T, s *Store, d digest.Digest, content []byte) {
 	t.Helper()
-	f, size, err := s.Get(d)
+	f, stamp, err := s.Get(d)
 	if content == nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: %v, want %v", d, err, fs.ErrNotExist)
@@ -44,8 +44,8 @@ func want(t *testing.T, s *Store, d digest.Digest, content []byte) {
 	}
 	defer f.Close()
 	got, err := io.ReadAll(f)
-	if err != nil || !bytes.Equal(got, content) || size != int64(len(content)) {
-		t.Errorf("%s: %d bytes of %d, %v; want %d", d, len(got), size, err, len(content))
+	if err != nil || !bytes.Equal(got, content) || stamp.Size != int64(len(content)) {
+		t.Errorf("%s: %d bytes of %d, %v; want %d", d, len(got), stamp.Size, err, len(content))
 	}
 	if size, ok := s.Has(d); !ok || size != int64(len(content)) {
 		t.Errorf("Has(%s) = %d, %v", d, size, ok)
@@ -196,8 +196,8 @@ func TestPartIsSeenOnlyOnceItIsCommitted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer after.Close()
-	for _, r := range []io.Reader{before, after} {
-		if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, content) {
+	for _, r := range []io.ReaderAt{before, after} {
+		if got, err := io.ReadAll(io.NewSectionReader(r, 0, 1<<20)); err != nil || !bytes.Equal(got, content) {
 			t.Errorf("a reader gets %q, %v", got, err)
 		}
 	}
@@ -213,6 +213,40 @@ func wantIngest(t *testing.T, s *Store, n int) {
 	files, err := os.ReadDir(filepath.Join(s.Dir(), ingestDir))
 	if err != nil || len(files) != n {
 		t.Errorf("ingest holds %v, %v; want %d files", files, err, n)
+	}
+}
+
+func TestPartCanBeOpenedAtAnyMomentOfItsCommit(t *testing.T) {
+	s := open(t, t.TempDir())
+	for n := range 50 {
+		content := fmt.Appendf(nil, "layer %d", n)
+		p, _, _, err := s.Part(digest.FromBytes(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.WriteAt(content, 0); err != nil {
+			t.Fatal(err)
+		}
+		committed := make(chan error)
+		go func() { committed <- p.Commit(int64(len(content))) }()
+		for done := false; !done; {
+			select {
+			case err := <-committed:
+				if err != nil {
+					t.Fatal(err)
+				}
+				done = true
+			default:
+			}
+			f, err := p.Open()
+			if err != nil {
+				t.Fatalf("part %d, committed: %v: %v", n, done, err)
+			}
+			f.Close()
+		}
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -254,6 +288,34 @@ func TestPartIsFoundAgainWithWhatWasSaved(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantIngest(t, s, 0)
+}
+
+// A Save that runs at the same time and knows less must not have the last word.
+func TestPartThatIsMarkedAsWholeIsFoundWhole(t *testing.T) {
+	dir := t.TempDir()
+	d := digest.FromString("whole")
+	s := open(t, dir)
+	p, _, _, err := s.Part(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.WriteAt([]byte("whole"), 0); err != nil {
+		t.Fatal(err)
+	}
+	var have Spans
+	have.Add(0, 2)
+	if err := errors.Join(p.MarkWhole(5), p.Save(have, 5), p.Close(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	p, have, size, err := s.Part(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if size != 5 || have.Reach(0) != 5 {
+		t.Errorf("found %d bytes of %d, want 5 of 5", have.Reach(0), size)
+	}
 }
 
 func TestNoteThatMakesNoSenseSaysNothing(t *testing.T) {

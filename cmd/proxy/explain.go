@@ -58,7 +58,7 @@ func (p *process) explain(cmd *cobra.Command, args []string) error {
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 	defer cancel()
-	answer, err := ask(ctx, cfg.Admin.Listen, "/explain?reference="+url.QueryEscape(args[0]))
+	answer, err := ask(ctx, cfg.Admin, "/explain?reference="+url.QueryEscape(args[0]))
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -53,7 +54,7 @@ func (p *process) healthcheck(cmd *cobra.Command, _ []string) error {
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 	defer cancel()
-	answer, err := ask(ctx, cfg.Admin.Listen, path)
+	answer, err := ask(ctx, cfg.Admin, path)
 	if err != nil {
 		return err
 	}
@@ -99,19 +100,17 @@ func dialSelf(ctx context.Context, listen string) (net.Conn, error) {
 const maxAnswer = 8 << 20
 
 // ask gives what the admin listener says, or an error where that is not ok.
-func ask(ctx context.Context, listen, path string) (string, error) {
-	url := "http://" + reachable(listen) + path
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+func ask(ctx context.Context, a configs.Admin, path string) (string, error) {
+	o, err := newOperator(a)
 	if err != nil {
 		return "", err
 	}
-	// No proxy from the environment: it would be asked for this machine's own
-	// address.
-	transport := &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialSelf(ctx, listen) },
+	defer o.transport.CloseIdleConnections()
+	listen, url := a.Listen, o.url(path)
+	resp, err := o.do(ctx, http.MethodGet, path)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return "", fmt.Errorf("no entrepot listens at %s: start it, or name its admin.listen (--admin-listen, ENTREPOT_ADMIN_LISTEN): %w", reachable(listen), err)
 	}
-	defer transport.CloseIdleConnections()
-	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return "", fmt.Errorf("ask %s: %w", url, err)
 	}

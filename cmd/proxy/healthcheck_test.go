@@ -34,8 +34,8 @@ func TestHealthcheckTellsWhatTheListenerSays(t *testing.T) {
 		t.Errorf("want what /readyz says, got %+v", got)
 	}
 	server.Close()
-	if got := runCommand(environ, "healthcheck"); got.code != 1 || !strings.Contains(got.stderr, "connection refused") {
-		t.Errorf("nobody listens: want exit 1, got %+v", got)
+	if got := runCommand(environ, "healthcheck"); got.code != 1 || !strings.Contains(got.stderr, "no entrepot listens at "+address+": start it, or name its admin.listen") {
+		t.Errorf("nobody listens: want exit 1 and what to do, got %+v", got)
 	}
 }
 

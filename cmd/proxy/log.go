@@ -31,7 +31,7 @@ func newLog(cfg configs.Log, w io.Writer) (*zap.Logger, error) {
 		e.EncodeTime = zapcore.RFC3339NanoTimeEncoder
 		encoder = zapcore.NewJSONEncoder(e)
 	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level)), nil
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(lines{w})), level)), nil
 }
 
 // forPeople tells whether log lines are to be read by people rather than

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -40,18 +41,31 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 	if err != nil {
 		return err
 	}
+	// net/http speaks to Go's own log where it has nobody else to tell: of bytes
+	// that an upstream sends unasked.
+	defer zap.RedirectStdLog(log)()
 	// From here on a signal ends the program in order, also while it starts.
 	signals, stop := p.signals()
 	defer stop()
 
+	adminGuard, adminTLS, err := operators(cfg.Admin, log)
+	if err != nil {
+		return err
+	}
+	if adminGuard != nil {
+		defer adminGuard.Close()
+	}
 	// The listeners first: that a port is taken is the likeliest trouble, and
 	// a second start of the same program is to hear of it.
 	frontLn, adminLn, err := openListeners(cfg)
 	if err != nil {
 		return err
 	}
+	files := openFiles()
+	fitLimits(cfg, files, log)
 	b := buildOf(readBuildInfo())
 	m := metrics.New(b.Version, b.Revision, b.Go)
+	showLimits(cfg.Limits, files, m)
 	parts, err := wire(cfg, p.environ, b, log, m)
 	if err != nil {
 		return errors.Join(err, closeListeners(frontLn, adminLn))
@@ -63,7 +77,11 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 	}
 	shown := banner{version: b.Version, cfg: cfg, listen: frontLn.Addr().String()}
 	if adminLn != nil {
-		s.admin, s.adminLn = admin.New(admin.Options{Metrics: m, Ready: s.ready, Explain: parts.explain, Log: log}), adminLn
+		o := admin.Options{Metrics: m, Ready: s.ready, Degraded: parts.cache.Degraded, Explain: parts.explain, Scrub: parts.scrub, TLS: adminTLS, Log: log}
+		if adminGuard != nil {
+			o.Guard = adminGuard.Handler
+		}
+		s.admin, s.adminLn = admin.New(o), adminLn
 		shown.admin = adminLn.Addr().String()
 	}
 	if cfg.Log.Format != "json" {
@@ -73,17 +91,33 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 		zap.String("admin", shown.admin), zap.String("cache_dir", cfg.Cache.Dir), zap.Bool("offline", cfg.Cache.Offline),
 		zap.Int("upstreams", len(cfg.Upstreams)))
 	warnOf(cfg, log)
+	warnOpen(cfg, parts.guard.Anonymous(), frontLn.Addr(), log)
 	return s.run(signals)
 }
 
 // warnOf says what an operator should know about a configuration that is valid.
 func warnOf(cfg *configs.Config, log *zap.Logger) {
+	logins := cfg.Auth.Htpasswd != "" || len(cfg.Auth.Tokens) > 0 || cfg.Auth.OIDC.Issuer != ""
+	if logins && cfg.TLS.Cert == "" && !isLoopback(cfg.Listen) {
+		log.Warn("clients send this cache their passwords and tokens in plain http: set tls, or end TLS in front of it and listen on loopback", zap.String("key", "auth"))
+	}
 	for name, u := range cfg.Upstreams {
 		if u.TLS.Insecure {
 			log.Warn("the upstream's certificate is not verified: who is on the path can read the credentials and say what a tag stands for",
 				zap.String("upstream", name), zap.String("key", fmt.Sprintf("upstreams.%s.tls.insecure", name)))
 		}
+		if u.Access == configs.AccessPassthrough && cfg.TLS.Cert == "" && !isLoopback(cfg.Listen) {
+			log.Warn("clients send this cache their passwords in plain http: set tls, or end TLS in front of it with X-Forwarded-Proto: https",
+				zap.String("upstream", name), zap.String("key", fmt.Sprintf("upstreams.%s.access", name)))
+		}
 	}
+}
+
+// isLoopback tells whether nobody but this machine can reach address.
+func isLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	ip := net.ParseIP(host)
+	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
 }
 
 // openListeners opens what the configuration says to listen on. The second is
@@ -96,6 +130,9 @@ func openListeners(cfg *configs.Config) (front, operator net.Listener, err error
 		return front, nil, nil
 	}
 	if operator, err = listen("admin.listen", "admin-listen", cfg.Admin.Listen); err != nil {
+		if _, port, _ := net.SplitHostPort(front.Addr().String()); strings.HasSuffix(cfg.Admin.Listen, ":"+port) {
+			err = fmt.Errorf("admin.listen: %s has the port of listen, %s; set one of them (--admin-listen, --listen) to another", cfg.Admin.Listen, cfg.Listen)
+		}
 		return nil, nil, errors.Join(err, front.Close())
 	}
 	return front, operator, nil

@@ -168,6 +168,12 @@ func TestWhatKeepsItFromServingIsOneSentence(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
+	once, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := once.Addr().String()
+	once.Close()
 	file := writeFile(t, "file", "not a directory")
 	for _, c := range []struct {
 		name, config string
@@ -177,6 +183,7 @@ func TestWhatKeepsItFromServingIsOneSentence(t *testing.T) {
 	}{
 		{name: "port", args: []string{"--listen", taken.Addr().String()}, want: "listen: " + taken.Addr().String() + " is taken by another program; stop that one, or set listen (--listen) to another address"},
 		{name: "admin port", args: []string{"--admin-listen", taken.Addr().String()}, want: "admin.listen: " + taken.Addr().String() + " is taken by another program; stop that one, or set admin.listen (--admin-listen) to another address"},
+		{name: "one port", args: []string{"--listen", free, "--admin-listen", free}, want: "admin.listen: " + free + " has the port of listen, " + free + "; set one of them (--admin-listen, --listen) to another"},
 		{name: "directory", args: []string{"--cache-dir", filepath.Join(file, "cache")}, want: "set cache.dir (--cache-dir, ENTREPOT_CACHE_DIR) to a directory that this user may write to"},
 		{name: "certificate", config: "tls: {cert: /none.crt, key: /none.key}", want: "tls: open /none.crt: no such file or directory; set tls.cert and tls.key"},
 		{name: "password file", config: "upstreams: {ghcr.io: {credentials: {username: a, password_file: /none}}}", want: "upstreams.ghcr.io.credentials.password_file: read the password: open /none: no such file or directory"},

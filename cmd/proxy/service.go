@@ -34,7 +34,6 @@ type listener interface {
 
 // keeper is the cache, as its end and its health are seen from here.
 type keeper interface {
-	Check() error
 	Close(context.Context) error
 }
 
@@ -55,12 +54,13 @@ type service struct {
 	serving atomic.Bool
 }
 
-// ready tells whether clients may be sent here.
+// ready tells whether clients may be sent here. They may while the cache's disk
+// fails: what is cached is served, and what is not is passed on.
 func (s *service) ready(context.Context) error {
 	if !s.serving.Load() {
 		return errors.New("not serving clients (starting, or shutting down)")
 	}
-	return s.cache.Check()
+	return nil
 }
 
 // run serves until a signal, or until a listener breaks, and then ends

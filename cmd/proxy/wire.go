@@ -2,16 +2,18 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
 
 	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
 
+	"github.com/entrepot-dev/entrepot/access"
 	"github.com/entrepot-dev/entrepot/cache"
 	"github.com/entrepot-dev/entrepot/configs"
+	"github.com/entrepot-dev/entrepot/grants"
 	"github.com/entrepot-dev/entrepot/metrics"
 	"github.com/entrepot-dev/entrepot/rewrite"
 	"github.com/entrepot-dev/entrepot/server"
@@ -23,12 +25,22 @@ type parts struct {
 	front  *server.Server
 	cache  *cache.Cache
 	router *rewrite.Router
+	guard  *access.Guard
 	// registries are the upstreams' clients.
 	registries []*upstream.Registry
+	// leases are those of the upstreams at which clients have credentials of their own.
+	leases []*grants.Leases
 }
 
-// closeUpstreams ends what the upstreams' clients do for several callers.
+// closeUpstreams ends what the upstreams' clients, and the guard, do for several
+// callers.
 func (p *parts) closeUpstreams() {
+	for _, l := range p.leases {
+		l.Close()
+	}
+	if p.guard != nil {
+		p.guard.Close()
+	}
 	for _, r := range p.registries {
 		r.Close()
 	}
@@ -47,54 +59,91 @@ func wire(cfg *configs.Config, environ []string, b build, log *zap.Logger, m *me
 
 	routing := rewrite.Routing{Default: cfg.DefaultUpstream, Upstreams: map[string][]string{}}
 	upstreams := map[string]cache.Upstream{}
+	// One half of it is for what comes from upstreams, the other for the disk.
+	memory := semaphore.NewWeighted(int64(cfg.Limits.Manifests) / 2)
 	for name, u := range cfg.Upstreams {
-		r, err := newRegistry(name, u, environ, b, log, m)
+		r, l, err := newRegistry(name, u, memory, environ, b, log, m)
+		if l != nil {
+			p.leases = append(p.leases, l)
+		}
 		if err != nil {
 			return nil, err
 		}
 		p.registries = append(p.registries, r)
+		m.Expect(name)
 		routing.Upstreams[name] = u.Aliases
-		upstreams[name] = cache.Upstream{Origin: r, Tags: tagRules(u.Tags)}
+		upstreams[name] = cache.Upstream{Origin: r, Tags: tagRules(u.Tags), Prefetch: u.Prefetch}
 	}
 	router, err := rewrite.NewRouter(routing)
 	if err != nil {
 		return nil, err
 	}
-	secure, err := serverTLS(cfg.TLS)
+	secure, err := listenerTLS("tls", cfg.TLS, log)
 	if err != nil {
+		return nil, err
+	}
+	if p.guard, err = newGuard(cfg, log, m); err != nil {
 		return nil, err
 	}
 	if p.cache, err = openCache(cfg, upstreams, log, m); err != nil {
 		return nil, err
 	}
 	p.router = router
-	p.front = server.New(server.Options{Router: router, Content: p.cache, Log: log, Metrics: m, TLS: secure})
+	var admission server.Grants
+	if len(p.leases) > 0 {
+		admission = grants.New(router.Upstream, p.leases...)
+	}
+	p.front = server.New(server.Options{
+		Router: router, Grants: admission, Content: p.cache, Guard: p.guard, Log: log, Metrics: m, TLS: secure,
+		MaxConnections:           cfg.Limits.Connections,
+		MaxConnectionsPerAddress: cfg.Limits.ConnectionsPerAddress,
+		MaxRequests:              cfg.Limits.Requests,
+		HeaderTimeout:            cfg.Limits.HeaderTimeout,
+		IdleTimeout:              cfg.Limits.IdleTimeout,
+		StallTimeout:             cfg.Limits.StallTimeout,
+	})
 	return p, nil
 }
 
-func newRegistry(name string, u *configs.Upstream, environ []string, b build, log *zap.Logger, m *metrics.Metrics) (*upstream.Registry, error) {
+// newRegistry makes the client of an upstream, and the leases of its clients where each
+// has credentials of its own; they are to be closed whatever the error.
+func newRegistry(name string, u *configs.Upstream, memory *semaphore.Weighted, environ []string, b build, log *zap.Logger, m *metrics.Metrics) (r *upstream.Registry, leases *grants.Leases, err error) {
 	credentials, err := newCredentials(u.Credentials, environ)
 	if err != nil {
-		return nil, fmt.Errorf("upstreams.%s.credentials.%w", name, err)
+		return nil, nil, fmt.Errorf("upstreams.%s.credentials.%w", name, err)
 	}
-	return upstream.New(upstream.Options{
+	var lender upstream.Lender
+	if u.Access == configs.AccessPassthrough {
+		leases = grants.NewLeases(grants.Options{
+			Upstream: name, Lease: u.GrantTTL, Stretch: u.GrantStale, Metrics: m,
+			MayPull: func(ctx context.Context, c upstream.Credential, repo, ref string, blob bool) error {
+				return r.MayPull(ctx, c, repo, ref, blob)
+			},
+		})
+		lender = leases
+	}
+	r, err = upstream.New(upstream.Options{
 		Name:           name,
 		Endpoints:      u.Endpoints,
 		Credentials:    credentials,
+		Lender:         lender,
 		Realms:         u.Realms,
 		RedirectHosts:  u.RedirectHosts,
 		CAFile:         u.TLS.CA,
 		CertFile:       u.TLS.Cert,
 		KeyFile:        u.TLS.Key,
 		InsecureTLS:    u.TLS.Insecure,
+		QuotaReserve:   u.QuotaReserve,
 		MaxConnections: u.MaxConnections,
 		ConnectTimeout: u.ConnectTimeout,
 		HeaderTimeout:  u.HeaderTimeout,
 		StallTimeout:   u.StallTimeout,
+		Memory:         memory,
 		UserAgent:      "entrepot/" + b.Version,
 		Log:            log,
 		Metrics:        m,
 	})
+	return r, leases, err
 }
 
 // newCredentials gives what a registry is shown. Nil is anonymous.
@@ -143,13 +192,19 @@ func tagRules(rules []configs.TagRule) []cache.TagRule {
 // openCache opens the cache directory.
 func openCache(cfg *configs.Config, upstreams map[string]cache.Upstream, log *zap.Logger, m *metrics.Metrics) (*cache.Cache, error) {
 	c, err := cache.Open(cache.Options{
-		Dir:         cfg.Cache.Dir,
-		MemoryBytes: int64(cfg.Cache.Memory),
-		Platforms:   cfg.Platforms,
-		Offline:     cfg.Cache.Offline,
-		Upstreams:   upstreams,
-		Log:         log,
-		Metrics:     m,
+		Dir:            cfg.Cache.Dir,
+		MaxSize:        room(cfg.Cache.MaxSize),
+		MinFree:        room(cfg.Cache.MinFree),
+		MemoryBytes:    int64(cfg.Cache.Memory),
+		Platforms:      cfg.Platforms,
+		Offline:        cfg.Cache.Offline,
+		ReverifyAfter:  cfg.Cache.ReverifyAfter,
+		ScrubRate:      int64(cfg.Cache.ScrubRate),
+		Upstreams:      upstreams,
+		Log:            log,
+		Metrics:        m,
+		MaxFills:       cfg.Limits.Fills,
+		ManifestMemory: int64(cfg.Limits.Manifests) / 2,
 	})
 	if path := (*fs.PathError)(nil); errors.As(err, &path) {
 		return nil, fmt.Errorf("cache.dir: %w; set cache.dir (--cache-dir, ENTREPOT_CACHE_DIR) to a directory that this user may write to", err)
@@ -160,18 +215,9 @@ func openCache(cfg *configs.Config, upstreams map[string]cache.Upstream, log *za
 	return c, nil
 }
 
-// serverTLS reads the certificate that clients are shown; nil is plain http.
-func serverTLS(c configs.ServerTLS) (*tls.Config, error) {
-	if c.Cert == "" {
-		return nil, nil
+func room(r configs.Room) cache.Room {
+	if percent, ok := r.Share(); ok {
+		return cache.Room{Percent: percent}
 	}
-	pair, err := tls.LoadX509KeyPair(c.Cert, c.Key)
-	if err != nil {
-		return nil, fmt.Errorf("tls: %w; set tls.cert and tls.key to PEM files that belong together", err)
-	}
-	return &tls.Config{
-		Certificates: []tls.Certificate{pair},
-		MinVersion:   tls.VersionTLS12,
-		NextProtos:   []string{"http/1.1"},
-	}, nil
+	return cache.Room{Bytes: int64(r.Size())}
 }

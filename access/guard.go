@@ -1,0 +1,351 @@
+package access
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"strconv"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/entrepot-dev/entrepot/oci"
+)
+
+// Network are ranges of addresses whose clients have a name without showing
+// anything.
+type Network struct {
+	Name  string
+	CIDRs []string
+}
+
+// Group is a name for several callers.
+type Group struct {
+	Name    string
+	Members []string
+}
+
+// Policy says whether callers that are known by nothing may pull.
+type Policy string
+
+const (
+	// Auto lets them where there is no way to be known, and nobody otherwise.
+	Auto Policy = "auto"
+	// AllowAnonymous lets them beside those that are known.
+	AllowAnonymous Policy = "allow"
+	// DenyAnonymous refuses them.
+	DenyAnonymous Policy = "deny"
+)
+
+// Options say who callers are and what they may pull. The zero value lets
+// everybody pull everything.
+type Options struct {
+	// Anonymous is Auto where it is empty.
+	Anonymous Policy
+	// Htpasswd is the path of a file of users; empty for none.
+	Htpasswd string
+	Tokens   []Token
+	Networks []Network
+	// TrustedProxies are ranges whose X-Forwarded-For is believed.
+	TrustedProxies []string
+	// Certificates tells that the listener verifies client certificates.
+	Certificates bool
+	// OIDC is an issuer of tokens; nil for none.
+	OIDC   *OIDC
+	Groups []Group
+	Rules  []Rule
+	// Realm is what clients are told to log in to; "Entrepot" where it is empty.
+	Realm string
+	// Refused counts a refusal, by reason: Reasons. Nil counts nothing.
+	Refused func(reason string)
+	// Log takes what goes wrong behind; nil drops it.
+	Log *zap.Logger
+}
+
+// Reasons are the reasons of a refusal: no credentials where some are needed,
+// wrong ones, a rule, an issuer that can not be asked, and more passwords than can
+// be verified at a time.
+var Reasons = []string{"anonymous", "credentials", "rule", "issuer", "busy"}
+
+// Guard knows callers. Its methods are safe for concurrent use; Close ends it.
+type Guard struct {
+	anonymous bool
+	challenge string // empty where there is nothing to log in with
+	htpasswd  *htpasswd
+	tokens    []token
+	issuer    *issuer
+	networks  []network
+	proxies   []netip.Prefix
+	groups    map[string][]string
+	rules     []rule
+	refused   func(string)
+	log       *zap.Logger
+
+	verdicts *verdicts
+	flight   singleflight.Group
+	// slots bounds the passwords that are verified at a time: each takes a core.
+	slots chan struct{}
+
+	ctx   context.Context
+	close context.CancelFunc
+	tasks sync.WaitGroup
+}
+
+const (
+	// fileInterval is how often files are looked at.
+	fileInterval = 2 * time.Second
+	// slotTimeout is how long a password waits for its turn.
+	slotTimeout = 5 * time.Second
+	// maxCredential is the longest Authorization that is looked at, in bytes.
+	maxCredential = 12 << 10
+)
+
+// New makes a guard. It reads the files that are named and asks no network.
+func New(o Options) (*Guard, error) {
+	g := &Guard{
+		refused: o.Refused, log: o.Log, groups: map[string][]string{}, verdicts: newVerdicts(),
+		slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+	}
+	if g.refused == nil {
+		g.refused = func(string) {}
+	}
+	if g.log == nil {
+		g.log = zap.NewNop()
+	}
+	for _, group := range o.Groups {
+		for _, member := range group.Members {
+			g.groups[member] = append(g.groups[member], group.Name)
+		}
+	}
+	var err error
+	if g.proxies, err = parsePrefixes(o.TrustedProxies); err != nil {
+		return nil, fmt.Errorf("trusted proxies: %w", err)
+	}
+	for _, n := range o.Networks {
+		prefixes, err := parsePrefixes(n.CIDRs)
+		if err != nil {
+			return nil, fmt.Errorf("network %s: %w", n.Name, err)
+		}
+		caller := g.caller(n.Name)
+		for _, p := range prefixes {
+			g.networks = append(g.networks, network{p, caller})
+		}
+	}
+	for _, t := range o.Tokens {
+		read, err := g.newToken(t)
+		if err != nil {
+			return nil, err
+		}
+		g.tokens = append(g.tokens, read)
+	}
+	for i, r := range o.Rules {
+		if r.Name == "" {
+			r.Name = "access[" + strconv.Itoa(i) + "]"
+		}
+		read, err := newRule(r)
+		if err != nil {
+			return nil, err
+		}
+		g.rules = append(g.rules, read)
+	}
+	if o.Htpasswd != "" {
+		if g.htpasswd, err = openHtpasswd(o.Htpasswd); err != nil {
+			return nil, err
+		}
+	}
+	if o.OIDC != nil {
+		if g.issuer, err = newIssuer(*o.OIDC, g.log); err != nil {
+			return nil, err
+		}
+	}
+	realm := o.Realm
+	if realm == "" {
+		realm = "Entrepot"
+	}
+	if g.takesCredentials() {
+		g.challenge = "Basic realm=" + strconv.Quote(realm)
+	}
+	known := g.takesCredentials() || len(g.networks) > 0 || o.Certificates
+	g.anonymous = o.Anonymous == AllowAnonymous || o.Anonymous != DenyAnonymous && !known
+	g.ctx, g.close = context.WithCancel(context.Background())
+	if g.htpasswd != nil {
+		g.tasks.Go(g.watch)
+	}
+	return g, nil
+}
+
+func (g *Guard) takesCredentials() bool {
+	return g.htpasswd != nil || len(g.tokens) > 0 || g.issuer != nil
+}
+
+// Anonymous tells whether callers that are known by nothing may pull.
+func (g *Guard) Anonymous() bool { return g.anonymous }
+
+// Close ends what the guard does behind, and waits for it.
+func (g *Guard) Close() {
+	g.close()
+	g.tasks.Wait()
+}
+
+// watch reads the htpasswd file again when it changes. It ends with Close.
+func (g *Guard) watch() {
+	tick := time.NewTicker(fileInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-g.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		switch changed, err := g.htpasswd.refresh(); {
+		case err != nil:
+			g.log.Warn("the users are those that were read before", zap.Error(err))
+		case changed:
+			g.log.Info("read the users again", zap.Int("users", len(g.htpasswd.now.Load().of)))
+		}
+	}
+}
+
+// Identify gives who asks and from where. An error is an *oci.Error: UNAUTHORIZED
+// with a challenge, or DENIED where there is nothing to log in with. Credentials
+// that nobody here knows are ignored where the caller may pull without them: a
+// Docker daemon sends those of Docker Hub. A caller whose verdict is known costs
+// no allocation.
+func (g *Guard) Identify(q Question) (*Caller, netip.Addr, error) {
+	at := g.client(&q)
+	if g.takesCredentials() && len(q.Authorization) > 0 {
+		c, err := g.judged(q.Authorization)
+		if c != nil {
+			return c, at, nil
+		}
+		if c := g.shown(&q, at); c != nil {
+			return c, at, nil
+		}
+		if err == nil {
+			g.refused("credentials")
+			err = &oci.Error{Code: oci.CodeUnauthorized, Message: "these credentials are not known here, or the password is wrong", Challenge: g.challenge}
+		}
+		return nobody, at, err
+	}
+	if c := g.shown(&q, at); c != nil {
+		return c, at, nil
+	}
+	g.refused("anonymous")
+	if g.challenge == "" {
+		return nobody, at, &oci.Error{Code: oci.CodeDenied,
+			Message: "this cache serves callers that it knows by their network (auth.networks) or by a client certificate (tls.client_ca), and you are neither"}
+	}
+	return nobody, at, &oci.Error{Code: oci.CodeUnauthorized, Challenge: g.challenge,
+		Message: "this cache wants to know who asks: log in to it, as with docker login"}
+}
+
+// shown gives who the caller is without credentials: by certificate, by network,
+// or anonymous; nil where that is not enough.
+func (g *Guard) shown(q *Question, at netip.Addr) *Caller {
+	if q.Certificate != nil {
+		now := time.Now()
+		if now.Before(q.Certificate.NotAfter) { // the connection may be old
+			key := g.verdicts.keyOf('c', q.Certificate.Raw)
+			c, known := g.verdicts.get(key, now, 0)
+			if !known {
+				if name, groups := certified(q.Certificate); name != "" {
+					c = g.caller(name, groups...)
+				}
+				g.verdicts.put(key, verdict{caller: c, until: now.Add(goodFor)}, now)
+			}
+			if c != nil {
+				return c
+			}
+		}
+	}
+	if c := g.networkOf(at); c != nil {
+		return c
+	}
+	if g.anonymous {
+		return nobody
+	}
+	return nil
+}
+
+// errBusy is for who could not be verified in time.
+var errBusy = &oci.Error{Code: oci.CodeUnavailable, RetryAfter: slotTimeout,
+	Message: "more passwords wait to be verified than can be; ask again"}
+
+// judged gives who an Authorization header stands for; nil for nobody, with an
+// error where that could not be found out.
+func (g *Guard) judged(header []byte) (*Caller, error) {
+	if len(header) > maxCredential {
+		return nil, nil
+	}
+	key, now := g.verdicts.keyOf('a', header), time.Now()
+	if c, known := g.verdicts.get(key, now, g.edition()); known {
+		return c, nil
+	}
+	header = append([]byte(nil), header...) // others may wait longer than its owner
+	found, err, _ := g.flight.Do(string(key[:]), func() (any, error) {
+		edition := g.edition()
+		c, until, err := g.judge(header)
+		if err != nil {
+			return (*Caller)(nil), err
+		}
+		now := time.Now()
+		v := verdict{caller: c, until: now.Add(badFor), edition: edition}
+		if c != nil {
+			v.until = now.Add(goodFor)
+		}
+		if !until.IsZero() && until.Before(v.until) {
+			v.until = until
+		}
+		g.verdicts.put(key, v, now)
+		return c, nil
+	})
+	if err != nil {
+		reason := "issuer"
+		if errors.Is(err, errBusy) {
+			reason = "busy"
+		}
+		g.refused(reason)
+	}
+	return found.(*Caller), err
+}
+
+func (g *Guard) edition() uint64 {
+	if g.htpasswd == nil {
+		return 0
+	}
+	return g.htpasswd.now.Load().edition
+}
+
+// judge verifies a header. until is when what it says ends to hold, zero for
+// never.
+func (g *Guard) judge(header []byte) (c *Caller, until time.Time, err error) {
+	cred, ok := parseCredential(header)
+	if !ok {
+		return nil, until, nil
+	}
+	if c := g.tokenOf(cred.secret); c != nil {
+		return c, until, nil
+	}
+	if g.issuer != nil && cred.isJWT() {
+		return g.issuer.verify(g, cred.secret)
+	}
+	if g.htpasswd == nil || cred.bearer {
+		return nil, until, nil
+	}
+	wait := time.NewTimer(slotTimeout)
+	defer wait.Stop()
+	select {
+	case g.slots <- struct{}{}:
+		defer func() { <-g.slots }()
+	case <-wait.C:
+		return nil, until, errBusy
+	}
+	if g.htpasswd.now.Load().verify(cred.user, cred.secret) {
+		return g.proven(cred.user), until, nil
+	}
+	return nil, until, nil
+}

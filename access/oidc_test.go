@@ -1,0 +1,170 @@
+package access
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc/oidctest"
+
+	"github.com/entrepot-dev/entrepot/oci"
+)
+
+// testIssuer is an issuer on the loopback that counts what it is asked.
+type testIssuer struct {
+	*httptest.Server
+	key   *rsa.PrivateKey
+	asked atomic.Int64
+}
+
+func newTestIssuer(t testing.TB) *testIssuer {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := &testIssuer{key: key}
+	keys := &oidctest.Server{PublicKeys: []oidctest.PublicKey{{PublicKey: crypto.PublicKey(key.Public()), KeyID: "k1", Algorithm: "RS256"}}}
+	i.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		i.asked.Add(1)
+		keys.ServeHTTP(w, r)
+	}))
+	t.Cleanup(i.Close)
+	keys.SetIssuer(i.URL)
+	return i
+}
+
+func (i *testIssuer) claims(audience string, life time.Duration, more string) string {
+	return fmt.Sprintf(`{"iss":%q,"aud":%q,"sub":"user-7","exp":%d%s}`, i.URL, audience, time.Now().Add(life).Unix(), more)
+}
+
+func (i *testIssuer) token(claims string) string {
+	return oidctest.SignIDToken(i.key, "k1", "RS256", claims)
+}
+
+func TestTokensOfTheIssuerAreVerified(t *testing.T) {
+	i := newTestIssuer(t)
+	other := newTestIssuer(t)
+	g := newGuard(t, Options{
+		OIDC:   &OIDC{Issuer: i.URL, Audience: "entrepot"},
+		Groups: []Group{{Name: "builders", Members: []string{"user-7"}}},
+	})
+	if n := i.asked.Load(); n != 0 {
+		t.Errorf("the issuer was asked %d times before any token came", n)
+	}
+	good := i.token(i.claims("entrepot", time.Hour, `,"groups":["dev","ops"]`))
+	for name, c := range map[string]struct {
+		header []byte
+		groups []string // nil where it is refused
+	}{
+		"as a bearer token":      {[]byte("Bearer " + good), []string{"dev", "ops", "builders"}},
+		"as a password":          {basic("oidc", good), []string{"dev", "ops", "builders"}},
+		"one group, not in list": {[]byte("Bearer " + i.token(i.claims("entrepot", time.Hour, `,"groups":"dev"`))), []string{"dev", "builders"}},
+		"no groups":              {[]byte("Bearer " + i.token(i.claims("entrepot", time.Hour, ""))), []string{"builders"}},
+		"for another service":    {[]byte("Bearer " + i.token(i.claims("elsewhere", time.Hour, ""))), nil},
+		"that has ended":         {[]byte("Bearer " + i.token(i.claims("entrepot", -time.Minute, ""))), nil},
+		"of another issuer":      {[]byte("Bearer " + other.token(other.claims("entrepot", time.Hour, ""))), nil},
+		"signed by another":      {[]byte("Bearer " + other.token(i.claims("entrepot", time.Hour, ""))), nil},
+		"not signed":             {[]byte("Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0."), nil},
+		"garbage":                {[]byte("Bearer ey.ey.ey"), nil},
+	} {
+		who, _, err := g.Identify(Question{Authorization: c.header})
+		var e *oci.Error
+		switch {
+		case c.groups == nil && (!errors.As(err, &e) || e.Code != oci.CodeUnauthorized):
+			t.Errorf("%s: want UNAUTHORIZED, got %v, %v", name, who, err)
+		case c.groups != nil && (err != nil || who.Name != "user-7" || !slices.Equal(who.Groups, c.groups)):
+			t.Errorf("%s: want user-7 of %v, got %+v, %v", name, c.groups, who, err)
+		}
+	}
+	// Forged tokens with all kinds of keys do not make us ask more.
+	asked := i.asked.Load()
+	for n := range 50 {
+		forged := oidctest.SignIDToken(other.key, fmt.Sprint("key-", n), "RS256", i.claims("entrepot", time.Hour, ""))
+		if _, _, err := g.Identify(Question{Authorization: []byte("Bearer " + forged)}); err == nil {
+			t.Fatal("a forged token is taken")
+		}
+	}
+	if n := i.asked.Load(); n > asked+1 || n > 3 {
+		t.Errorf("the issuer was asked %d times, and then %d", asked, n)
+	}
+	// Who was known stays so without the issuer, and new ones too: it is asked for
+	// its keys once.
+	i.Close()
+	for _, token := range []string{good, i.token(i.claims("entrepot", 2*time.Hour, ""))} {
+		if _, _, err := g.Identify(Question{Authorization: []byte("Bearer " + token)}); err != nil {
+			t.Errorf("with the issuer gone: %v", err)
+		}
+	}
+}
+
+func TestVerdictEndsWithItsToken(t *testing.T) {
+	i := newTestIssuer(t)
+	g := newGuard(t, Options{OIDC: &OIDC{Issuer: i.URL, Audience: "entrepot"}})
+	header := []byte("Bearer " + i.token(i.claims("entrepot", time.Minute, "")))
+	if _, _, err := g.Identify(Question{Authorization: header}); err != nil {
+		t.Fatal(err)
+	}
+	key := g.verdicts.keyOf('a', header)
+	if _, known := g.verdicts.get(key, time.Now().Add(50*time.Second), 0); !known {
+		t.Error("the verdict is not kept")
+	}
+	if _, known := g.verdicts.get(key, time.Now().Add(61*time.Second), 0); known {
+		t.Error("the verdict outlives the token")
+	}
+}
+
+func TestNameIsTheClaimThatIsConfigured(t *testing.T) {
+	i := newTestIssuer(t)
+	g := newGuard(t, Options{OIDC: &OIDC{Issuer: i.URL, Audience: "entrepot", NameClaim: "email", GroupsClaim: "roles"}})
+	token := i.token(i.claims("entrepot", time.Hour, `,"email":"a@example.com","roles":["r"],"groups":["g"]`))
+	if who, _, err := g.Identify(Question{Authorization: []byte("Bearer " + token)}); err != nil || who.Name != "a@example.com" || !slices.Equal(who.Groups, []string{"r"}) {
+		t.Errorf("want a@example.com of r, got %+v, %v", who, err)
+	}
+	if who, _, err := g.Identify(Question{Authorization: []byte("Bearer " + i.token(i.claims("entrepot", time.Hour, "")))}); err == nil {
+		t.Errorf("a token without the claim is taken for %v", who)
+	}
+}
+
+func TestIssuerThatCanNotBeAskedIsSaidSo(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := "http://" + l.Addr().String()
+	_ = l.Close()
+	i := newTestIssuer(t)
+	var counted atomic.Int64
+	g := newGuard(t, Options{
+		OIDC:     &OIDC{Issuer: gone, Audience: "entrepot"},
+		Networks: []Network{{Name: "office", CIDRs: []string{"10.0.0.0/8"}}},
+		Refused: func(reason string) {
+			if reason == "issuer" {
+				counted.Add(1)
+			}
+		},
+	})
+	header := []byte("Bearer " + i.token(i.claims("entrepot", time.Hour, "")))
+	for range 3 {
+		_, _, err = g.Identify(Question{Peer: outside, Authorization: header})
+		var e *oci.Error
+		if !errors.As(err, &e) || e.Code != oci.CodeUnavailable || e.RetryAfter == 0 {
+			t.Fatalf("want UNAVAILABLE with Retry-After, got %v", err)
+		}
+	}
+	if counted.Load() != 3 {
+		t.Errorf("want 3 counted, got %d", counted.Load())
+	}
+	if who, _, err := g.Identify(Question{Peer: office, Authorization: header}); err != nil || who.Name != "office" {
+		t.Errorf("who is known otherwise needs no issuer: %v, %v", who, err)
+	}
+}

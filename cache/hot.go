@@ -1,0 +1,79 @@
+package cache
+
+import (
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/entrepot-dev/entrepot/oci"
+	"github.com/entrepot-dev/entrepot/rewrite"
+)
+
+// A request for what is hot is answered from memory, without an allocation. Its
+// Target may lie in a buffer that is used again: nothing here keeps any of it.
+// Whoever goes on from here with a copy, see owned.
+
+// readyManifest is a manifest in memory, with the answers that it makes.
+type readyManifest struct {
+	*oci.Manifest
+	whole, described Manifest
+}
+
+func ready(m *oci.Manifest) *readyManifest {
+	r := &readyManifest{Manifest: m}
+	r.whole = Manifest{Digest: m.Digest, MediaType: m.MediaType, Size: int64(len(m.Bytes)), Bytes: m.Bytes}
+	r.described = r.whole
+	r.described.Bytes = nil
+	return r
+}
+
+// hotManifest gives what answers t where memory has all of it, the tag is fresh,
+// and nothing is to be chosen; else nil.
+func (c *Cache) hotManifest(up *upstream, t rewrite.Target, a rewrite.Accept) (*readyManifest, Outcome) {
+	d, out, mediaType := t.Digest, Outcome{Status: Hit}, ""
+	if d == "" {
+		rec, ok := c.memory.tag(t.Upstream, t.Repository, t.Tag)
+		if !ok || rec.Previous != "" {
+			return nil, out
+		}
+		rule := up.rules.rule(t.Repository, t.Tag)
+		age := time.Since(rec.Checked)
+		if !rule.fresh(age) || rewrite.IsIndex(rec.MediaType) && !a.TakesIndex() {
+			return nil, out
+		}
+		d, out, mediaType = rec.Digest, rule.outcome(Hit, age), rec.MediaType
+	}
+	link, ok := c.memory.link(t.Upstream, t.Repository, d)
+	if !ok || !link.Manifest {
+		return nil, out
+	}
+	m, ok := c.memory.ready(d)
+	switch {
+	case !ok, link.MediaType != "" && link.MediaType != m.MediaType:
+		return nil, out
+	case t.Digest == "" && mediaType != m.MediaType:
+		return nil, out
+	}
+	c.uses.note(m.Digest, true)
+	return m, out
+}
+
+// hotBlob gives the blob that t names where it is small and in memory; else nil.
+func (c *Cache) hotBlob(t rewrite.Target) Blob {
+	if _, linked := c.memory.link(t.Upstream, t.Repository, t.Digest); !linked {
+		return nil
+	}
+	b, d := c.memory.smallBlob(t.Digest)
+	if b != nil {
+		c.uses.note(d, false)
+	}
+	return b
+}
+
+// owned copies what of t may lie in somebody's buffer.
+func owned(t rewrite.Target) rewrite.Target {
+	t.Upstream, t.Repository, t.Tag = strings.Clone(t.Upstream), strings.Clone(t.Repository), strings.Clone(t.Tag)
+	t.Digest = digest.Digest(strings.Clone(string(t.Digest)))
+	return t
+}

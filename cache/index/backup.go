@@ -1,0 +1,313 @@
+package index
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// The backup is a file beside the index that holds what no look at the tree can
+// tell: the tags, the links, and the records of what is pinned. The records of
+// other content and the lists are not in it; they are made or asked for again.
+//
+// It is written aside and renamed: a first line, and packed by gzip, which has a
+// checksum, entries of a byte for the bucket, key and value with their lengths,
+// and at the end a zero byte and the number of the entries.
+
+const (
+	// backupEvery is how old what the backup lacks may be.
+	backupEvery = 10 * time.Minute
+	// backupShare bounds the time that backups take: one in so many.
+	backupShare = 50
+	// backupChunk is how many entries are read or written in one transaction,
+	// so that no writer waits long for its turn.
+	backupChunk = 2000
+	// maxEntry bounds a key or value that is read back: it comes from a disk.
+	maxEntry    = 1 << 20
+	backupMagic = "entrepot index backup 1\n"
+)
+
+// backedUp are the buckets that are in the backup, by their byte.
+var backedUp = map[byte][]byte{'t': tagsBucket, 'l': linksBucket, 'p': blobsBucket}
+
+var backupOrder = []byte{'t', 'l', 'p'}
+
+// wholeKey is set in an index that holds what its backup held.
+var wholeKey = []byte("whole")
+
+// Whole tells whether all is here that the backup held: not in an index that has
+// been begun anew, until Restore has run to its end.
+func (ix *Index) Whole() bool { return ix.whole.Load() }
+
+func backupPath(index string) string { return strings.TrimSuffix(index, ".db") + ".backup" }
+
+// Restore brings back from the backup what is not known otherwise by now, and
+// gives how many entries that were. It is for an index that is not Whole, which
+// is used meanwhile. A backup that is not there is no error; of one that is
+// damaged all is brought back that stands before the damage.
+func (ix *Index) Restore() (restored int, err error) {
+	f, err := os.Open(ix.backup)
+	if err == nil {
+		defer f.Close()
+		restored, err = ix.restore(f)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
+		err = fmt.Errorf("restore the index from %s: %w", ix.backup, err)
+	}
+	done := ix.update(func(tx *bbolt.Tx) error { return tx.Bucket(metaBucket).Put(wholeKey, []byte{1}) })
+	if done == nil {
+		ix.whole.Store(true)
+		ix.backupSoon()
+	}
+	return restored, errors.Join(err, done)
+}
+
+type entry struct {
+	bucket     byte
+	key, value []byte
+}
+
+var errBackup = errors.New("the backup is damaged")
+
+func (ix *Index) restore(f io.Reader) (restored int, err error) {
+	r := bufio.NewReader(f)
+	magic := make([]byte, len(backupMagic))
+	if _, err := io.ReadFull(r, magic); err != nil || string(magic) != backupMagic {
+		return 0, errBackup
+	}
+	gz, err := gzip.NewReader(r)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", errBackup, err)
+	}
+	in := bufio.NewReader(gz)
+	var chunk []entry
+	flush := func() error {
+		n, err := ix.putMissing(chunk)
+		restored += n
+		chunk = chunk[:0]
+		return err
+	}
+	for read := uint64(0); ; read++ {
+		e, end, err := readEntry(in)
+		switch {
+		case err != nil:
+			return restored, errors.Join(flush(), fmt.Errorf("%w after %d entries: %w", errBackup, read, err))
+		case end:
+			n, err := binary.ReadUvarint(in)
+			if err == nil {
+				_, err = io.Copy(io.Discard, in) // to the checksum
+			}
+			if err != nil || n != read {
+				return restored, errors.Join(flush(), fmt.Errorf("%w: it ends after %d entries", errBackup, read))
+			}
+			return restored, flush()
+		}
+		if chunk = append(chunk, e); len(chunk) == backupChunk {
+			if err := flush(); err != nil {
+				return restored, err
+			}
+		}
+	}
+}
+
+// readEntry reads one entry, or the zero byte that ends them.
+func readEntry(in *bufio.Reader) (e entry, end bool, err error) {
+	if e.bucket, err = in.ReadByte(); err != nil {
+		return e, false, err
+	}
+	if e.bucket == 0 {
+		return e, true, nil
+	}
+	if backedUp[e.bucket] == nil {
+		return e, false, fmt.Errorf("no kind of entry: %q", e.bucket)
+	}
+	for _, b := range []*[]byte{&e.key, &e.value} {
+		n, err := binary.ReadUvarint(in)
+		if err != nil {
+			return e, false, err
+		}
+		if n > maxEntry {
+			return e, false, fmt.Errorf("an entry of %d bytes", n)
+		}
+		*b = make([]byte, n)
+		if _, err := io.ReadFull(in, *b); err != nil {
+			return e, false, err
+		}
+	}
+	return e, false, nil
+}
+
+// putMissing puts what is not there.
+func (ix *Index) putMissing(list []entry) (put int, err error) {
+	if len(list) == 0 {
+		return 0, nil
+	}
+	err = ix.update(func(tx *bbolt.Tx) error {
+		put = 0
+		for _, e := range list {
+			bucket := tx.Bucket(backedUp[e.bucket])
+			if len(e.key) == 0 || bucket.Get(e.key) != nil {
+				continue
+			}
+			var err error
+			if e.bucket == 'p' {
+				b, ok := decodeBlob(e.value)
+				if !ok {
+					continue
+				}
+				err = ix.setBlob(tx, e.key, &b)
+			} else {
+				err = bucket.Put(e.key, e.value)
+			}
+			if err != nil {
+				return err
+			}
+			put++
+		}
+		return nil
+	})
+	return put, err
+}
+
+// backupSoon has the backup written some time.
+func (ix *Index) backupSoon() {
+	select {
+	case ix.changed <- struct{}{}:
+	default: // it will be written anyway
+	}
+}
+
+// backupLoop writes the backup when it is not what the index is. Close waits for
+// it.
+func (ix *Index) backupLoop() {
+	pause := time.Duration(backupEvery)
+	for {
+		select {
+		case <-ix.changed:
+		case <-ix.stop:
+			return
+		}
+		select {
+		case <-time.After(pause):
+			begun := time.Now()
+			if err := ix.writeBackup(); err != nil {
+				ix.backupSoon() // and try again
+			}
+			pause = max(backupEvery, backupShare*time.Since(begun))
+		case <-ix.stop:
+			ix.backupSoon() // for Close
+			return
+		}
+	}
+}
+
+// writeBackup writes the backup as of now, all or nothing. What changes while it
+// is written may or may not be in it.
+func (ix *Index) writeBackup() error {
+	if !ix.Whole() {
+		return nil // there is more in the backup that is there
+	}
+	f, err := os.CreateTemp(filepath.Dir(ix.backup), filepath.Base(ix.backup)+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // fails, as it should, once it has its name
+	defer f.Close()
+	out := bufio.NewWriterSize(f, 1<<20)
+	if _, err := out.WriteString(backupMagic); err != nil {
+		return err
+	}
+	gz, err := gzip.NewWriterLevel(out, gzip.BestSpeed)
+	if err != nil {
+		return err
+	}
+	if err := ix.writeEntries(gz); err != nil {
+		return err
+	}
+	if err := errors.Join(gz.Close(), out.Flush(), f.Sync()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), ix.backup); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(ix.backup))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}
+
+func (ix *Index) writeEntries(w io.Writer) error {
+	var n uint64
+	var buf []byte
+	for _, kind := range backupOrder {
+		err := ix.chunks(backedUp[kind], backupChunk, func(key, value []byte) bool {
+			if kind == 'p' {
+				if b, ok := decodeBlob(value); !ok || !b.Pinned {
+					return true
+				}
+			}
+			n++
+			buf = append(buf, kind)
+			buf = append(binary.AppendUvarint(buf, uint64(len(key))), key...)
+			buf = append(binary.AppendUvarint(buf, uint64(len(value))), value...)
+			return true
+		}, func() error {
+			_, err := w.Write(buf)
+			buf = buf[:0]
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	_, err := w.Write(binary.AppendUvarint([]byte{0}, n))
+	return err
+}
+
+// chunks calls fn for the entries of a bucket in order, until it gives false,
+// and between after each n at most, while no transaction runs: one that runs
+// long keeps writers waiting.
+func (ix *Index) chunks(bucket []byte, n int, fn func(key, value []byte) bool, between func() error) error {
+	var next []byte
+	for more := true; more; {
+		err := ix.view(func(tx *bbolt.Tx) error {
+			c := tx.Bucket(bucket).Cursor()
+			key, value := c.Seek(next)
+			for i := 0; key != nil && i < n; i++ {
+				if !fn(key, value) {
+					more = false
+					return nil
+				}
+				key, value = c.Next()
+			}
+			more = key != nil
+			next = bytes.Clone(key)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if between != nil {
+			if err := between(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,175 @@
+package cache
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/entrepot-dev/entrepot/cache/index"
+	"github.com/entrepot-dev/entrepot/cache/store"
+)
+
+func TestLostIndexIsMadeAgainAndServedFromMeanwhile(t *testing.T) {
+	for name, lose := range map[string]func(path string) error{
+		"missing": os.Remove,
+		"damaged": func(path string) error { return os.WriteFile(path, []byte("this is no index"), 0o600) },
+		"cut short": func(path string) error {
+			st, err := os.Stat(path)
+			if err != nil {
+				return err
+			}
+			return os.Truncate(path, st.Size()/2)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				hub := newRegistry()
+				o := Options{Dir: t.TempDir(), MemoryBytes: mib, MaxSize: Room{Bytes: 1 << 40}, ReverifyAfter: time.Hour}
+				c := open(t, o, map[string]*registry{"docker.io": hub})
+				layers := several(3, mib)
+				image := hub.addImage("library/app", layers...)
+				hub.tag("library/app", "1", image)
+				wantManifest(t, c, tagged("library/app", "1"), image, Miss)
+				for _, l := range layers {
+					wantBlob(t, c, digested("library/app", digest.FromBytes(l)), l, Miss)
+				}
+				settle()
+				blobs, size := c.index.Totals()
+				if err := c.Close(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if err := lose(filepath.Join(o.Dir, "index.db")); err != nil {
+					t.Fatal(err)
+				}
+
+				c = open(t, o, map[string]*registry{"docker.io": hub})
+				// Whatever is known by now, it is answered.
+				if got, _, err := readBlob(t, c, digested("library/app", digest.FromBytes(layers[0]))); err != nil || len(got) != mib {
+					t.Errorf("%d bytes, %v", len(got), err)
+				}
+				<-c.reconciled
+				before := hub.count()
+				hub.set(errDown, 0)
+				wantManifest(t, c, tagged("library/app", "1"), image, Hit)
+				for _, l := range layers {
+					d := digest.FromBytes(l)
+					wantBlob(t, c, digested("library/app", d), l, Hit)
+				}
+				if after := hub.count(); !maps.Equal(before, after) {
+					t.Errorf("the upstream was asked: %v, %v before", after, before)
+				}
+				if b, n := c.index.Totals(); b != blobs || n != size {
+					t.Errorf("%d blobs of %d bytes are counted, want %d of %d", b, n, blobs, size)
+				}
+				wantTotals(t, c)
+			})
+		})
+	}
+}
+
+func TestStartMakesTheIndexAgreeWithTheTree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := newRegistry()
+		o := Options{Dir: t.TempDir(), MaxSize: Room{Bytes: 1 << 40}}
+		c := open(t, o, map[string]*registry{"docker.io": hub})
+		layers := several(6, mib/4)
+		pullLayers(t, c, hub, layers)
+		if err := c.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		// Somebody has taken one out, put another one in, and put in one whose
+		// bytes are not the digest's, and what is no content.
+		file := func(d digest.Digest) string {
+			path := filepath.Join(o.Dir, "blobs", "sha256", d.Encoded()[:2], d.Encoded())
+			if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			return path
+		}
+		gone, put, wrong := digest.FromBytes(layers[0]), content(77, mib), digest.FromString("something else")
+		hub.addBlob("library/app", put)
+		for _, err := range []error{
+			os.Remove(file(gone)),
+			os.WriteFile(file(digest.FromBytes(put)), put, 0o600),
+			os.WriteFile(file(wrong), content(78, mib), 0o600),
+			os.WriteFile(filepath.Join(o.Dir, "blobs", "sha256", "README"), nil, 0o600),
+			os.WriteFile(file(wrong)+"x", nil, 0o600),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		c = open(t, o, map[string]*registry{"docker.io": hub})
+		<-c.reconciled
+		wantTotals(t, c)
+		if _, ok := c.index.Blob(gone); ok {
+			t.Error("what is gone has a record")
+		}
+		for _, d := range []digest.Digest{digest.FromBytes(put), wrong} {
+			if b, ok := c.index.Blob(d); !ok || !b.Verified.IsZero() || b.Stamp.Size != mib || b.Uses != 1 {
+				t.Errorf("%s: %+v, %v; want a record that says that it is not verified", d, b, ok)
+			}
+		}
+		if b, ok := c.index.Blob(digest.FromBytes(layers[1])); !ok || b.Verified.IsZero() {
+			t.Errorf("what was there has %+v, %v", b, ok)
+		}
+		// What was taken out is fetched again.
+		wantBlob(t, c, digested("library/app", gone), layers[0], Miss)
+		settle()
+		wantTotals(t, c)
+	})
+}
+
+// TestRecordsAndTreeAgreeHoweverTheyComeAndGo has content come and go while the
+// index is being mended.
+func TestRecordsAndTreeAgreeHoweverTheyComeAndGo(t *testing.T) {
+	hub := newRegistry()
+	c := open(t, Options{MaxSize: Room{Bytes: 1 << 40}}, map[string]*registry{"docker.io": hub})
+	<-c.reconciled
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			for prefix := range 256 {
+				stored, err := c.store.List(digest.SHA256, byte(prefix))
+				if err == nil && len(stored) > 0 {
+					_, _, err = c.index.Mend(digest.SHA256, byte(prefix), stored, c.found)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}()
+	e := newEvictor(c, Room{}, Room{})
+	for i := range 150 {
+		l := content(uint64(i%5+1), 80<<10)
+		hub.addBlob("library/app", l)
+		if got, _, err := readBlob(t, c, digested("library/app", digest.FromBytes(l))); err != nil || len(got) != len(l) {
+			t.Fatalf("%d bytes, %v", len(got), err)
+		}
+		e.dropBatch(&evicted{}, []digest.Digest{digest.FromBytes(content(uint64(i*3%5+1), 80<<10))})
+	}
+	close(stop)
+	<-stopped
+	for len(c.runningFills()) > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	wantTotals(t, c)
+	c.index.Blobs(func(d digest.Digest, b index.Blob) bool {
+		if stamp, err := c.store.Stamp(d); err != nil || stamp != b.Stamp && b.Stamp != (store.Stamp{}) {
+			t.Errorf("%s: the record has %+v, the file %+v, %v", d, b.Stamp, stamp, err)
+		}
+		return true
+	})
+}

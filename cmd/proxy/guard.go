@@ -1,0 +1,175 @@
+package main
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"github.com/entrepot-dev/entrepot/access"
+	"github.com/entrepot-dev/entrepot/configs"
+	"github.com/entrepot-dev/entrepot/metrics"
+)
+
+// newGuard makes what says who may pull what.
+func newGuard(cfg *configs.Config, log *zap.Logger, m *metrics.Metrics) (*access.Guard, error) {
+	o := access.Options{
+		Anonymous:      access.Policy(cfg.Auth.Anonymous),
+		Htpasswd:       cfg.Auth.Htpasswd,
+		Tokens:         tokens(cfg.Auth.Tokens),
+		TrustedProxies: cfg.Auth.TrustedProxies,
+		Certificates:   cfg.TLS.ClientCA != "",
+		Log:            log,
+	}
+	refused := map[string]func(){}
+	for _, reason := range access.Reasons {
+		refused[reason] = m.Denied.WithLabelValues(reason).Inc
+	}
+	o.Refused = func(reason string) { refused[reason]() }
+	for _, n := range cfg.Auth.Networks {
+		o.Networks = append(o.Networks, access.Network{Name: n.Name, CIDRs: n.CIDRs})
+	}
+	for _, g := range cfg.Auth.Groups {
+		o.Groups = append(o.Groups, access.Group{Name: g.Name, Members: g.Members})
+	}
+	if c := cfg.Auth.OIDC; c.Issuer != "" {
+		o.OIDC = &access.OIDC{Issuer: c.Issuer, Audience: c.Audience, NameClaim: c.NameClaim, GroupsClaim: c.GroupsClaim, CA: c.CA}
+	}
+	for _, r := range cfg.Access {
+		o.Rules = append(o.Rules, access.Rule{
+			Name: r.Name, Who: r.Who, Upstreams: r.Upstreams, Repositories: r.Repositories, Allow: r.Action == "allow",
+		})
+	}
+	g, err := access.New(o)
+	if err != nil {
+		return nil, fmt.Errorf("auth: %w", err)
+	}
+	return g, nil
+}
+
+// newAdminGuard makes what says who may use the admin listener; nil is everybody
+// who reaches it.
+func newAdminGuard(a configs.Admin, log *zap.Logger) (*access.Guard, error) {
+	if why := a.Exposed(); why != "" {
+		return nil, errors.New("admin.listen: " + why)
+	}
+	if !a.IsGuarded() {
+		return nil, nil
+	}
+	o := access.Options{
+		Htpasswd: a.Auth.Htpasswd, Tokens: tokens(a.Auth.Tokens), Certificates: a.TLS.ClientCA != "",
+		Realm: "Entrepot operators", Log: log,
+	}
+	if a.Auth.TokenFile != "" {
+		token, err := readToken(a.Auth.TokenFile)
+		if err != nil {
+			return nil, err
+		}
+		sum := sha256.Sum256([]byte(token))
+		o.Tokens = append(o.Tokens, access.Token{Name: "operator", SHA256: hex.EncodeToString(sum[:])})
+	}
+	g, err := access.New(o)
+	if err != nil {
+		return nil, fmt.Errorf("admin.auth: %w", err)
+	}
+	return g, nil
+}
+
+// operators makes the admin listener's guard and TLS; each is nil where there is
+// none.
+func operators(a configs.Admin, log *zap.Logger) (*access.Guard, *tls.Config, error) {
+	secure, err := listenerTLS("admin.tls", a.TLS, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	g, err := newAdminGuard(a, log)
+	return g, secure, err
+}
+
+// warnOpen says that strangers can pull here, where they can.
+func warnOpen(cfg *configs.Config, anonymous bool, at net.Addr, log *zap.Logger) {
+	if !anonymous {
+		return
+	}
+	public := publicAddresses(at)
+	if len(public) == 0 {
+		return
+	}
+	warning := "anybody on the internet who reaches this machine can pull through this cache, with its credentials for upstreams and from what it keeps: " +
+		"set auth (htpasswd, tokens, oidc, networks) or tls.client_ca, or listen on a private address"
+	if cfg.Auth.Anonymous == string(access.AllowAnonymous) {
+		warning += "; if the network in front keeps strangers out, this is what auth.anonymous: allow has asked for"
+	}
+	log.Warn(warning, zap.Strings("public_addresses", public))
+}
+
+// publicAddresses gives those of a listener that are neither loopback nor private.
+func publicAddresses(at net.Addr) []string {
+	tcp, ok := at.(*net.TCPAddr)
+	if !ok {
+		return nil
+	}
+	listening := []net.Addr{&net.IPNet{IP: tcp.IP}}
+	if tcp.IP.IsUnspecified() {
+		var err error
+		if listening, err = net.InterfaceAddrs(); err != nil {
+			return nil // not known, and no reason to stop
+		}
+	}
+	var public []string
+	for _, a := range listening {
+		if n, ok := a.(*net.IPNet); ok && isPublic(n.IP) {
+			public = append(public, n.IP.String())
+		}
+	}
+	return public
+}
+
+// shared is for carriers' networks (RFC 6598), and not reached from the internet.
+var shared = netip.MustParsePrefix("100.64.0.0/10")
+
+func isPublic(ip net.IP) bool {
+	a, ok := netip.AddrFromSlice(ip)
+	a = a.Unmap()
+	return ok && a.IsGlobalUnicast() && !a.IsPrivate() && !shared.Contains(a)
+}
+
+// readToken reads the token that the program's commands show to its own listener.
+func readToken(path string) (string, error) {
+	b, err := os.ReadFile(path) // #nosec G304 -- the operator names the file
+	if err != nil {
+		return "", fmt.Errorf("admin.auth.token_file: %w", err)
+	}
+	token := strings.TrimSpace(string(b))
+	if len(token) < 16 {
+		return "", fmt.Errorf("admin.auth.token_file: %s holds %d characters; a token that can not be guessed has 16 at least", path, len(token))
+	}
+	return token, nil
+}
+
+func tokens(list []configs.Token) []access.Token {
+	var made []access.Token
+	for _, t := range list {
+		made = append(made, access.Token{Name: t.Name, SHA256: t.SHA256})
+	}
+	return made
+}
+
+// listenerTLS reads the certificate that clients are shown; nil is plain http.
+func listenerTLS(key string, c configs.ServerTLS, log *zap.Logger) (*tls.Config, error) {
+	if c.Cert == "" {
+		return nil, nil
+	}
+	secure, err := access.TLS(access.TLSFiles{Cert: c.Cert, Key: c.Key, ClientCA: c.ClientCA}, log)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w; set %s.cert and %s.key to PEM files that belong together", key, err, key, key)
+	}
+	return secure, nil
+}

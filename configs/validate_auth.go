@@ -1,0 +1,163 @@
+package configs
+
+import (
+	"encoding/hex"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+)
+
+// anonymous is what rules call clients that are known by nothing.
+const anonymous = "anonymous"
+
+// checkAuth reports ways to be known that can not be meant.
+func (l *loader) checkAuth(a Auth) {
+	l.checkWord("auth.anonymous", a.Anonymous, "auto", "allow", "deny")
+	l.checkTokens("auth.tokens", a.Tokens)
+	for i, n := range a.Networks {
+		key := fmt.Sprintf("auth.networks[%d]", i)
+		l.checkName(key+".name", n.Name)
+		if len(n.CIDRs) == 0 {
+			l.reportKey(key+".cidrs", "want at least one range of addresses, such as 10.0.0.0/8")
+		}
+		l.checkRanges(key+".cidrs", n.CIDRs)
+	}
+	l.checkRanges("auth.trusted_proxies", a.TrustedProxies)
+	for i, g := range a.Groups {
+		key := fmt.Sprintf("auth.groups[%d]", i)
+		l.checkName(key+".name", g.Name)
+		if len(g.Members) == 0 {
+			l.reportKey(key+".members", "want at least one name")
+		}
+	}
+	l.checkIssuer("auth.oidc", a.OIDC)
+}
+
+func (l *loader) checkTokens(key string, tokens []Token) {
+	for i, t := range tokens {
+		k := fmt.Sprintf("%s[%d]", key, i)
+		l.checkName(k+".name", t.Name)
+		if sum, err := hex.DecodeString(t.SHA256); err != nil || len(sum) != 32 {
+			// What stands there may be the token itself.
+			l.reportKey(k+".sha256", "want the SHA-256 of the token, 64 hex digits; printf %%s TOKEN | sha256sum prints it")
+		}
+	}
+}
+
+// checkName reports what can be no client's name, or is another word of rules.
+func (l *loader) checkName(key, name string) {
+	if name == "" || name == anonymous || name == "*" || strings.HasPrefix(name, "group:") || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		l.reportKey(key, "%q is no name; write one such as ci, and neither anonymous nor * nor group:…", name)
+	}
+}
+
+func (l *loader) checkRanges(key string, list []string) {
+	for i, text := range list {
+		if !isRange(text) {
+			l.reportKey(fmt.Sprintf("%s[%d]", key, i), "%q is no range of addresses; write 10.0.0.0/8, 2001:db8::/32 or one address", text)
+		}
+	}
+}
+
+func isRange(text string) bool {
+	if p, err := netip.ParsePrefix(text); err == nil {
+		return !p.Addr().Is4In6()
+	}
+	a, err := netip.ParseAddr(text)
+	return err == nil && a.Zone() == ""
+}
+
+func (l *loader) checkIssuer(key string, o OIDC) {
+	if o.Issuer == "" {
+		if o != (OIDC{}) {
+			l.reportKey(key, "has no issuer")
+		}
+		return
+	}
+	l.checkURL(key+".issuer", o.Issuer)
+	if u, err := url.Parse(o.Issuer); err == nil && u.Scheme == "http" && !isLoopback(u.Hostname()) {
+		l.reportKey(key+".issuer", "want https: who is on the path could make tokens")
+	}
+	if o.Audience == "" {
+		l.reportKey(key+".audience", "want the audience that tokens for this cache have: without it a token for any other service would do")
+	}
+}
+
+// checkRules reports rules that can not be meant.
+func (l *loader) checkRules(rules []AccessRule) {
+	for i, r := range rules {
+		key := fmt.Sprintf("access[%d]", i)
+		l.checkWord(key+".action", r.Action, "allow", "deny")
+		for _, list := range []struct {
+			key   string
+			words []string
+		}{{"who", r.Who}, {"upstreams", r.Upstreams}, {"repositories", r.Repositories}} {
+			for j, word := range list.words {
+				if word == "" || word == "group:" {
+					l.reportKey(fmt.Sprintf("%s.%s[%d]", key, list.key, j), "%q matches nothing", word)
+				}
+			}
+		}
+		for j, who := range r.Who {
+			if _, _, masked := strings.Cut(who, "/"); masked && !isRange(who) && isAddressLike(who) {
+				l.reportKey(fmt.Sprintf("%s.who[%d]", key, j), "%q is no range of addresses; write 10.0.0.0/8, 2001:db8::/32 or one address", who)
+			}
+		}
+		for j, u := range r.Upstreams {
+			if !strings.ContainsAny(u, "*?") && u != "" && l.cfg.Upstreams[u] == nil {
+				l.reportKey(fmt.Sprintf("%s.upstreams[%d]", key, j), "%q is not among the upstreams; %s", u, didYouMean(u, names(l.cfg.Upstreams)))
+			}
+		}
+	}
+}
+
+func isAddressLike(who string) bool {
+	address, _, _ := strings.Cut(who, "/")
+	_, err := netip.ParseAddr(address)
+	return err == nil
+}
+
+// checkServerTLS reports half a certificate, and clients' certificates without
+// TLS.
+func (l *loader) checkServerTLS(key string, t ServerTLS) {
+	l.checkPair(key, t.Cert, t.Key)
+	if t.ClientCA != "" && t.Cert == "" {
+		l.reportKey(key+".client_ca", "clients can show a certificate over https only; set cert and key too")
+	}
+}
+
+// checkAdmin reports an admin listener that everybody could use.
+func (l *loader) checkAdmin(a Admin) {
+	l.checkTokens("admin.auth.tokens", a.Auth.Tokens)
+	l.checkServerTLS("admin.tls", a.TLS)
+	if l.placeOf("admin.listen").line == lineFlag {
+		// Commands that ask it have the flag, too. Serving asks Exposed.
+		return
+	}
+	if why := a.Exposed(); why != "" {
+		l.reportKey("admin.listen", "%s", why)
+	}
+}
+
+// Exposed says why the listener must not be opened: other machines reach it, and
+// nothing guards it. Empty is that it may.
+func (a Admin) Exposed() string {
+	host, _, err := net.SplitHostPort(a.Listen)
+	if a.Listen == AdminOff || err != nil || isLoopback(host) || a.IsGuarded() {
+		return ""
+	}
+	return fmt.Sprintf("%q is reached from other machines, and shows profiles and what is cached to whoever asks; "+
+		"set admin.auth (token_file, tokens or htpasswd) or admin.tls.client_ca, or listen on 127.0.0.1", a.Listen)
+}
+
+// IsGuarded tells whether operators have to say who they are.
+func (a Admin) IsGuarded() bool {
+	return a.Auth.Htpasswd != "" || len(a.Auth.Tokens) > 0 || a.Auth.TokenFile != "" || a.TLS.ClientCA != ""
+}
+
+func isLoopback(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && a.Unmap().IsLoopback()
+}

@@ -1,0 +1,159 @@
+package server
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/entrepot-dev/entrepot/rewrite"
+)
+
+// conn is a client's connection. It leaves by the door it came in by, and knows
+// what it is doing, so that Shutdown cuts off nobody who is being answered and
+// waits for nobody who is not.
+type conn struct {
+	net.Conn
+	server *Server
+	from   netip.Addr
+	phase  atomic.Int32
+	closed atomic.Bool
+
+	read, write deadline
+	// readBy is for the next Read, where it is pending. Both are for the
+	// goroutine that reads.
+	readBy  time.Time
+	pending bool
+
+	// socket is set where the client speaks plain TCP.
+	socket *socket
+
+	// said is the last Accept header that was read, and accept what it means;
+	// they are for the goroutine that answers.
+	said   []byte
+	accept rewrite.Accept
+	// peer is the client's certificate, once it was asked for; for the same.
+	peer  *x509.Certificate
+	asked bool
+	// pulledBy is the address that has pulled by this connection last; for the
+	// goroutine that answers.
+	pulledBy netip.Addr
+	// greeted is set once the first bytes are known to be TLS; for the goroutine
+	// that reads.
+	greeted bool
+}
+
+// What a conn does. A request makes it go from reading to answering to idle.
+const (
+	fresh     int32 = iota // it has sent nothing yet
+	reading                // a request's header is coming
+	answering              // the header was there
+	idle                   // between two requests
+	ended                  // closed while it was fresh
+)
+
+// lastHeader is how long a request that had begun when the server was told to
+// stop may take to be complete.
+const lastHeader = time.Second
+
+// own gives the conn that is, or is below, what fasthttp holds.
+func own(c net.Conn) *conn {
+	switch c := c.(type) {
+	case *conn:
+		return c
+	case *tls.Conn:
+		if c, ok := c.NetConn().(*conn); ok {
+			return c
+		}
+	}
+	return nil
+}
+
+func (c *conn) enter(phase int32) {
+	if c != nil {
+		c.phase.Store(phase)
+	}
+}
+
+// ReadFrom is sendfile's way in.
+func (c *conn) ReadFrom(r io.Reader) (int64, error) {
+	if dst, ok := c.Conn.(io.ReaderFrom); ok {
+		return dst.ReadFrom(r)
+	}
+	return io.Copy(writerOnly{c.Conn}, r)
+}
+
+func (c *conn) Close() error {
+	if !c.closed.Swap(true) {
+		c.server.door.leave(c.from)
+	}
+	return c.Conn.Close()
+}
+
+// SetReadDeadline notes a deadline for the next Read. It is set there, if then:
+// most requests come in one piece, and need none of their own.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	c.readBy, c.pending = t, true
+	return nil
+}
+
+func (c *conn) Read(b []byte) (int, error) {
+	if c.pending {
+		c.pending = false
+		if err := c.setReadDeadline(c.readBy); err != nil {
+			return 0, err
+		}
+	}
+	n, err := c.Conn.Read(b)
+	if !c.greeted && n > 0 && c.server.tls != nil {
+		if plain := c.checkScheme(b[:n]); plain != nil {
+			return 0, plain
+		}
+	}
+	return n, err
+}
+
+// setReadDeadline gives who is still sending a request little time once the
+// server was told to stop.
+func (c *conn) setReadDeadline(t time.Time) error {
+	if !c.read.serves(t) {
+		if err := c.Conn.SetReadDeadline(t); err != nil {
+			return err
+		}
+	}
+	if c.server.draining.Err() != nil {
+		if last := time.Now().Add(lastHeader); t.IsZero() || t.After(last) {
+			return c.Conn.SetReadDeadline(last)
+		}
+	}
+	return nil
+}
+
+// SetWriteDeadline may be called by another goroutine than that which writes.
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	if c.write.serves(t) {
+		return nil
+	}
+	return c.Conn.SetWriteDeadline(t)
+}
+
+// SetDeadline is SetReadDeadline and SetWriteDeadline.
+func (c *conn) SetDeadline(t time.Time) error {
+	_ = c.SetReadDeadline(t) // gives none
+	return c.SetWriteDeadline(t)
+}
+
+// drain ends a connection that is not being answered, at once or soon.
+// fasthttp closes those that are idle by itself.
+func (c *conn) drain() {
+	switch {
+	case c == nil:
+	case c.phase.CompareAndSwap(fresh, ended):
+		_ = c.Close()
+	case c.phase.Load() == reading:
+		_ = c.Conn.SetReadDeadline(time.Now().Add(lastHeader))
+	}
+}

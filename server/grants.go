@@ -1,0 +1,142 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/entrepot-dev/entrepot/oci"
+	"github.com/entrepot-dev/entrepot/rewrite"
+)
+
+// Grants says who may have what of upstreams at which each client pulls with
+// credentials of its own. All methods are safe for concurrent use; authorization is
+// the value of that header, and not kept. Errors are *oci.Error; UNAUTHORIZED becomes a
+// challenge.
+type Grants interface {
+	// Admit gives nil where the caller may have what t names. private says that an
+	// answer is for this caller alone.
+	Admit(ctx context.Context, t rewrite.Target, kind rewrite.Resource, authorization []byte) (private bool, err error)
+	// Visible gives those of the repositories, "docker.io/library/nginx", that the
+	// caller may see.
+	Visible(names []string, authorization []byte) []string
+	// Known gives nil where the caller has said who it is.
+	Known(authorization []byte) error
+	// Token gives a bearer token in exchange for credentials, or for none.
+	Token(authorization []byte) (token string, life time.Duration, err error)
+}
+
+// tokenPath is where clients get their tokens.
+const tokenPath = "/token"
+
+// authorization gives the header of that name. What the guard has taken for a
+// credential of its own is none of the upstreams' business.
+func (x *exchange) authorization() []byte {
+	if x.caller != nil && x.caller.Credential {
+		return nil
+	}
+	return x.ctx.Request.Header.Peek("Authorization")
+}
+
+// admitted tells whether the caller may have what it asks for; where it may not, that
+// has been answered. Nothing of the cache is looked at before.
+func (x *exchange) admitted() bool {
+	if x.s.grants == nil {
+		return true
+	}
+	private, err := x.s.grants.Admit(x.s.base, x.target, x.request.Resource, x.authorization())
+	if private {
+		// No cache between here and the client gives it to another one.
+		x.header("Cache-Control", "private")
+	}
+	if err != nil {
+		x.challenge(err)
+		return false
+	}
+	return true
+}
+
+// challenge answers with err, and where that is UNAUTHORIZED with where to get a token.
+// Docker reads that from the answer to GET /v2/ only, containerd here. Basic would do as
+// well, and is taken; but Docker answers all that it is offered, and without an account
+// it gives up at Basic.
+func (x *exchange) challenge(err error) {
+	var e *oci.Error
+	if x.challenged = errors.As(err, &e) && e.Code == oci.CodeUnauthorized; !x.challenged {
+		x.fail(err)
+		return
+	}
+	h := &x.ctx.Response.Header
+	if host := string(x.ctx.Host()); isPlainHost(host) {
+		c := `Bearer realm="` + x.scheme() + "://" + host + tokenPath + `",service="` + host + `"`
+		if x.request.Name != "" {
+			c += `,scope="repository:` + x.request.Name + `:pull"`
+		}
+		if scheme, _, _ := strings.Cut(string(x.authorization()), " "); strings.EqualFold(scheme, "Bearer") {
+			word := "insufficient_scope"
+			if x.s.grants.Known(x.authorization()) != nil {
+				word = "invalid_token"
+			}
+			c += `,error="` + word + `"`
+		}
+		h.Set("WWW-Authenticate", c)
+	} else {
+		h.Set("WWW-Authenticate", `Basic realm="entrepot"`)
+	}
+	x.fail(err)
+}
+
+// scheme is that of URLs that lead back here. Who ends TLS in front may say so; who is
+// not in front can only make itself use TLS by it.
+func (x *exchange) scheme() string {
+	if x.s.tls != nil || strings.EqualFold(string(x.ctx.Request.Header.Peek("X-Forwarded-Proto")), "https") {
+		return "https"
+	}
+	return "http"
+}
+
+// isPlainHost tells whether a Host header may stand in a challenge.
+func isPlainHost(host string) bool {
+	return host != "" && len(host) <= 260 && strings.Trim(host, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]") == ""
+}
+
+// pinged answers GET /v2/ with a challenge to a caller that has not said who it is;
+// else it gives false.
+func (x *exchange) pinged() bool {
+	if x.s.grants == nil || x.caller != nil && x.caller.Credential {
+		return false
+	}
+	err := x.s.grants.Known(x.authorization())
+	if err != nil {
+		x.challenge(err)
+	}
+	return err != nil
+}
+
+// token answers GET /token (distribution, "Token Authentication Specification");
+// it gives false where that is not asked for.
+func (x *exchange) token() bool {
+	if x.s.grants == nil || x.request.Path != tokenPath {
+		return false
+	}
+	token, life, err := x.s.grants.Token(x.authorization())
+	if err != nil {
+		x.challenge(err)
+		return true
+	}
+	b, err := json.Marshal(map[string]any{
+		"token": token, "access_token": token, "expires_in": int(life / time.Second),
+		"issued_at": time.Now().UTC().Format(time.RFC3339),
+	})
+	if err != nil {
+		x.fail(err)
+		return true
+	}
+	x.header("Cache-Control", "no-store")
+	x.send(fasthttp.StatusOK, jsonType, b)
+	return true
+}

@@ -1,0 +1,208 @@
+package server
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/entrepot-dev/entrepot/cache"
+)
+
+const (
+	// largeBody and larger ones go to the connection directly; smaller ones
+	// leave in one write with their header.
+	largeBody = 64 << 10
+	// largeSpan is that of blobs, which are files from here on.
+	largeSpan = 32 << 10
+	// piece is what is passed on at a time, by one sendfile: within one call
+	// nobody would see whether it moves.
+	piece = 512 << 10
+	// filePiece is that where each wait is seen: it is how long a server that
+	// stops may have to wait.
+	filePiece = 2 << 20
+	// tlsPiece is that for TLS, a record: a connection whose write was cut
+	// short can not go on.
+	tlsPiece = 16 << 10
+	// glance is how long a write waits that asks whether there is any room.
+	glance = 100 * time.Millisecond
+)
+
+// errTooLong says that a blob gave more than was announced.
+var errTooLong = errors.New("the body is longer than was announced")
+
+// pacer passes a body on and puts the connection's write deadline off as long
+// as the client takes bytes, however few.
+type pacer struct {
+	w     io.Writer
+	conn  net.Conn
+	stall time.Duration
+	// direct passes w by: its buffer, which is empty, remembers errors, and a
+	// deadline is one that is looked at. left is then what may still be sent.
+	direct bool
+	left   int64
+
+	// socket is set where SendFile need not read the file. putsOff is putOff,
+	// and outlives an answer.
+	socket  *socket
+	putsOff func()
+
+	last     time.Time // when the deadline was last set
+	glancing bool
+	first    time.Time // when the first byte came
+	sent     int64
+}
+
+func (p *pacer) Write(b []byte) (int, error) {
+	dst, most := p.w, p.piece()
+	long := false
+	if p.direct {
+		dst = p.conn
+		if long = int64(len(b)) > p.left; long {
+			b = b[:p.left]
+		}
+	}
+	written := 0
+	for len(b) > 0 {
+		p.putOff()
+		n, err := dst.Write(b[:min(len(b), most)])
+		written += n
+		p.took(int64(n))
+		if err != nil && !p.mayGoOn(n > 0, err) {
+			return written, err
+		}
+		b = b[n:]
+	}
+	if long {
+		return written, errTooLong
+	}
+	return written, nil
+}
+
+// SendFile sends the bytes of file in [from, to). It does not use the file's
+// position, which others may share.
+func (p *pacer) SendFile(file cache.File, from, to int64) (int64, error) {
+	if !p.direct || p.socket == nil || to-from > p.left {
+		return p.ReadFrom(io.NewSectionReader(file, from, to-from))
+	}
+	if p.putsOff == nil {
+		p.putsOff = p.putOff
+	}
+	at := from
+	for at < to {
+		p.putOff() // a deadline that has passed would let nothing begin
+		n, err := p.socket.sendFile(file, at, int(min(to-at, filePiece)), p.putsOff)
+		at += n
+		p.took(n)
+		switch {
+		case err == nil && n == 0:
+			return at - from, nil // the file ends
+		case err != nil && !p.mayGoOn(n > 0, err):
+			return at - from, err
+		}
+	}
+	return at - from, nil
+}
+
+// ReadFrom keeps to what package net turns into sendfile: an *os.File, bare or
+// in one *io.LimitedReader.
+func (p *pacer) ReadFrom(r io.Reader) (int64, error) {
+	limited, isLimited := r.(*io.LimitedReader)
+	if !isLimited {
+		limited = &io.LimitedReader{R: r, N: 1<<63 - 1}
+	}
+	dst, ok := p.w.(io.ReaderFrom)
+	var file io.Seeker
+	var begin int64
+	if p.direct {
+		dst, ok = p.conn.(io.ReaderFrom)
+		if ok {
+			file, ok = limited.R.(io.Seeker)
+		}
+		if ok {
+			var err error
+			begin, err = file.Seek(0, io.SeekCurrent)
+			ok = err == nil && limited.N <= p.left
+		}
+	}
+	if !ok {
+		return io.Copy(writerOnly{p}, r)
+	}
+	most := int64(p.piece())
+	var part io.LimitedReader
+	var total int64
+	for limited.N > 0 {
+		p.putOff()
+		part = io.LimitedReader{R: limited.R, N: min(limited.N, most)}
+		want := part.N
+		n, err := dst.ReadFrom(&part)
+		limited.N -= n
+		total += n
+		p.took(n)
+		switch {
+		case err == nil && n < want:
+			return total, nil // the file ends
+		case err == nil:
+		case !p.mayGoOn(n > 0, err):
+			return total, err
+		default:
+			// More may have been read from the file than was written.
+			if _, err := file.Seek(begin+total, io.SeekStart); err != nil {
+				return total, err
+			}
+		}
+	}
+	return total, nil
+}
+
+func (p *pacer) piece() int {
+	if _, ok := p.conn.(*tls.Conn); ok {
+		return tlsPiece
+	}
+	return piece
+}
+
+func (p *pacer) took(n int64) {
+	p.sent += n
+	p.left -= n
+	if n > 0 && p.glancing {
+		p.glancing, p.last = false, time.Time{}
+	}
+}
+
+// mayGoOn tells whether a write that has failed may go on, since the client has
+// taken bytes. moved says that some went out before the deadline.
+func (p *pacer) mayGoOn(moved bool, err error) bool {
+	switch {
+	case !p.direct || !errors.Is(err, os.ErrDeadlineExceeded):
+		return false
+	case moved:
+		p.last = time.Time{} // set it anew
+		return true
+	case p.glancing:
+		return false
+	}
+	// A writer is woken when a good part of the system's buffer, of megabytes,
+	// is free. A slow client may have taken bytes for long without that: a
+	// write that does not wait shows it.
+	p.glancing, p.last = true, time.Now()
+	_ = p.conn.SetWriteDeadline(p.last.Add(glance))
+	return true
+}
+
+func (p *pacer) putOff() {
+	now := time.Now()
+	if p.first.IsZero() {
+		p.first = now
+	}
+	if now.Sub(p.last) < p.stall/8 {
+		return
+	}
+	p.last = now
+	// An error here comes again, with a better word, from the write.
+	_ = p.conn.SetWriteDeadline(now.Add(p.stall))
+}
+
+type writerOnly struct{ io.Writer }

@@ -1,0 +1,19 @@
+//go:build !linux
+
+package server
+
+import (
+	"errors"
+	"net"
+
+	"github.com/entrepot-dev/entrepot/cache"
+)
+
+// socket is for Linux; elsewhere package net does all.
+type socket struct{}
+
+func newSocket(net.Conn) *socket { return nil }
+
+func (*socket) sendFile(cache.File, int64, int, func()) (int64, error) {
+	return 0, errors.ErrUnsupported
+}

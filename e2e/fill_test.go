@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -157,34 +156,6 @@ func TestTheFillGoesOnWhenItsOnlyClientLeaves(t *testing.T) {
 	wantBytes(t, "layer", content, get(t, p, path).body)
 }
 
-func TestAnUpstreamThatBreaksOffIsResumedUnseen(t *testing.T) {
-	t.Parallel()
-	for name, c := range map[string]struct {
-		fault hub.Fault
-		exact bool // all that was sent arrived, so nothing is sent twice
-	}{
-		"closed":              {hub.CutAfter(1 << 20).Times(3), true},
-		"closed at once":      {hub.CutAfter(0).Times(2), true},
-		"reset":               {hub.ResetAfter(1 << 20).Times(2), false},
-		"stalled":             {hub.StallAfter(1<<20, nil).Times(1), true},
-		"CDN overloaded":      {hub.Answer(hub.CDNGet, 503).Times(1), true},
-		"registry overloaded": {hub.Answer(hub.BlobGet, 503).Times(1), true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			h, p := start(t, `upstreams: {docker.io: {stall_timeout: 1s}}`)
-			layer, content, path := big(h, 5<<20)
-			h.Inject(c.fault)
-			wantBytes(t, "layer", content, get(t, p, path).body)
-			p.WaitIdle(t)
-			if got := h.Sent(layer.Digest); c.exact && got != layer.Size || got < layer.Size {
-				t.Errorf("the upstream sent %d bytes of %d", got, layer.Size)
-			}
-			h.Down()
-			wantBytes(t, "layer again", content, get(t, p, path).body)
-		})
-	}
-}
-
 func TestAFillIsResumedWithAFreshSignature(t *testing.T) {
 	h, p := start(t, "")
 	layer, content, path := big(h, 5<<20)
@@ -212,50 +183,6 @@ func TestAFillIsResumedWithAFreshSignature(t *testing.T) {
 	wantBytes(t, "layer", content, got)
 	if n := h.Sent(layer.Digest); n < layer.Size || n >= 2*layer.Size {
 		t.Errorf("the upstream sent %d bytes of %d", n, layer.Size)
-	}
-}
-
-func TestAnUpstreamWithoutRangesIsResumedToo(t *testing.T) {
-	h, p := start(t, "")
-	_, content, path := big(h, 5<<20)
-	h.Inject(hub.IgnoreRange())
-	h.Inject(hub.CutAfter(1 << 20).Times(2))
-	wantBytes(t, "layer", content, get(t, p, path).body)
-}
-
-func TestWrongBytesNeverMakeAWholeAnswerAndAreNotKept(t *testing.T) {
-	t.Parallel()
-	// A whole answer is one whose body ends where its length says. It may come
-	// only where the proxy has found a way to the true bytes (around a missing
-	// end, by Range, there is one).
-	const size = 2 << 20
-	for name, fault := range map[string]hub.Fault{
-		"a bit is flipped early":  hub.Flip(10),
-		"a bit is flipped late":   hub.Flip(size - 10),
-		"the end is missing":      hub.TruncateAfter(size / 2),
-		"the length is too large": hub.WrongLength(1000),
-		"the length is too small": hub.WrongLength(-1000),
-	} {
-		t.Run(name, func(t *testing.T) {
-			h, p := start(t, "")
-			layer, content, path := big(h, size)
-			undo := h.Inject(fault)
-			for range 2 {
-				if a := ask(t, p, "GET", path); a.status < 300 && a.err == nil && !bytes.Equal(a.body, content) {
-					t.Errorf("a whole answer of wrong bytes: %d, %d bytes", a.status, len(a.body))
-				}
-				from := layer.Size - 1000
-				a := ask(t, p, "GET", path, "Range", fmt.Sprintf("bytes=%d-", from))
-				if a.status < 300 && a.err == nil && !bytes.Equal(a.body, content[from:]) {
-					t.Errorf("the end, of wrong bytes: %d, %d bytes", a.status, len(a.body))
-				}
-			}
-			undo()
-			p.WaitIdle(t)
-			wantBytes(t, "once it is mended", content, get(t, p, path).body)
-			h.Down()
-			wantBytes(t, "from the cache", content, get(t, p, path).body)
-		})
 	}
 }
 

@@ -16,15 +16,18 @@ const module = "github.com/entrepot-dev/entrepot/"
 // mayImport says which packages of the project each may import, its tests
 // aside; docs/architecture.md says why.
 var mayImport = map[string][]string{
+	"access":      {"oci"},
 	"admin":       {"metrics"},
-	"cache":       {"cache/index", "cache/store", "metrics", "oci", "rewrite"},
+	"cache":       {"cache/evict", "cache/index", "cache/store", "metrics", "oci", "rewrite"},
+	"cache/evict": {},
 	"cache/index": {"cache/store"},
 	"cache/store": {"oci"},
 	"configs":     {"oci", "rewrite"},
+	"grants":      {"metrics", "oci", "rewrite", "upstream"},
 	"metrics":     {},
 	"oci":         {},
 	"rewrite":     {"oci"},
-	"server":      {"cache", "metrics", "oci", "rewrite"},
+	"server":      {"access", "cache", "metrics", "oci", "rewrite"},
 	"upstream":    {"metrics", "oci", "rewrite"},
 }
 

@@ -19,13 +19,23 @@ import (
 // mirror, and gives the docker command for it.
 func startDockerd(t *testing.T, mirror string) func(args ...string) string {
 	t.Helper()
+	docker, client := need(t, "docker"), runDockerd(t, mirror)
+	return func(args ...string) string {
+		t.Helper()
+		return run(t, nil, docker, slices.Concat([]string{"--config", t.TempDir()}, client, args)...)
+	}
+}
+
+// runDockerd runs the daemon, and gives the arguments of docker that lead to it.
+func runDockerd(t *testing.T, mirror string) []string {
+	t.Helper()
 	dockerd, docker := need(t, "dockerd"), need(t, "docker")
 	// Without one of its own it would take the one of the system, if that runs.
 	containerd, _ := startContainerd(t)
 	dir := shortDir(t)
 	socket := filepath.Join(dir, "s")
 	config := write(t, dir, "daemon.json", readyFile(t, "daemon.json", mirror))
-	client := []string{"--config", filepath.Join(dir, "client"), "-H", "unix://" + socket}
+	client := []string{"-H", "unix://" + socket}
 	cmd := exec.Command(dockerd,
 		"--config-file", config, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
 		"--containerd", containerd, "--pidfile", filepath.Join(dir, "pid"), "-H", "unix://"+socket,
@@ -35,13 +45,10 @@ func startDockerd(t *testing.T, mirror string) func(args ...string) string {
 		if _, err := os.Stat(socket); err != nil {
 			return false
 		}
-		_, err := try(t, nil, docker, append(client, "version")...)
+		_, err := try(t, nil, docker, slices.Concat([]string{"--config", dir}, client, []string{"version"})...)
 		return err == nil
 	})
-	return func(args ...string) string {
-		t.Helper()
-		return run(t, nil, docker, slices.Concat(client, args)...)
-	}
+	return client
 }
 
 // wantDockerImage checks what the daemon has of a platform against the

@@ -101,15 +101,16 @@ func (h *Hub) anyBlob(d digest.Digest) ([]byte, bool) {
 func (h *Hub) sendBlob(w http.ResponseWriter, r *http.Request, d digest.Digest, content []byte, met []*rule) {
 	size := int64(len(content))
 	from, to, status := parseRange(r.Header.Get("Range"), size)
-	var delta, rate int64
+	var delta, extra, rate int64
 	chunked := false
 	for _, f := range met {
 		if f.ranges {
 			from, to, status = 0, size, http.StatusOK
 		}
 		delta += f.length
+		extra += f.extra
 		rate = max(rate, f.rate)
-		chunked = chunked || f.end == truncate
+		chunked = chunked || f.vague || f.end == truncate
 	}
 	hd := w.Header()
 	hd.Set("Content-Type", "application/octet-stream")
@@ -124,16 +125,24 @@ func (h *Hub) sendBlob(w http.ResponseWriter, r *http.Request, d digest.Digest, 
 		hd.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, to-1, size))
 	}
 	if !chunked || r.Method == http.MethodHead {
-		hd.Set("Content-Length", strconv.FormatInt(to-from+delta, 10))
+		hd.Set("Content-Length", strconv.FormatInt(to-from+delta+extra, 10))
 	}
 	w.WriteHeader(status)
 	if r.Method == http.MethodHead {
 		return
 	}
-	h.sendBody(w, r, d, content, from, min(to, to+delta), rate, met)
+	if !h.sendBody(w, r, d, content, from, min(to, to+delta), rate, met) {
+		return
+	}
+	for ; extra > 0; extra -= chunk {
+		if _, err := w.Write(make([]byte, min(extra, chunk))); err != nil {
+			return // the client has gone
+		}
+	}
 }
 
-func (h *Hub) sendBody(w http.ResponseWriter, r *http.Request, d digest.Digest, content []byte, from, to, rate int64, met []*rule) {
+// sendBody sends the bytes from up to to. It tells whether all were taken.
+func (h *Hub) sendBody(w http.ResponseWriter, r *http.Request, d digest.Digest, content []byte, from, to, rate int64, met []*rule) bool {
 	rc := http.NewResponseController(w)
 	began := time.Now()
 	for at := from; at < to; {
@@ -154,7 +163,7 @@ func (h *Hub) sendBody(w http.ResponseWriter, r *http.Request, d digest.Digest, 
 					case stall:
 						h.wait(r, f, f.until)
 					default:
-						return
+						return false
 					}
 				}
 			}
@@ -173,7 +182,7 @@ func (h *Hub) sendBody(w http.ResponseWriter, r *http.Request, d digest.Digest, 
 		h.sent[d.String()] += int64(m)
 		h.mu.Unlock()
 		if err != nil {
-			return // the client has gone, or a wrong Content-Length is reached
+			return false // the client has gone, or a wrong Content-Length is reached
 		}
 		if rate > 0 {
 			_ = rc.Flush()
@@ -187,6 +196,7 @@ func (h *Hub) sendBody(w http.ResponseWriter, r *http.Request, d digest.Digest, 
 			t.Stop()
 		}
 	}
+	return true
 }
 
 // parseRange reads a Range header (RFC 9110, section 14): the bytes from up to

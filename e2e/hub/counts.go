@@ -38,6 +38,9 @@ type Counts struct {
 	// CDNBytes is how many bytes of blobs were sent, by the CDN or without it
 	// by the registry.
 	CDNBytes int64
+	// Swallowed is how many requests a BlackHole took, which are not among
+	// those above.
+	Swallowed int64
 	// Challenges is how many requests the registry answered with 401.
 	Challenges int64
 	// Leaks is how many requests carried an Authorization header to the CDN,

@@ -24,24 +24,40 @@ type face struct {
 	server  *http.Server  // nil while down
 	ended   chan struct{} // closed when server's Serve has returned
 	hole    chan struct{} // not nil while black; closed when it ends
+	broken  bool          // handshakes fail
 	stopped bool
 }
 
 // connKey is the context key of a request's net.Conn, for faults that reset it.
 type connKey struct{}
 
-func openFace(addr string, cfg *tls.Config, handler http.Handler, done context.Context) (*face, error) {
-	f := &face{addr: addr, tls: cfg, done: done}
+// openFace listens at addr. swallowed is called with each request that a black
+// hole takes.
+func openFace(addr string, cfg *tls.Config, handler http.Handler, swallowed func(), done context.Context) (*face, error) {
+	f := &face{addr: addr, done: done}
+	if cfg != nil {
+		f.tls = cfg.Clone()
+		f.tls.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			if f.isBroken() {
+				return nil, errors.New("broken, as it is meant to be")
+			}
+			return cfg, nil
+		}
+	}
 	f.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.mu.Lock()
 		hole := f.hole
 		f.mu.Unlock()
 		if hole != nil {
+			swallowed()
 			select {
 			case <-hole:
 			case <-r.Context().Done():
 			case <-done.Done():
 			}
+			panic(http.ErrAbortHandler)
+		}
+		if f.isBroken() {
 			panic(http.ErrAbortHandler)
 		}
 		handler.ServeHTTP(w, r)
@@ -104,6 +120,7 @@ func (f *face) up() error {
 		close(f.hole)
 		f.hole = nil
 	}
+	f.broken = false
 	if f.server != nil {
 		return nil
 	}
@@ -124,6 +141,18 @@ func (f *face) swallow() {
 	if f.hole == nil {
 		f.hole = make(chan struct{})
 	}
+}
+
+func (f *face) breakTLS() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.broken = true
+}
+
+func (f *face) isBroken() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.broken
 }
 
 func (f *face) close() error {

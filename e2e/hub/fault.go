@@ -22,6 +22,7 @@ type Fault struct {
 	on     digest.Digest
 	repo   string
 	times  int // zero: until it is undone
+	after  int // matching requests that are spared first
 	status int
 	header http.Header
 	body   string
@@ -32,7 +33,10 @@ type Fault struct {
 	at     int64
 	ranges bool // ignore Range
 	length int64
-	bare   bool // no Docker-Content-Digest
+	extra  int64 // bytes that follow the blob's last
+	vague  bool  // no Content-Length
+	bare   bool  // no Docker-Content-Digest
+	lie    bool  // another one
 	expire bool
 }
 
@@ -101,6 +105,18 @@ func IgnoreRange() Fault { return Fault{kind: blobs, ranges: true} }
 // WrongLength adds delta to the Content-Length of a blob's answer.
 func WrongLength(delta int64) Fault { return Fault{kind: blobs, length: delta} }
 
+// Append sends n bytes more than the blob has, and says so in Content-Length.
+func Append(n int64) Fault { return Fault{kind: blobs, extra: n} }
+
+// NoLength leaves Content-Length out of a blob's answer: its end is where the
+// connection says so.
+func NoLength() Fault { return Fault{kind: blobs, vague: true} }
+
+// WrongDigest says in Docker-Content-Digest of manifest answers, and of blobs
+// that the registry sends itself, that they are something else. Narrow it with
+// Of for one kind.
+func WrongDigest() Fault { return Fault{kind: Any, lie: true} }
+
 // NoDigest leaves Docker-Content-Digest out of manifest answers, as some
 // registries do. Narrow it with Of for other kinds.
 func NoDigest() Fault { return Fault{kind: manifests, bare: true} }
@@ -130,6 +146,9 @@ func (f Fault) In(repository string) Fault { f.repo = repository; return f }
 // Times lets the fault happen to the next n matching requests only.
 func (f Fault) Times(n int) Fault { f.times = n; return f }
 
+// After spares the first n matching requests.
+func (f Fault) After(n int) Fault { f.after = n; return f }
+
 // With adds a header to the answer of Answer: With("Retry-After", "7").
 func (f Fault) With(key, value string) Fault {
 	f.header = f.header.Clone()
@@ -147,20 +166,21 @@ func (f Fault) Saying(body string) Fault { f.body = body; return f }
 type rule struct {
 	Fault
 	left   int
+	spare  int
 	undone chan struct{}
 }
 
 // Inject puts a fault in force and gives the function that ends it, which may
 // be called more than once. Of several faults that match a request all happen.
 func (h *Hub) Inject(f Fault) (undo func()) {
-	r := &rule{Fault: f, left: f.times, undone: make(chan struct{})}
+	r := &rule{Fault: f, left: f.times, spare: f.after, undone: make(chan struct{})}
 	h.mu.Lock()
 	h.faults = append(h.faults, r)
 	h.mu.Unlock()
 	return func() { h.undo(func(o *rule) bool { return o == r }) }
 }
 
-// Mend ends all faults, Down and BlackHole not among them.
+// Mend ends all faults; Down, BlackHole and BreakTLS are not among them.
 func (h *Hub) Mend() { h.undo(func(*rule) bool { return true }) }
 
 func (h *Hub) undo(which func(*rule) bool) {
@@ -208,6 +228,10 @@ func (h *Hub) trouble(a ask) []*rule {
 	var met []*rule
 	for _, r := range h.faults {
 		if !r.matches(a) || (r.times > 0 && r.left == 0) {
+			continue
+		}
+		if r.spare > 0 {
+			r.spare--
 			continue
 		}
 		r.left--

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"sync"
@@ -75,6 +76,8 @@ type Hub struct {
 	stop     context.CancelFunc
 	done     context.Context // ends with Close: no fault holds a handler beyond it
 
+	users sync.RWMutex // guards o.Users
+
 	mu       sync.Mutex
 	repos    map[string]*repository
 	tokens   map[string]grant
@@ -102,6 +105,7 @@ func Start(o Options) (*Hub, error) {
 	if o.Address == "" {
 		o.Address = "127.0.0.1:0"
 	}
+	o.Users = maps.Clone(o.Users)
 	h := &Hub{
 		o: o, key: make([]byte, 32),
 		repos: map[string]*repository{}, tokens: map[string]grant{}, sent: map[string]int64{}, uploads: map[string][]byte{},
@@ -116,6 +120,7 @@ func Start(o Options) (*Hub, error) {
 		}
 		h.ca, cfg = ca, ca.config()
 	}
+	swallowed := func() { h.count(func(c *Counts) { c.Swallowed++ }) }
 	for _, f := range []struct {
 		face     **face
 		address  string
@@ -128,9 +133,9 @@ func Start(o Options) (*Hub, error) {
 		{&h.auth, "127.0.0.2:0", "127.0.0.1:0", h.serveToken},
 		{&h.cdn, "127.0.0.3:0", "127.0.0.1:0", h.serveCDN},
 	} {
-		face, err := openFace(f.address, cfg, f.handler, h.done)
+		face, err := openFace(f.address, cfg, f.handler, swallowed, h.done)
 		if err != nil && f.fallback != f.address {
-			face, err = openFace(f.fallback, cfg, f.handler, h.done)
+			face, err = openFace(f.fallback, cfg, f.handler, swallowed, h.done)
 		}
 		if err != nil {
 			_ = h.Close()
@@ -249,7 +254,15 @@ func (h *Hub) Down(parts ...Part) {
 	}
 }
 
-// Up ends Down and BlackHole: the parts listen again, at their old addresses.
+// BreakTLS lets the given parts, or all, fail every TLS handshake and drop what
+// comes over old connections, until Up. A hub without TLS drops all the same.
+func (h *Hub) BreakTLS(parts ...Part) {
+	for _, f := range h.faces(parts) {
+		f.breakTLS()
+	}
+}
+
+// Up ends Down, BlackHole and BreakTLS: the parts listen again, at their old addresses.
 // It fails where another process has taken a port meanwhile.
 func (h *Hub) Up(parts ...Part) error {
 	var errs []error

@@ -331,6 +331,9 @@ func TestBodyFaults(t *testing.T) {
 		"stall":            {hub.StallAfter(100_000, opened), content, false, 200},
 		"longer":           {hub.WrongLength(5), content, true, 200},
 		"shorter":          {hub.WrongLength(-5), content[:199_995], false, 200},
+		"more than it has": {hub.Append(3), append(bytes.Clone(content), 0, 0, 0), false, 200},
+		"without a length": {hub.NoLength(), content, false, 200},
+		"spared":           {hub.CutAfter(0).After(1), content, false, 200},
 		"slow":             {hub.Slow(100 << 20), content, false, 200},
 		"refused":          {hub.Answer(hub.BlobGet, 503), []byte(`{"errors":[{"code":"UNAVAILABLE","message":"Service Unavailable"}]}` + "\n"), false, 503},
 		"too many, plain":  {hub.TooManyRequests(hub.Any), []byte("Too Many Requests (HAP429).\n"), false, 429},
@@ -373,6 +376,18 @@ func TestAnswersCanLackWhatTheyShouldHave(t *testing.T) {
 	undo()
 	if res, _ := c.must("HEAD", "/v2/a/manifests/1"); res.Header.Get("Docker-Content-Digest") == "" {
 		t.Errorf("the digest is still missing")
+	}
+	undo = c.h.Inject(hub.WrongDigest())
+	for _, path := range []string{"manifests/1", "blobs/" + layer.Digest.String()} {
+		res, _ := c.must("GET", "/v2/a/"+path)
+		if got := res.Header.Get("Docker-Content-Digest"); got == "" || got == i.Digest.String() || got == layer.Digest.String() {
+			t.Errorf("%s: want a wrong digest, got %q", path, got)
+		}
+	}
+	undo()
+	c.h.Inject(hub.NoLength().Times(1))
+	if res, _ := c.must("GET", "/v2/a/blobs/"+layer.Digest.String()); res.ContentLength != -1 {
+		t.Errorf("want no Content-Length, got %d", res.ContentLength)
 	}
 	c.h.Inject(hub.IgnoreRange().Times(1))
 	if res, _ := c.must("GET", "/v2/a/blobs/"+layer.Digest.String(), "Range", "bytes=1-2"); res.StatusCode != 200 {
@@ -440,11 +455,27 @@ func TestABlackHoleNeverAnswers(t *testing.T) {
 		res.Body.Close()
 		t.Errorf("want a timeout, got %s", res.Status)
 	}
+	if n := c.h.Counts().Swallowed; n == 0 {
+		t.Error("want the request counted as swallowed, got none")
+	}
 	if err := c.h.Up(); err != nil {
 		t.Fatal(err)
 	}
 	res, _ := c.must("GET", "/v2/")
 	wantStatus(t, res, 200)
+}
+
+func TestTLSCanBreakAndBeMended(t *testing.T) {
+	c := start(t, hub.Options{Auth: hub.Open, TLS: true})
+	c.must("GET", "/v2/")
+	c.h.BreakTLS(hub.Registry)
+	if res, _, err := c.do("GET", "/v2/"); err == nil || !strings.Contains(err.Error(), "tls") {
+		t.Errorf("want a failed handshake, got %v, %v", res, err)
+	}
+	if err := c.h.Up(); err != nil {
+		t.Fatal(err)
+	}
+	c.must("GET", "/v2/")
 }
 
 func TestWhatIsPushedCanBePulled(t *testing.T) {

@@ -122,15 +122,19 @@ func (h *Hub) serveManifest(w http.ResponseWriter, r *http.Request, rt route, me
 		d, m = d2, m2
 	}
 	bare, body := false, m.Bytes
+	named := d
 	for _, f := range met {
 		bare = bare || f.bare
+		if f.lie {
+			named = another(d)
+		}
 		if f.end == flip && f.at < int64(len(body)) {
 			body = append([]byte{}, body...)
 			body[f.at] ^= 1
 		}
 	}
 	if !bare {
-		w.Header().Set("Docker-Content-Digest", d.String())
+		w.Header().Set("Docker-Content-Digest", named.String())
 	}
 	w.Header().Set("ETag", `"`+d.String()+`"`)
 	writeJSON(w, r, m.MediaType, body)
@@ -185,7 +189,13 @@ func (h *Hub) serveBlob(w http.ResponseWriter, r *http.Request, rt route, met []
 	}
 	switch {
 	case h.o.NoCDN || rt.kind == BlobHead:
-		w.Header().Set("Docker-Content-Digest", d.String())
+		named := d
+		for _, f := range met {
+			if f.lie {
+				named = another(d)
+			}
+		}
+		w.Header().Set("Docker-Content-Digest", named.String())
 		h.sendBlob(w, r, d, content, met)
 	case h.o.RelativeRedirect:
 		w.Header().Set("Location", h.signed(d))
@@ -195,6 +205,9 @@ func (h *Hub) serveBlob(w http.ResponseWriter, r *http.Request, rt route, met []
 		w.WriteHeader(http.StatusTemporaryRedirect)
 	}
 }
+
+// another gives a digest that is not d.
+func another(d digest.Digest) digest.Digest { return digest.FromString("not " + d.String()) }
 
 func (h *Hub) serveTags(w http.ResponseWriter, r *http.Request, rt route) {
 	h.mu.Lock()

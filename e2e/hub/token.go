@@ -18,6 +18,17 @@ type grant struct {
 	until  time.Time
 }
 
+// ExpireOldTokens lets the tokens expire that were given out longer than age ago.
+func (h *Hub) ExpireOldTokens(age time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for token, g := range h.tokens {
+		if time.Until(g.until) < h.o.TokenTTL-age {
+			delete(h.tokens, token)
+		}
+	}
+}
+
 // ExpireTokens lets all tokens that have been given out expire.
 func (h *Hub) ExpireTokens() {
 	h.mu.Lock()
@@ -82,8 +93,18 @@ func (h *Hub) serveToken(w http.ResponseWriter, r *http.Request) {
 func (h *Hub) RefreshToken(user string) string { return "refresh:" + user + ":" + h.o.Users[user] }
 
 func (h *Hub) known(user, password string) bool {
+	h.users.RLock()
+	defer h.users.RUnlock()
 	want, ok := h.o.Users[user]
 	return ok && want == password
+}
+
+// ChangePassword gives a user another password. Tokens that have been given out stay
+// good, as they do at the real one.
+func (h *Hub) ChangePassword(user, password string) {
+	h.users.Lock()
+	defer h.users.Unlock()
+	h.o.Users[user] = password
 }
 
 // grantToken makes a token. What the user may not have is left out silently, as

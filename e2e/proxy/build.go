@@ -16,9 +16,9 @@ const program = "github.com/entrepot-dev/entrepot/cmd/proxy"
 
 // build is the one build of a test process.
 var build = struct {
-	once sync.Once
-	dir  string
-	err  error
+	once      sync.Once
+	dir, path string
+	err       error
 }{}
 
 // Main runs the tests and removes what Binary has built. It gives the exit code.
@@ -30,28 +30,33 @@ func Main(m *testing.M) int {
 	return code
 }
 
-// Binary gives the path of the built program. It is built with the race
-// detector where the test is.
+// Binary gives the path of the built program.
 func Binary(t testing.TB) string {
 	t.Helper()
 	build.once.Do(func() {
-		build.dir, build.err = os.MkdirTemp("", "entrepot-e2e-")
-		if build.err != nil {
-			return
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
-		defer cancel()
-		args := []string{"build", "-o", filepath.Join(build.dir, "entrepot")}
-		if raced {
-			args = append(args, "-race")
-		}
-		cmd := exec.CommandContext(ctx, "go", append(args, program)...)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			build.err = fmt.Errorf("go build %s: %w\n%s", program, err, out)
+		if build.dir, build.err = os.MkdirTemp("", "entrepot-e2e-"); build.err == nil {
+			build.path, build.err = Build(build.dir)
 		}
 	})
 	if build.err != nil {
 		t.Fatal(build.err)
 	}
-	return filepath.Join(build.dir, "entrepot")
+	return build.path
+}
+
+// Build builds the program into dir and gives its path. It has the race detector
+// where the caller has it.
+func Build(dir string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	defer cancel()
+	path := filepath.Join(dir, "entrepot")
+	args := []string{"build", "-o", path}
+	if Raced {
+		args = append(args, "-race")
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, program)...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build %s: %w\n%s", program, err, out)
+	}
+	return path, nil
 }

@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"testing"
 
 	"github.com/goccy/go-yaml"
 
@@ -23,45 +22,47 @@ type Options struct {
 	Dir string
 	// Config is YAML that is laid over the generated configuration, key by key.
 	Config string
+	// Ulimit are arguments of the shell's ulimit under which the process runs,
+	// "-n 256"; none if empty.
+	Ulimit string
 	// Env are variables beside PATH and HOME, "KEY=value".
 	Env []string
 }
 
-// writeConfig writes the configuration file and gives its path.
-func (p *Proxy) writeConfig(t testing.TB, o Options) string {
-	t.Helper()
-	dir := t.TempDir()
+// writeConfig writes the configuration file of p into dir and gives its path.
+func writeConfig(dir string, p *Process, o Options) (string, error) {
 	upstreams := map[string]any{}
 	for name, h := range o.Upstreams {
 		ca := filepath.Join(dir, name+".pem")
 		if pem := h.CA(); pem != nil {
 			if err := os.WriteFile(ca, pem, 0o600); err != nil {
-				t.Fatal(err)
+				return "", err
 			}
 		}
 		upstreams[name] = h.Upstream(ca)
 	}
 	cfg := map[string]any{
-		"listen":    p.listen,
-		"admin":     map[string]any{"listen": p.admin},
-		"cache":     map[string]any{"dir": p.Dir},
+		"listen": p.listen,
+		"admin":  map[string]any{"listen": p.admin},
+		// However full the machine's disk is, nothing is evicted for that.
+		"cache":     map[string]any{"dir": p.Dir, "max_size": "1TiB", "min_free": 0},
 		"upstreams": upstreams,
 		"log":       map[string]any{"level": "debug", "format": "json"},
 	}
 	var extra map[string]any
 	if err := yaml.Unmarshal([]byte(o.Config), &extra); err != nil {
-		t.Fatalf("proxy.Options.Config: %v\n%s", err, o.Config)
+		return "", fmt.Errorf("proxy.Options.Config: %w\n%s", err, o.Config)
 	}
 	overlay(cfg, extra)
 	b, err := yaml.Marshal(cfg)
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	path := filepath.Join(dir, "entrepot.yml")
 	if err := os.WriteFile(path, b, 0o600); err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	return path
+	return path, nil
 }
 
 // overlay lays extra over cfg: maps key by key, all else replaces.
@@ -80,12 +81,11 @@ func overlay(cfg, extra map[string]any) {
 }
 
 // freeAddress gives an address that nobody listens at just now.
-func freeAddress(t testing.TB) string {
-	t.Helper()
+func freeAddress() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(fmt.Errorf("look for a free port: %w", err))
+		return "", fmt.Errorf("look for a free port: %w", err)
 	}
 	defer l.Close()
-	return l.Addr().String()
+	return l.Addr().String(), nil
 }

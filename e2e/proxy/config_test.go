@@ -12,11 +12,14 @@ import (
 
 func TestExtraConfigurationIsLaidOverTheGeneratedKeyByKey(t *testing.T) {
 	h := hub.New(t, hub.Options{TLS: true})
-	p := &Proxy{Dir: "/somewhere", listen: "127.0.0.1:1", admin: "127.0.0.1:2"}
-	path := p.writeConfig(t, Options{
+	p := &Process{Dir: "/somewhere", listen: "127.0.0.1:1", admin: "127.0.0.1:2"}
+	path, err := writeConfig(t.TempDir(), p, Options{
 		Upstreams: map[string]*hub.Hub{"docker.io": h},
 		Config:    `{cache: {offline: true}, platforms: [linux/arm64], upstreams: {docker.io: {stall_timeout: 1s}}}`,
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

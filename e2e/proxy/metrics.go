@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"net/http"
 	"testing"
 
@@ -15,21 +16,30 @@ type Metrics map[string]*dto.MetricFamily
 // Metrics scrapes the process.
 func (p *Proxy) Metrics(t testing.TB) Metrics {
 	t.Helper()
+	m, err := p.Scrape()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// Scrape gives the metrics of the process.
+func (p *Process) Scrape() (Metrics, error) {
 	c := http.Client{Timeout: patience}
 	res, err := c.Get(p.AdminURL() + "/metrics")
 	if err != nil {
-		t.Fatalf("scrape: %v", err)
+		return nil, fmt.Errorf("scrape: %w", err)
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		t.Fatalf("scrape: %s", res.Status)
+		return nil, fmt.Errorf("scrape: %s", res.Status)
 	}
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(res.Body)
 	if err != nil {
-		t.Fatalf("scrape: %v", err)
+		return nil, fmt.Errorf("scrape: %w", err)
 	}
-	return families
+	return families, nil
 }
 
 // Sum adds up the counters or gauges of a family (of histograms and summaries

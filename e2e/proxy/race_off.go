@@ -2,5 +2,5 @@
 
 package proxy
 
-// raced tells whether the test has the race detector.
-const raced = false
+// Raced tells whether the test has the race detector.
+const Raced = false

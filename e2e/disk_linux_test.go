@@ -1,0 +1,205 @@
+package e2e
+
+import (
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/entrepot-dev/entrepot/e2e/hub"
+	"github.com/entrepot-dev/entrepot/e2e/proxy"
+)
+
+// cannot skips a test, unless what it needs is required.
+func cannot(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("ENTREPOT_REQUIRE_CLIENTS") == "1" {
+		t.Fatal(why + ", and ENTREPOT_REQUIRE_CLIENTS=1")
+	}
+	t.Skip(why)
+}
+
+// smallDisk mounts a file system of some bytes in memory, until the test ends.
+func smallDisk(t *testing.T, size string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("none", dir, "tmpfs", 0, "size="+size); err != nil {
+		cannot(t, "a small file system is mounted as root only: "+err.Error())
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Errorf("unmount %s: %v", dir, err)
+		}
+	})
+	return dir
+}
+
+// ready gives what /readyz says.
+func ready(t *testing.T, p *proxy.Proxy) (int, string) {
+	t.Helper()
+	res, err := http.Get(p.AdminURL() + "/readyz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, string(b)
+}
+
+// wantDegraded checks that the process is ready and says what is wrong.
+func wantDegraded(t *testing.T, p *proxy.Proxy, cause, sentence string) {
+	t.Helper()
+	if status, body := ready(t, p); status != http.StatusOK || !strings.Contains(body, "degraded: "+sentence) {
+		t.Errorf("/readyz: %d %q, want 200 and %q", status, body, sentence)
+	}
+	if p.Metrics(t).Sum("entrepot_cache_disk_degraded", "cause", cause) != 1 {
+		t.Errorf("entrepot_cache_disk_degraded{cause=%q} is not 1", cause)
+	}
+}
+
+// fill takes all of a disk but for about left bytes, and gives it back by the
+// function.
+func fill(t *testing.T, dir string, left int64) (empty func()) {
+	t.Helper()
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	ballast := filepath.Join(dir, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, int64(st.Bavail)*st.Bsize-left), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := os.Remove(ballast); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// unbounded is a cache that evicts nothing because others fill its disk.
+const unbounded = `cache: {max_size: 100%, min_free: 0, scrub_rate: 0}`
+
+func TestAFullDiskServesWhatIsCachedPassesTheRestOnAndRecovers(t *testing.T) {
+	disk := smallDisk(t, "24m")
+	h := hub.New(t, hub.Options{})
+	p := proxy.Start(t, proxy.Options{Upstreams: map[string]*hub.Hub{"docker.io": h}, Dir: filepath.Join(disk, "cache"), Config: unbounded + "\n" + doubting})
+	kept, keptContent, keptPath := big(h, 3<<20)
+	get(t, p, keptPath)
+	p.WaitIdle(t)
+
+	// Room for nothing, and room for a part of it as far as can be told.
+	for i, left := range []int64{0, 1 << 20} {
+		empty := fill(t, disk, left)
+		layer, content, path := big(h, 5<<20+i)
+		get(t, p, "/v2/library/big/manifests/1.0", "Accept", anything) // which tells the size
+		for range 2 {
+			wantBytes(t, "a miss", content, get(t, p, path).body)
+			p.WaitIdle(t)
+		}
+		a := ask(t, p, http.MethodGet, path, "Range", "bytes=1000-2000")
+		wantBytes(t, "a range of a miss", content[1000:2001], a.body)
+		wantBytes(t, "a hit", keptContent, get(t, p, keptPath).body)
+		wantDegraded(t, p, "full", "the cache's disk is full")
+		if got := h.Sent(kept.Digest); got != kept.Size {
+			t.Errorf("the upstream sent %d bytes of what is cached, want %d", got, kept.Size)
+		}
+		if times := float64(h.Sent(layer.Digest)) / float64(layer.Size); times > 2.1 {
+			t.Errorf("with %d bytes left the upstream sent %.2f times a blob that was asked for twice", left, times)
+		}
+
+		empty()
+		until(t, "the disk to be well again", func() bool {
+			_, body := ready(t, p)
+			return body == "ok\n"
+		})
+		get(t, p, path)
+		p.WaitIdle(t)
+		before := h.Sent(layer.Digest)
+		wantBytes(t, "kept again", content, get(t, p, path).body)
+		if h.Sent(layer.Digest) != before {
+			t.Error("with room again it is not kept")
+		}
+	}
+	if got := strings.Count(p.Log(), "the cache's disk is full: what is cached"); got > 4 {
+		t.Errorf("it was said %d times that the disk is full", got)
+	}
+}
+
+func TestADiskThatFillsUpHalfWayCutsNobody(t *testing.T) {
+	disk := smallDisk(t, "24m")
+	h := hub.New(t, hub.Options{})
+	p := proxy.Start(t, proxy.Options{Upstreams: map[string]*hub.Hub{"docker.io": h}, Dir: filepath.Join(disk, "cache"), Config: unbounded})
+	layer, content, path := big(h, 10<<20)
+	gate := make(chan struct{})
+	h.Inject(hub.StallAfter(2<<20, gate).Times(1))
+	res, err := open(t.Context(), p, http.MethodGet, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	got := make([]byte, len(content))
+	if _, err := io.ReadFull(res.Body, got[:1<<20]); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, disk, 1<<20)
+	close(gate)
+	if _, err := io.ReadFull(res.Body, got[1<<20:]); err != nil {
+		t.Fatalf("the rest, with the disk full: %v", err)
+	}
+	wantBytes(t, "layer", content, got)
+	t.Logf("the upstream sent %.2f times the blob", float64(h.Sent(layer.Digest))/float64(layer.Size))
+	// Whether it still is, with what was fetched of the layer dropped, is open.
+	if !strings.Contains(p.Log(), "the cache's disk is full: what is cached is served") {
+		t.Error("nothing in the log says that the disk was full")
+	}
+}
+
+func TestAFileSystemThatTurnsReadOnlyServesOn(t *testing.T) {
+	image := filepath.Join(t.TempDir(), "image")
+	disk := t.TempDir()
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(image, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"mkfs.ext4", "-q", image}, {"mount", "-o", "loop", image, disk}} {
+		if out, err := exec.CommandContext(t.Context(), args[0], args[1:]...).CombinedOutput(); err != nil {
+			cannot(t, "a file system in a file needs mkfs.ext4, loop devices and root: "+string(out)+err.Error())
+		}
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(disk, unix.MNT_DETACH); err != nil {
+			t.Errorf("unmount %s: %v", disk, err)
+		}
+	})
+	h := hub.New(t, hub.Options{})
+	p := proxy.Start(t, proxy.Options{Upstreams: map[string]*hub.Hub{"docker.io": h}, Dir: filepath.Join(disk, "cache"), Config: unbounded})
+	_, keptContent, keptPath := big(h, 3<<20)
+	get(t, p, keptPath)
+	p.WaitIdle(t)
+	// What the kernel does when a disk gives errors.
+	if out, err := exec.CommandContext(t.Context(), "mount", "-o", "remount,abort", disk).CombinedOutput(); err != nil {
+		t.Logf("remount: %v %s", err, out)
+	}
+	if err := os.WriteFile(filepath.Join(disk, "x"), nil, 0o600); err == nil {
+		cannot(t, "this kernel does not let a file system be made read-only while it is in use")
+	}
+	_, content, path := big(h, 5<<20)
+	wantBytes(t, "a miss", content, get(t, p, path).body)
+	wantBytes(t, "a hit", keptContent, get(t, p, keptPath).body)
+	status, body := ready(t, p)
+	if status != http.StatusOK || !strings.Contains(body, "degraded") {
+		t.Errorf("/readyz: %d %q", status, body)
+	}
+	t.Logf("/readyz: %s", body)
+	p.Kill(t) // it could write nothing at its end
+}

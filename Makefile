@@ -1,6 +1,6 @@
 # Thin names for the commands that CONTRIBUTING.md explains. `make` lists them.
 .POSIX:
-.PHONY: help build run test race lint fmt golden fuzz cross image ci clean
+.PHONY: help build run test race bench lint fmt golden fuzz cross image ci clean
 
 help:
 	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /	/' | expand -t 10
@@ -16,6 +16,9 @@ test: ## all tests; clients that are not installed are skipped
 
 race: ## all tests with the race detector
 	go test -race ./...
+
+bench: ## the program beside nginx and others, in two minutes (go run ./e2e/bench for all)
+	go run ./e2e/bench -quick
 
 lint: ## what .ci/run checks before the tests
 	.ci/run lint

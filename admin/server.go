@@ -43,6 +43,9 @@ type Options struct {
 	// Guard lets through who may ask for more than /healthz and /readyz, which
 	// everybody may who reaches the listener; nil lets everybody.
 	Guard func(http.Handler) http.Handler
+	// Hosts are names by which browsers may ask, beside addresses and localhost.
+	// They count where Guard is nil.
+	Hosts []string
 	// TLS, where set, makes the listener speak https.
 	TLS *tls.Config
 	// Log takes what goes wrong in serving; nil drops it.
@@ -99,12 +102,12 @@ func New(o Options) *Server {
 	if err != nil {
 		stdlog = zap.NewStdLog(log)
 	}
-	var handler http.Handler = mux
+	var inner http.Handler = mux
 	if o.Guard != nil {
-		handler = guarded(mux, o.Guard)
+		inner = o.Guard(mux)
 	}
 	return &Server{tls: o.TLS, http: &http.Server{
-		Handler: handler,
+		Handler: protected(mux, browsers{next: inner, named: o.Guard == nil, names: o.Hosts}),
 		// No limit on the answer: a profile is written for as long as it was
 		// asked for.
 		ReadHeaderTimeout: 10 * time.Second,
@@ -114,13 +117,13 @@ func New(o Options) *Server {
 	}}
 }
 
-// guarded leaves health open, which supervisors ask without credentials, and lets
-// guard look at everything else, also at what is not there.
-func guarded(mux *http.ServeMux, guard func(http.Handler) http.Handler) http.Handler {
+// protected leaves health open, which supervisors ask without credentials and by any
+// name, and has all else answered by guarded, also what is not there.
+func protected(health, guarded http.Handler) http.Handler {
 	open := http.NewServeMux()
-	open.Handle("/", guard(mux))
-	open.Handle("GET /healthz", mux)
-	open.Handle("GET /readyz", mux)
+	open.Handle("/", guarded)
+	open.Handle("GET /healthz", health)
+	open.Handle("GET /readyz", health)
 	return open
 }
 

@@ -36,7 +36,7 @@ func TestPathsAnswer(t *testing.T) {
 		{"POST", "/healthz", 405, ""},
 	} {
 		w := httptest.NewRecorder()
-		s.http.Handler.ServeHTTP(w, httptest.NewRequest(c.method, c.path, nil))
+		s.http.Handler.ServeHTTP(w, httptest.NewRequest(c.method, "http://localhost"+c.path, nil))
 		if w.Code != c.status || !strings.Contains(w.Body.String(), c.body) {
 			t.Errorf("%s %s: want %d and %q, got %d and %q", c.method, c.path, c.status, c.body, w.Code, w.Body)
 		}
@@ -54,7 +54,7 @@ func TestProbesTellWhatTheirCheckSays(t *testing.T) {
 		"/readyz":  "503 not ready: the cache directory is full\n",
 	} {
 		w := httptest.NewRecorder()
-		s.http.Handler.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		s.http.Handler.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost"+path, nil))
 		if got := w.Result().Status[:4] + w.Body.String(); got != want {
 			t.Errorf("%s: want %q, got %q", path, want, got)
 		}
@@ -68,7 +68,7 @@ func TestReadyTellsWhatIsDegraded(t *testing.T) {
 	} {
 		s := New(Options{Metrics: metrics.Discard(), Degraded: func() string { return note }})
 		w := httptest.NewRecorder()
-		s.http.Handler.ServeHTTP(w, httptest.NewRequest("GET", "/readyz", nil))
+		s.http.Handler.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/readyz", nil))
 		if got := w.Result().Status[:4] + w.Body.String(); got != want {
 			t.Errorf("with %q: want %q, got %q", note, want, got)
 		}

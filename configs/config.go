@@ -49,6 +49,8 @@ type ServerTLS struct {
 type Admin struct {
 	// Listen is "host:port", or AdminOff.
 	Listen string `yaml:"listen"`
+	// Hosts are names by which browsers ask for it, beside addresses and localhost.
+	Hosts []string `yaml:"hosts,omitempty"`
 	// TLS makes it speak https.
 	TLS ServerTLS `yaml:"tls,omitzero"`
 	// Auth is how operators are known.

@@ -132,6 +132,11 @@ func (l *loader) checkServerTLS(key string, t ServerTLS) {
 func (l *loader) checkAdmin(a Admin) {
 	l.checkTokens("admin.auth.tokens", a.Auth.Tokens)
 	l.checkServerTLS("admin.tls", a.TLS)
+	for i, name := range a.Hosts {
+		if name == "" || strings.ToLower(name) != name || strings.ContainsAny(name, ":/ []*") {
+			l.reportKey(fmt.Sprintf("admin.hosts[%d]", i), "%q is no name of a host; write one such as cache.example.com, in small letters and without a port", name)
+		}
+	}
 	if l.placeOf("admin.listen").line == lineFlag {
 		// Commands that ask it have the flag, too. Serving asks Exposed.
 		return

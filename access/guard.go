@@ -50,7 +50,8 @@ type Options struct {
 	Htpasswd string
 	Tokens   []Token
 	Networks []Network
-	// TrustedProxies are ranges whose X-Forwarded-For is believed.
+	// TrustedProxies are ranges whose X-Forwarded-For is believed, and whose
+	// X-Forwarded-Proto.
 	TrustedProxies []string
 	// Certificates tells that the listener verifies client certificates.
 	Certificates bool

@@ -49,6 +49,9 @@ func contains(list []netip.Prefix, a netip.Addr) bool {
 	return false
 }
 
+// Trusts tells whether peer is a trusted proxy.
+func (g *Guard) Trusts(peer netip.Addr) bool { return contains(g.proxies, peer.Unmap().WithZone("")) }
+
 // client gives the address of whoever asks. Where the connection is a trusted
 // proxy's that is the last address of X-Forwarded-For which is not a trusted
 // proxy's too: what stands before it was written by strangers. An entry that is no

@@ -12,7 +12,8 @@ type Auth struct {
 	Tokens []Token `yaml:"tokens,omitempty"`
 	// Networks are addresses that stand for a name.
 	Networks []Network `yaml:"networks,omitempty"`
-	// TrustedProxies are addresses whose X-Forwarded-For is believed.
+	// TrustedProxies are addresses whose X-Forwarded-For and X-Forwarded-Proto are
+	// believed.
 	TrustedProxies []string `yaml:"trusted_proxies,omitempty"`
 	// OIDC is an issuer of signed tokens.
 	OIDC OIDC `yaml:"oidc,omitzero"`

@@ -90,10 +90,14 @@ func (x *exchange) challenge(err error) {
 	x.fail(err)
 }
 
-// scheme is that of URLs that lead back here. Who ends TLS in front may say so; who is
-// not in front can only make itself use TLS by it.
+// scheme is that of URLs that lead back here. A proxy that ends TLS in front may say
+// so, if it is trusted.
 func (x *exchange) scheme() string {
-	if x.s.tls != nil || strings.EqualFold(string(x.ctx.Request.Header.Peek("X-Forwarded-Proto")), "https") {
+	if x.s.tls != nil {
+		return "https"
+	}
+	if c := own(x.ctx.Conn()); c != nil && x.s.guard != nil && x.s.guard.Trusts(c.from) &&
+		strings.EqualFold(string(x.ctx.Request.Header.Peek("X-Forwarded-Proto")), "https") {
 		return "https"
 	}
 	return "http"

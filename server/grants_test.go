@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/entrepot-dev/entrepot/access"
 	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
@@ -94,8 +95,26 @@ func TestWhoIsNotAdmittedReachesNothing(t *testing.T) {
 }
 
 func TestAChallengeTellsWhereToGetAToken(t *testing.T) {
-	_, url := start(t, newShelf(), func(o *Options) { o.Grants = doorkeeper{} })
+	guard, err := access.New(access.Options{TrustedProxies: []string{"127.0.0.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(guard.Close)
+	_, url := start(t, newShelf(), func(o *Options) { o.Grants, o.Guard = doorkeeper{}, guard })
+	stranger, err := access.New(access.Options{TrustedProxies: []string{"192.0.2.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stranger.Close)
+	_, unbelieving := start(t, newShelf(), func(o *Options) { o.Grants, o.Guard = doorkeeper{}, stranger })
 	const scope = `,scope="repository:library/nginx:pull"`
+	for from, base := range map[string]string{"a stranger": unbelieving, "a proxy": url} {
+		scheme := map[string]string{"a stranger": "http", "a proxy": "https"}[from]
+		res, _ := guarded(t, "GET", base+"/v2/", "Host", "cache:5000", "X-Forwarded-Proto", "https")
+		if got, want := res.Header.Get("WWW-Authenticate"), `Bearer realm="`+scheme+`://cache:5000/token",service="cache:5000"`; got != want {
+			t.Errorf("X-Forwarded-Proto of %s: want %s, got %s", from, want, got)
+		}
+	}
 	for _, c := range []struct {
 		path, authorization, host, proto, want string
 	}{

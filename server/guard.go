@@ -16,6 +16,9 @@ type Guard interface {
 	// Identify gives who asks, and from which address: that of the client where
 	// the connection is a proxy's. An error refuses the request.
 	Identify(q access.Question) (*access.Caller, netip.Addr, error)
+	// Trusts tells whether peer, the other end of a connection, is a proxy whose
+	// word about its clients is believed.
+	Trusts(peer netip.Addr) bool
 	// Allow says why a caller may not pull from a repository; nil where they may.
 	Allow(c *access.Caller, at netip.Addr, upstream, repository string) error
 }

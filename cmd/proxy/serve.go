@@ -107,7 +107,7 @@ func warnOf(cfg *configs.Config, log *zap.Logger) {
 				zap.String("upstream", name), zap.String("key", fmt.Sprintf("upstreams.%s.tls.insecure", name)))
 		}
 		if u.Access == configs.AccessPassthrough && cfg.TLS.Cert == "" && !isLoopback(cfg.Listen) {
-			log.Warn("clients send this cache their passwords in plain http: set tls, or end TLS in front of it with X-Forwarded-Proto: https",
+			log.Warn("clients send this cache their passwords in plain http: set tls, or end TLS in front of it by a proxy that is in auth.trusted_proxies and sends X-Forwarded-Proto: https",
 				zap.String("upstream", name), zap.String("key", fmt.Sprintf("upstreams.%s.access", name)))
 		}
 	}

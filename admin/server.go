@@ -32,14 +32,8 @@ type Options struct {
 	// Degraded says in a sentence what is not in order although clients may be
 	// sent here; empty where all is. /readyz tells it. Nil is nothing.
 	Degraded func() string
-	// Explain answers /explain?reference=…: it gives what is written as JSON,
-	// or an error for whoever asked. Nil leaves the page out.
-	Explain func(ctx context.Context, reference string) (any, error)
-	// Scrub answers POST /scrub?rate=…: it verifies all that is stored, at rate
-	// bytes a second (zero: no limit). It calls told with what is then written
-	// as a line of JSON; an error that told gives ends it. Nil leaves the page
-	// out.
-	Scrub func(ctx context.Context, rate int64, told func(any) error) error
+	// API answers below /api/; nil leaves that out.
+	API http.Handler
 	// Guard lets through who may ask for more than /healthz and /readyz, which
 	// everybody may who reaches the listener; nil lets everybody.
 	Guard func(http.Handler) http.Handler
@@ -64,8 +58,7 @@ const index = `entrepot
 /metrics       Prometheus metrics
 /healthz       is the process in order?
 /readyz        may clients be sent here?
-/explain       what is here of a reference: ?reference=docker.io/library/nginx:1.27
-/scrub         POST: verify all that is stored
+/api/v1/       the operator's API, which the program's commands use
 /debug/pprof/  profiles of the Go runtime
 `
 
@@ -82,11 +75,8 @@ func New(o Options) *Server {
 	})))
 	mux.Handle("GET /healthz", newProbe("alive", o.Alive, nil))
 	mux.Handle("GET /readyz", newProbe("ready", o.Ready, o.Degraded))
-	if o.Explain != nil {
-		mux.Handle("GET /explain", explainer(o.Explain))
-	}
-	if o.Scrub != nil {
-		mux.Handle("POST /scrub", scrubber(o.Scrub))
+	if o.API != nil {
+		mux.Handle("/api/", o.API)
 	}
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)

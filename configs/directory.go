@@ -2,6 +2,7 @@ package configs
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,13 @@ func defaultDir(system string, userCache func() (string, error)) (string, error)
 		return "", fmt.Errorf("%s is not writable and this user has no cache directory (%w); set cache.dir or ENTREPOT_CACHE_DIR to a directory that is", system, err)
 	}
 	return filepath.Join(dir, "entrepot"), nil
+}
+
+// HasDefaultDir tells whether Dir is the one that this user's caches have where
+// nobody names another.
+func (c *Cache) HasDefaultDir() bool {
+	dir, err := defaultDir(systemDir, os.UserCacheDir)
+	return err == nil && dir == c.Dir
 }
 
 // writable tells whether this process may write to dir, or make it.

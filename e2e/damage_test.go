@@ -114,7 +114,7 @@ func TestAnOldBlobIsVerifiedWhileItIsServed(t *testing.T) {
 // scrub runs the command on a proxy's configuration.
 func scrub(t *testing.T, p *proxy.Proxy) (code int, last map[string]any, out string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), proxy.Binary(t), "scrub", "--json", "--config", p.Config())
+	cmd := exec.CommandContext(t.Context(), proxy.Binary(t), "scrub", "--output", "json", "--config", p.Config())
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}

@@ -46,7 +46,7 @@ func TestExplainSaysWhatIsHere(t *testing.T) {
 		"docker.io/library/app:1.0: hit", i.Digest.String(), `match: "*"`, "asked again",
 		"linux/amd64", amd64.String()+" here, and 1 of its 2 blobs",
 		"linux/arm/v7", i.Platforms["linux/arm/v7"].String()+" not here")
-	want(explain("--json", "app@"+amd64.String()), `"status": "hit"`, `"stored": true`)
+	want(explain("--output", "json", "app@"+amd64.String()), `"status": "hit"`, `"stored": true`)
 	want(explain("app@"+i.Platforms["linux/arm64"].String()), "miss (it is not here)")
 	want(explain("quay.example.test/app:1"), "not configured")
 	want(explain("No Such Name"), "is no reference")

@@ -160,7 +160,7 @@ admin:
     token_file: %s
     htpasswd: %s
 `, token, htpasswd(t, "", "op", "wonderland")))
-	for _, path := range []string{"/", "/metrics", "/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/cmdline", "/explain?reference=nginx", "/none"} {
+	for _, path := range []string{"/", "/metrics", "/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/cmdline", "/api/v1/explain?reference=nginx", "/none"} {
 		for _, auth := range []string{"", "Bearer x", basicAuth("op", "x")} {
 			status, body, _ := fetch(t, http.DefaultClient, p.AdminURL()+path, "Authorization", auth)
 			if status != http.StatusUnauthorized || !strings.Contains(body, "UNAUTHORIZED") {

@@ -85,7 +85,7 @@ func TestNoSecretIsTold(t *testing.T) {
 		t.Errorf("%d requests were answered, want at least %d: the credentials are not used, and the test shows nothing", answered, want)
 	}
 	p.WaitIdle(t)
-	for _, page := range []string{"/", "/metrics", "/readyz", "/healthz", "/debug/pprof/cmdline", "/debug/pprof/goroutine?debug=2", "/debug/pprof/heap?debug=1", "/explain?reference=file.test/alice/app:1.0"} {
+	for _, page := range []string{"/", "/metrics", "/readyz", "/healthz", "/debug/pprof/cmdline", "/debug/pprof/goroutine?debug=2", "/debug/pprof/heap?debug=1", "/api/v1/explain?reference=file.test/alice/app:1.0"} {
 		res, err := http.Get(p.AdminURL() + page)
 		if err != nil {
 			t.Fatal(err)

@@ -1,105 +1,49 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/url"
 	"strings"
-	"text/tabwriter"
 	"time"
 
-	"github.com/distribution/reference"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/entrepot-dev/entrepot/cache"
-	"github.com/entrepot-dev/entrepot/configs"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 func newExplain(p *process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain REFERENCE",
-		Short: "Say what a running entrepot has of an image, and what a client would get",
-		Long: `Explain asks the admin listener that the same settings would open. It says whether
-a pull would be answered from the cache, how old the answer is, when the upstream
-will be asked again and under which rule, how much is on disk, and which platforms
-and layers are there. The upstream is not asked for anything.`,
+		Short: "Say how fresh what is here of an image is, and what a client would get",
+		Long: `Explain says whether a pull would be answered from the cache, how old the answer is,
+when the upstream will be asked again and under which rule, how much is on disk, and
+which platforms and layers are there. The upstream is not asked for anything.`,
 		Example: `  entrepot explain nginx:1.27
   entrepot explain ghcr.io/org/app@sha256:…
-  entrepot explain --json docker.io/library/nginx:1.27`,
+  entrepot explain --output json docker.io/library/nginx:1.27`,
 		Args: cobra.ExactArgs(1),
-		RunE: does(p.explain),
+		RunE: p.operates(p.explain),
 	}
-	cmd.Flags().Bool("json", false, "print JSON")
-	cmd.Flags().Duration("timeout", 10*time.Second, "`time` to wait for the answer")
-	cmd.Flags().String("admin-listen", "", "`address` of the admin listener")
+	addOperatorFlags(cmd.Flags())
 	return cmd
 }
 
-func (p *process) explain(cmd *cobra.Command, args []string) error {
-	cfg, err := p.load(cmd, "")
+func (p *process) explain(o *operation, cmd *cobra.Command, args []string) error {
+	asJSON, err := asJSON(cmd)
 	if err != nil {
-		return err
-	}
-	if cfg.Admin.Listen == configs.AdminOff {
-		return errors.New("admin.listen is off, so that there is nothing to ask; set it to an address, such as 127.0.0.1:5001")
-	}
-	timeout, err := cmd.Flags().GetDuration("timeout")
-	if err != nil {
-		return err
-	}
-	asJSON, err := cmd.Flags().GetBool("json")
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
-	defer cancel()
-	answer, err := ask(ctx, cfg.Admin, "/explain?reference="+url.QueryEscape(args[0]))
-	if err != nil {
-		return err
-	}
-	if asJSON {
-		_, err = fmt.Fprintln(p.stdout, answer)
 		return err
 	}
 	var e cache.Explanation
-	if err := json.Unmarshal([]byte(answer), &e); err != nil {
-		return fmt.Errorf("the admin listener at %s answered what is no explanation: %w", cfg.Admin.Listen, err)
+	if err := o.Get(o.ctx, "explain", url.Values{"reference": {args[0]}}, &e); err != nil {
+		return err
+	}
+	if asJSON {
+		return writeJSON(p.stdout, e)
 	}
 	return writeExplanation(p.stdout, &e, time.Now())
-}
-
-// explain says what the cache has of a reference as people write it.
-func (p *parts) explain(ctx context.Context, ref string) (any, error) {
-	t, err := targetOf(p.router, ref)
-	if err != nil {
-		return nil, err
-	}
-	return p.cache.Explain(ctx, t)
-}
-
-// targetOf reads a reference as people write it: "nginx" is
-// docker.io/library/nginx:latest.
-func targetOf(router *rewrite.Router, ref string) (rewrite.Target, error) {
-	named, err := reference.ParseNormalizedNamed(ref)
-	if err != nil {
-		return rewrite.Target{}, fmt.Errorf("%q is no reference of an image, such as docker.io/library/nginx:1.27: %w", ref, err)
-	}
-	t, err := router.Route(reference.Path(named), reference.Domain(named), "")
-	if err != nil {
-		return rewrite.Target{}, err
-	}
-	switch r := reference.TagNameOnly(named).(type) {
-	case reference.Digested: // a digest counts, whatever tag stands beside it
-		t.Digest = r.Digest()
-	case reference.Tagged:
-		t.Tag = r.Tag()
-	}
-	return t, nil
 }
 
 // writeExplanation prints e for people.
@@ -114,7 +58,7 @@ func writeExplanation(w io.Writer, e *cache.Explanation, now time.Time) error {
 		fmt.Fprintf(&s, " (%s)", e.Reason)
 	}
 	s.WriteByte('\n')
-	tw := tabwriter.NewWriter(&s, 0, 0, 2, ' ', 0)
+	tw := newTable(&s)
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(tw, "  %s\t%s\n", name, fmt.Sprintf(format, args...))
 	}

@@ -101,13 +101,17 @@ const maxAnswer = 8 << 20
 
 // ask gives what the admin listener says, or an error where that is not ok.
 func ask(ctx context.Context, a configs.Admin, path string) (string, error) {
-	o, err := newOperator(a)
+	o, err := newOperatorListener(a)
 	if err != nil {
 		return "", err
 	}
 	defer o.transport.CloseIdleConnections()
 	listen, url := a.Listen, o.url(path)
-	resp, err := o.do(ctx, http.MethodGet, path)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := o.RoundTrip(req)
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return "", fmt.Errorf("no entrepot listens at %s: start it, or name its admin.listen (--admin-listen, ENTREPOT_ADMIN_LISTEN): %w", reachable(listen), err)
 	}

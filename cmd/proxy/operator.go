@@ -8,22 +8,251 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
 
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/configs"
+	"github.com/entrepot-dev/entrepot/metrics"
+	"github.com/entrepot-dev/entrepot/operator"
 )
 
-// operator asks the admin listener that the same settings would open, as its
-// commands do. Its transport is the caller's to close.
-type operator struct {
+// askTimeout bounds the question whether an entrepot runs.
+const askTimeout = 5 * time.Second
+
+// operator makes the operator's API of the parts.
+func (p *parts) operator(cfg *configs.Config, b build, log *zap.Logger) *operator.API {
+	return operator.New(operator.Options{
+		Cache: p.cache, Router: p.router, Version: b.Version, CacheDir: absolute(cfg.Cache.Dir), Offline: cfg.Cache.Offline, Log: log,
+	})
+}
+
+// operation is an operator's command that has been given what it works on.
+type operation struct {
+	*operator.Client
+	// ctx ends at a signal.
+	ctx context.Context
+	cfg *configs.Config
+	// running is set where a running proxy does the work, else this process does.
+	running bool
+}
+
+// operates makes what a command does of f, which uses the operator's API: that of the
+// proxy that runs with these settings, else of this process on the cache directory.
+func (p *process) operates(f func(o *operation, cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
+	return does(func(cmd *cobra.Command, args []string) (err error) {
+		cfg, err := p.load(cmd, "")
+		if err != nil {
+			return err
+		}
+		ctx, stop := p.interruptible(cmd.Context())
+		defer stop()
+		o := &operation{ctx: ctx, cfg: cfg}
+		end, err := p.connect(o, cmd)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, end()) }()
+		if err := f(o, cmd, args); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return err
+		}
+		return nil
+	})
+}
+
+// errInterrupted is why a command ended that was asked to.
+var errInterrupted = errors.New("interrupted: what was done until now is kept")
+
+// interruptible gives a context that ends at a signal. The caller calls stop.
+func (p *process) interruptible(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	signals, unnotify := p.signals()
+	// It ends with ctx.
+	go func() {
+		select {
+		case <-signals:
+			cancel(errInterrupted)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		cancel(nil)
+		unnotify()
+	}
+}
+
+// connect gives o its client. The caller calls end when o is done.
+func (p *process) connect(o *operation, cmd *cobra.Command) (end func() error, err error) {
+	flag := cmd.Flags().Lookup("admin-listen")
+	named := flag != nil && flag.Changed
+	end, err = p.connectRunning(o, named)
+	switch {
+	case err == nil:
+		o.running = true
+		return end, nil
+	case named || !errors.Is(err, errNotRunning):
+		return nil, err
+	}
+	end, here := p.connectDirectory(o)
+	if errors.Is(here, store.ErrInUse) {
+		if o.cfg.Admin.Listen == configs.AdminOff {
+			return nil, fmt.Errorf("%w; and admin.listen is off, so that it can not be asked to do it", here)
+		}
+		return nil, fmt.Errorf("%w; and it can not be asked to do it: %w", here, err)
+	}
+	return end, here
+}
+
+// errNotRunning says that no proxy with these settings answers.
+var errNotRunning = errors.New("no entrepot runs with these settings")
+
+// connectRunning uses the API of a running proxy: the one at the configured address,
+// if it has the configured cache directory, or if its address was named or its
+// directory was not.
+func (p *process) connectRunning(o *operation, named bool) (end func() error, err error) {
+	if o.cfg.Admin.Listen == configs.AdminOff {
+		if named {
+			return nil, errors.New("admin.listen is off, so that there is nothing to ask; set it to an address, such as 127.0.0.1:5001")
+		}
+		return nil, errNotRunning
+	}
+	listener, err := newOperatorListener(o.cfg.Admin)
+	if err != nil {
+		return nil, err
+	}
+	o.Client = &operator.Client{HTTP: &http.Client{Transport: listener}, Base: listener.url("")}
+	ctx, cancel := context.WithTimeout(o.ctx, askTimeout)
+	defer cancel()
+	var s operator.Status
+	err = o.Get(ctx, "status", nil, &s)
+	switch {
+	case err == nil && !named && s.CacheDir != absolute(o.cfg.Cache.Dir) && !o.cfg.Cache.HasDefaultDir():
+		err = fmt.Errorf("%w: the one at %s has its cache in %s, and not in %s", errNotRunning, reachable(o.cfg.Admin.Listen), s.CacheDir, o.cfg.Cache.Dir)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		err = fmt.Errorf("%w: none listens at %s: start it, or name its admin.listen (--admin-listen, ENTREPOT_ADMIN_LISTEN)", errNotRunning, reachable(o.cfg.Admin.Listen))
+	case err != nil:
+		err = fmt.Errorf("ask the entrepot at %s: %w", reachable(o.cfg.Admin.Listen), unwrapURL(err))
+	}
+	if err != nil {
+		listener.transport.CloseIdleConnections()
+		return nil, err
+	}
+	return func() error {
+		listener.transport.CloseIdleConnections()
+		return nil
+	}, nil
+}
+
+// absolute gives the path of dir from the root, where that can be told.
+func absolute(dir string) string {
+	if path, err := filepath.Abs(dir); err == nil {
+		return path
+	}
+	return dir
+}
+
+// unwrapURL leaves away what net/http puts before an error: method and URL, which
+// people who type a command have not asked for.
+func unwrapURL(err error) error {
+	if e := (*url.Error)(nil); errors.As(err, &e) {
+		return e.Err
+	}
+	return err
+}
+
+// connectDirectory serves the API of the cache directory to this very process.
+func (p *process) connectDirectory(o *operation) (end func() error, err error) {
+	b := buildOf(readBuildInfo())
+	o.cfg.Cache.ScrubRate = 0 // nothing goes on behind the command
+	log, err := newLog(configs.Log{Level: "warn", Format: o.cfg.Log.Format}, p.stderr)
+	if err != nil {
+		return nil, err
+	}
+	parts, err := wire(o.cfg, p.environ, b, log, metrics.New(b.Version, b.Revision, b.Go))
+	if err != nil {
+		return nil, err
+	}
+	s := &http.Server{Handler: parts.operator(o.cfg, b, log), ReadHeaderTimeout: time.Minute, BaseContext: func(net.Listener) context.Context { return o.ctx }}
+	ln := newPipeListener()
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = s.Serve(ln) }) // it ends by Shutdown
+	transport := &http.Transport{DialContext: ln.dial}
+	o.Client = &operator.Client{HTTP: &http.Client{Transport: transport}, Base: "http://entrepot"}
+	return func() error {
+		transport.CloseIdleConnections()
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		err := s.Shutdown(ctx)
+		serving.Wait()
+		err = errors.Join(err, parts.cache.Close(ctx))
+		parts.closeUpstreams()
+		_ = log.Sync() // of a terminal that can not
+		return err
+	}, nil
+}
+
+// pipeListener accepts connections of this process alone.
+type pipeListener struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	close  func()
+}
+
+func newPipeListener() *pipeListener {
+	ln := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
+	ln.close = sync.OnceFunc(func() { close(ln.closed) })
+	return ln
+}
+
+func (ln *pipeListener) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	client, server := net.Pipe()
+	select {
+	case ln.conns <- server:
+		return client, nil
+	case <-ln.closed:
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (ln *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case conn := <-ln.conns:
+		return conn, nil
+	case <-ln.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (ln *pipeListener) Close() error {
+	ln.close()
+	return nil
+}
+
+func (ln *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
+
+// operatorListener is the admin listener that the same settings would open, as seen
+// by the program's commands. Its transport is the caller's to close.
+type operatorListener struct {
 	listen, scheme string
 	token          string // empty where none is to be shown
 	transport      *http.Transport
 }
 
-func newOperator(a configs.Admin) (*operator, error) {
+func newOperatorListener(a configs.Admin) (*operatorListener, error) {
 	// No proxy from the environment: it would be asked for this machine's own
 	// address.
-	o := &operator{listen: a.Listen, scheme: "http", transport: &http.Transport{
+	o := &operatorListener{listen: a.Listen, scheme: "http", transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialSelf(ctx, a.Listen) },
 	}}
 	if a.Auth.TokenFile != "" {
@@ -55,15 +284,14 @@ func newOperator(a configs.Admin) (*operator, error) {
 }
 
 // url gives the URL of a path of the listener.
-func (o *operator) url(path string) string { return o.scheme + "://" + reachable(o.listen) + path }
+func (o *operatorListener) url(path string) string {
+	return o.scheme + "://" + reachable(o.listen) + path
+}
 
-// do sends a request. The caller closes the body.
-func (o *operator) do(ctx context.Context, method, path string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, o.url(path), nil)
-	if err != nil {
-		return nil, err
-	}
+// RoundTrip sends a request, with the token.
+func (o *operatorListener) RoundTrip(req *http.Request) (*http.Response, error) {
 	if o.token != "" {
+		req = req.Clone(req.Context())
 		req.Header.Set("Authorization", "Bearer "+o.token)
 	}
 	return o.transport.RoundTrip(req)

@@ -26,6 +26,8 @@ const (
 	exitOK     = 0
 	exitFailed = 1
 	exitUsage  = 2
+	// exitInterrupted is what shells give a program that SIGINT has ended.
+	exitInterrupted = 130
 )
 
 // failure is an error of a command that was called rightly. Every other error
@@ -34,6 +36,9 @@ type failure struct{ err error }
 
 func (f failure) Error() string { return f.err.Error() }
 func (f failure) Unwrap() error { return f.err }
+
+// misuse is an error of usage that a command itself has found.
+type misuse struct{ error }
 
 // run runs the command and gives its exit code.
 func (p *process) run() int {
@@ -46,7 +51,10 @@ func (p *process) run() int {
 		return exitOK
 	}
 	fmt.Fprintf(p.stderr, "entrepot: %v\n", err)
-	if errors.As(err, &failure{}) {
+	if errors.Is(err, errInterrupted) {
+		return exitInterrupted
+	}
+	if errors.As(err, &failure{}) && !errors.As(err, &misuse{}) {
 		return exitFailed
 	}
 	fmt.Fprintf(p.stderr, "Run '%s --help' for usage.\n", cmd.CommandPath())

@@ -55,7 +55,17 @@ func addKeyFlags(flags *pflag.FlagSet) {
 	for _, f := range keyFlags {
 		flags.String(f.name, "", f.usage)
 	}
+	addOfflineFlag(flags)
+}
+
+func addOfflineFlag(flags *pflag.FlagSet) {
 	flags.Bool(offlineFlag, false, "serve what is kept and ask no upstream")
+}
+
+// addDirectoryFlags adds the flags that say which cache an operator's command is for.
+func addDirectoryFlags(flags *pflag.FlagSet) {
+	flags.String("admin-listen", "", "`address` of the admin listener of the entrepot to ask")
+	flags.String("cache-dir", "", "`directory` of the cache")
 }
 
 // load makes the configuration of file, or else of --config or $ENTREPOT_CONFIG,

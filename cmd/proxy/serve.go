@@ -77,7 +77,7 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 	}
 	shown := banner{version: b.Version, cfg: cfg, listen: frontLn.Addr().String()}
 	if adminLn != nil {
-		o := admin.Options{Metrics: m, Ready: s.ready, Degraded: parts.cache.Degraded, Explain: parts.explain, Scrub: parts.scrub, Hosts: cfg.Admin.Hosts, TLS: adminTLS, Log: log}
+		o := admin.Options{Metrics: m, Ready: s.ready, Degraded: parts.cache.Degraded, API: parts.operator(cfg, b, log), Hosts: cfg.Admin.Hosts, TLS: adminTLS, Log: log}
 		if adminGuard != nil {
 			o.Guard = adminGuard.Handler
 		}

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// Values of --output.
+const (
+	outputTable = "table"
+	outputJSON  = "json"
+)
+
+// addOperatorFlags adds what every operator's command takes.
+func addOperatorFlags(flags *pflag.FlagSet) {
+	flags.StringP("output", "o", outputTable, "`format` to print: table or json")
+	addDirectoryFlags(flags)
+}
+
+// asJSON tells whether --output is json.
+func asJSON(cmd *cobra.Command) (bool, error) {
+	text, err := cmd.Flags().GetString("output")
+	switch {
+	case err != nil:
+		return false, err
+	case text == outputJSON:
+		return true, nil
+	case text == outputTable:
+		return false, nil
+	}
+	return false, misuse{fmt.Errorf("--output: %q is not known; give %s or %s", text, outputTable, outputJSON)}
+}
+
+// writeJSON prints v for programs.
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// newTable gives a writer that aligns what is between tabs. The caller flushes it.
+func newTable(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 0, 0, 2, ' ', 0) }

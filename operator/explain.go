@@ -1,0 +1,44 @@
+package operator
+
+import (
+	"fmt"
+	"net/http"
+
+	"github.com/distribution/reference"
+
+	"github.com/entrepot-dev/entrepot/rewrite"
+)
+
+// explain answers with a cache.Explanation of ?reference=.
+func (a *API) explain(r *http.Request) (any, error) {
+	text := r.URL.Query().Get("reference")
+	if text == "" {
+		return nil, invalidf("name a reference: %sexplain?reference=docker.io/library/nginx:1.27", Prefix)
+	}
+	t, err := Target(a.Router, text)
+	if err != nil {
+		return nil, err
+	}
+	return a.Cache.Explain(r.Context(), t)
+}
+
+// Target reads a reference as people write it: "nginx" is
+// docker.io/library/nginx:latest. Where a digest and a tag are given the digest
+// counts.
+func Target(router *rewrite.Router, text string) (rewrite.Target, error) {
+	named, err := reference.ParseNormalizedNamed(text)
+	if err != nil {
+		return rewrite.Target{}, fmt.Errorf("%w: %w", invalidf("%q is no reference of an image, such as docker.io/library/nginx:1.27", text), err)
+	}
+	t, err := router.Route(reference.Path(named), reference.Domain(named), "")
+	if err != nil {
+		return rewrite.Target{}, err
+	}
+	switch r := reference.TagNameOnly(named).(type) {
+	case reference.Digested:
+		t.Digest = r.Digest()
+	case reference.Tagged:
+		t.Tag = r.Tag()
+	}
+	return t, nil
+}

@@ -1,0 +1,96 @@
+// Package operator is the JSON API for whoever runs a cache: what is here, what to
+// keep, fetch, carry over or remove. The admin listener of a running proxy serves
+// it, and the commands of the program use it, also on a cache directory that no
+// process holds: then they serve it to themselves. So a command does the same and
+// prints the same either way.
+//
+// An answer is one JSON document, or, of what takes long, lines of JSON as they
+// come (see Line), or the bytes of a file. Errors are problem details (RFC 9457).
+package operator
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/entrepot-dev/entrepot/cache"
+	"github.com/entrepot-dev/entrepot/rewrite"
+)
+
+// Prefix is where the API is, with the slash at its end.
+const Prefix = "/api/v1/"
+
+// Options are what the API works on.
+type Options struct {
+	Cache  *cache.Cache
+	Router *rewrite.Router
+	// Version is the program's.
+	Version string
+	// CacheDir is the directory of Cache.
+	CacheDir string
+	// Offline is set where no upstream is asked.
+	Offline bool
+	// Log takes what an operator has changed; nil drops it.
+	Log *zap.Logger
+}
+
+// API answers requests below Prefix. It may be used by several goroutines.
+type API struct {
+	Options
+	mux     *http.ServeMux
+	started time.Time
+}
+
+// New makes the API of a cache.
+func New(o Options) *API {
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	a := &API{Options: o, mux: http.NewServeMux(), started: time.Now()}
+	a.mux.HandleFunc(Prefix, func(w http.ResponseWriter, r *http.Request) {
+		writeError(w, Errorf(http.StatusNotFound, "there is no %s %s", r.Method, r.URL.Path))
+	})
+	a.get("status", a.status)
+	a.get("explain", a.explain)
+	a.stream("scrub", a.scrub)
+	return a
+}
+
+// ServeHTTP answers a request.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Cache-Control", "no-store")
+	a.mux.ServeHTTP(w, r)
+}
+
+// get serves what f gives as JSON.
+func (a *API) get(name string, f func(r *http.Request) (any, error)) {
+	a.mux.HandleFunc("GET "+Prefix+name, func(w http.ResponseWriter, r *http.Request) {
+		v, err := f(r)
+		if err != nil {
+			writeError(w, err)
+			return
+		}
+		writeJSON(w, v)
+	})
+}
+
+// stream serves lines while f runs; it ends f's context when the client goes away.
+func (a *API) stream(name string, f func(ctx context.Context, r *http.Request, tell Tell) (any, error)) {
+	a.mux.HandleFunc("POST "+Prefix+name, func(w http.ResponseWriter, r *http.Request) {
+		writeLines(w, r, f)
+	})
+}
+
+// Status says what answers.
+type Status struct {
+	Version  string    `json:"version"`
+	CacheDir string    `json:"cacheDir"`
+	Offline  bool      `json:"offline"`
+	Started  time.Time `json:"started"`
+}
+
+func (a *API) status(*http.Request) (any, error) {
+	return Status{Version: a.Version, CacheDir: a.CacheDir, Offline: a.Offline, Started: a.started}, nil
+}

@@ -42,6 +42,9 @@ const (
 	// issuerPause is the least time between two requests for one URL: whoever
 	// sends tokens with keys that nobody knows makes us ask no faster.
 	issuerPause = 10 * time.Second
+	// keysFor is for how long keys are believed before the issuer is asked again: it
+	// may have withdrawn one.
+	keysFor = time.Hour
 	// maxIssuerBody bounds an answer of the issuer, in bytes.
 	maxIssuerBody = 1 << 20
 	// maxGroups bounds the groups of a token.
@@ -94,18 +97,47 @@ type outage struct{ err error }
 
 type outageKey struct{}
 
-// keys is the issuer's key set.
-type keys struct{ remote oidc.KeySet }
+// keys is the issuer's key set. The issuer is asked for it with the first token, for
+// a key that is not in it, and when it is old; an old one does while it can not be
+// asked.
+type keys struct {
+	// empty makes a set that asks.
+	empty func() oidc.KeySet
 
-func (k keys) VerifySignature(ctx context.Context, jwt string) ([]byte, error) {
-	payload, err := k.remote.VerifySignature(ctx, jwt)
-	if err != nil && strings.HasPrefix(err.Error(), "fetching keys") && !errors.Is(err, errAskedJustNow) {
+	mu    sync.Mutex
+	set   oidc.KeySet
+	until time.Time
+}
+
+func newKeys(empty func() oidc.KeySet) *keys {
+	return &keys{empty: empty, set: empty(), until: time.Now().Add(keysFor)}
+}
+
+func (k *keys) VerifySignature(ctx context.Context, jwt string) ([]byte, error) {
+	now := time.Now()
+	k.mu.Lock()
+	set, old := k.set, !now.Before(k.until)
+	k.mu.Unlock()
+	if old {
+		renewed := k.empty()
+		if payload, err := renewed.VerifySignature(ctx, jwt); !isFetch(err) {
+			k.mu.Lock()
+			k.set, k.until = renewed, now.Add(keysFor)
+			k.mu.Unlock()
+			return payload, err
+		}
+	}
+	payload, err := set.VerifySignature(ctx, jwt)
+	if isFetch(err) && !errors.Is(err, errAskedJustNow) {
 		if o, ok := ctx.Value(outageKey{}).(*outage); ok {
 			o.err = err
 		}
 	}
 	return payload, err
 }
+
+// isFetch tells whether a key set's error is that its keys could not be had.
+func isFetch(err error) bool { return err != nil && strings.HasPrefix(err.Error(), "fetching keys") }
 
 // discover asks the issuer where its keys are, once it has answered never again.
 func (i *issuer) discover(ctx context.Context) (*oidc.IDTokenVerifier, error) {
@@ -145,7 +177,7 @@ func (i *issuer) ask(ctx context.Context) (*oidc.IDTokenVerifier, error) {
 			algorithms = append(algorithms, a)
 		}
 	}
-	return oidc.NewVerifier(i.Issuer, keys{oidc.NewRemoteKeySet(ctx, more.Keys)},
+	return oidc.NewVerifier(i.Issuer, newKeys(func() oidc.KeySet { return oidc.NewRemoteKeySet(ctx, more.Keys) }),
 		&oidc.Config{ClientID: i.Audience, SupportedSigningAlgs: algorithms}), nil
 }
 
@@ -228,6 +260,10 @@ func (p *paced) RoundTrip(r *http.Request) (*http.Response, error) {
 	p.last[url] = attempt{at: now}
 	p.mu.Unlock()
 	resp, err := p.next.RoundTrip(r)
+	if err == nil && resp.StatusCode >= http.StatusInternalServerError {
+		_ = resp.Body.Close() // nobody reads it
+		err = fmt.Errorf("it answers %s", resp.Status)
+	}
 	if err != nil {
 		p.mu.Lock()
 		p.last[url] = attempt{at: now, err: err}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc/oidctest"
@@ -167,4 +168,72 @@ func TestIssuerThatCanNotBeAskedIsSaidSo(t *testing.T) {
 	if who, _, err := g.Identify(Question{Peer: office, Authorization: header}); err != nil || who.Name != "office" {
 		t.Errorf("who is known otherwise needs no issuer: %v, %v", who, err)
 	}
+}
+
+// answering is an issuer without a network.
+type answering func(*http.Request) (*http.Response, error)
+
+func (a answering) RoundTrip(r *http.Request) (*http.Response, error) { return a(r) }
+
+func TestKeysThatTheIssuerHasWithdrawnAreForgotten(t *testing.T) {
+	withdrawn, kept := newTestIssuer(t), newTestIssuer(t)
+	synctest.Test(t, func(t *testing.T) {
+		const url = "https://issuer.example"
+		server := &oidctest.Server{PublicKeys: []oidctest.PublicKey{
+			{PublicKey: withdrawn.key.Public(), KeyID: "old", Algorithm: "RS256"},
+			{PublicKey: kept.key.Public(), KeyID: "new", Algorithm: "RS256"},
+		}}
+		server.SetIssuer(url)
+		asked, down := 0, false
+		g := newGuard(t, Options{OIDC: &OIDC{Issuer: url, Audience: "entrepot"}})
+		g.issuer.client.Transport = &paced{last: map[string]attempt{}, next: answering(func(r *http.Request) (*http.Response, error) {
+			asked++
+			w := httptest.NewRecorder()
+			if down {
+				w.WriteHeader(http.StatusBadGateway)
+			} else {
+				server.ServeHTTP(w, r)
+			}
+			return w.Result(), nil
+		})}
+		n := 0
+		knows := func(i *testIssuer, id string) error {
+			n++
+			claims := fmt.Sprintf(`{"iss":%q,"aud":"entrepot","sub":"user-7","jti":"%d","exp":%d}`, url, n, time.Now().Add(time.Hour).Unix())
+			_, _, err := g.Identify(Question{Authorization: []byte("Bearer " + oidctest.SignIDToken(i.key, id, "RS256", claims))})
+			return err
+		}
+		good := func(when string, i *testIssuer, id string) {
+			t.Helper()
+			if err := knows(i, id); err != nil {
+				t.Errorf("%s: %v", when, err)
+			}
+		}
+		good("the old key", withdrawn, "old")
+		good("the new key", kept, "new")
+		if asked != 2 {
+			t.Errorf("the issuer was asked %d times, want once for where its keys are and once for them", asked)
+		}
+		down, server.PublicKeys = true, server.PublicKeys[1:]
+		time.Sleep(keysFor)
+		good("the old key while the issuer is down", withdrawn, "old")
+		good("the new key while the issuer is down", kept, "new")
+		if asked != 3 {
+			t.Errorf("the issuer was asked %d times, want once more", asked)
+		}
+		// That it is down is told of a key that is not known, to all who ask.
+		for range 2 {
+			var e *oci.Error
+			if err := knows(withdrawn, "another"); !errors.As(err, &e) || e.Code != oci.CodeUnavailable {
+				t.Errorf("a key that is not known: want UNAVAILABLE, got %v", err)
+			}
+		}
+		down = false
+		time.Sleep(issuerPause)
+		good("the new key", kept, "new")
+		var e *oci.Error
+		if err := knows(withdrawn, "old"); !errors.As(err, &e) || e.Code != oci.CodeUnauthorized {
+			t.Errorf("the key that was withdrawn: want UNAUTHORIZED, got %v", err)
+		}
+	})
 }

@@ -59,7 +59,7 @@ func needBuilt(t *testing.T, program, pkg string) string {
 		return need(t, program)
 	}
 	dir := t.TempDir()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*limit)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "go", "install", pkg)
 	cmd.Dir = dir // out of this module

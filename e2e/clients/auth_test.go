@@ -126,6 +126,32 @@ func TestContainerdShowsATokenByHostsTOML(t *testing.T) {
 	}
 }
 
+// The kubelet reads a pull secret and hands its user and password to the CRI, where
+// containerd answers a challenge with them; so does ctr --user.
+func TestContainerdAnswersWithAPullSecretsAccount(t *testing.T) {
+	ctr := need(t, "ctr")
+	needRoot(t, "containerd")
+	p, want := newGuarded(t)
+	socket, inspect := startContainerd(t)
+	fetch := func(more ...string) (string, error) {
+		args := append([]string{"-a", socket, "content", "fetch", "--plain-http", "--all-platforms"}, more...)
+		return try(t, nil, ctr, append(args, p.Host()+"/docker.io/library/app:1")...)
+	}
+	for name, user := range map[string][]string{"nobody": nil, "a wrong password": {"--user", "alice:x"}} {
+		if out, err := fetch(user...); err == nil {
+			t.Errorf("%s: want it refused, got %s", name, out)
+		}
+	}
+	for _, user := range []string{"alice:wonderland", "robot:" + authToken} {
+		if out, err := fetch("--user", user); err != nil {
+			t.Errorf("%s: %v\n%s", user, err, out)
+		}
+	}
+	if got := inspect("content", "get", want.Digest.String()); got != string(want.Bytes()) {
+		t.Errorf("%d bytes, want %d", len(got), len(want.Bytes()))
+	}
+}
+
 func TestDockerLogsInAndPulls(t *testing.T) {
 	needRoot(t, "dockerd")
 	need(t, "dockerd")

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,7 +35,7 @@ func newCertified(t *testing.T) (p *proxy.Proxy, want *image.Image, ca, cert, ke
 		template := &x509.Certificate{
 			SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
 			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), BasicConstraintsValid: true,
-			IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+			IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4zero}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		}
 		if parent == nil {
 			template.IsCA, template.KeyUsage, template.ExtKeyUsage = true, x509.KeyUsageCertSign, nil
@@ -90,11 +91,10 @@ func TestContainerdIsKnownByItsCertificate(t *testing.T) {
 	}
 }
 
-func TestSkopeoIsKnownByItsCertificate(t *testing.T) {
-	skopeo := need(t, "skopeo")
-	p, want, ca, cert, key := newCertified(t)
-	// The directory of /etc/docker/certs.d/HOST, as Docker, Podman and Skopeo read it.
-	dir := t.TempDir()
+// nodeFiles gives a directory as /etc/docker/certs.d/HOST is, which Docker, Podman and
+// Skopeo read: dir itself, or below.
+func nodeFiles(t *testing.T, dir, ca, cert, key string) string {
+	t.Helper()
 	for name, from := range map[string]string{"ca.crt": ca, "client.cert": cert, "client.key": key} {
 		b, err := os.ReadFile(from)
 		if err != nil {
@@ -102,9 +102,64 @@ func TestSkopeoIsKnownByItsCertificate(t *testing.T) {
 		}
 		write(t, dir, name, string(b))
 	}
+	return dir
+}
+
+func TestSkopeoIsKnownByItsCertificate(t *testing.T) {
+	skopeo := need(t, "skopeo")
+	p, want, ca, cert, key := newCertified(t)
 	env := []string{"_CONTAINERS_ROOTLESS_UID=1000"}
-	got := run(t, env, skopeo, "--insecure-policy", "inspect", "--cert-dir", dir, "--raw", "docker://"+p.Host()+"/library/app:1")
+	got := run(t, env, skopeo, "--insecure-policy", "inspect", "--cert-dir", nodeFiles(t, t.TempDir(), ca, cert, key), "--raw", "docker://"+p.Host()+"/library/app:1")
 	if got != string(want.Bytes()) {
 		t.Errorf("%d bytes, want %d", len(got), len(want.Bytes()))
 	}
+}
+
+// A daemon can not log in to its mirror, but it shows its certificate to it, as to
+// the cache by its own name.
+func TestDockerDaemonIsKnownByItsCertificate(t *testing.T) {
+	needRoot(t, "dockerd")
+	need(t, "dockerd")
+	docker := need(t, "docker")
+	p, want, ca, cert, key := newCertified(t)
+	// Docker verifies no certificate of the loopback, and shows none. To Linux this is
+	// the loopback by another address.
+	host := strings.Replace(p.Host(), "127.0.0.1", "0.0.0.0", 1)
+	mirror := strings.Replace(readyFile(t, "daemon.json", host), "http://", "https://", 1)
+	direct := host + "/library/app:1"
+	pull := func(etc, name string) (string, error) {
+		client := runDockerdWith(t, mirror, etc)
+		out, err := try(t, nil, docker, slices.Concat([]string{"--config", t.TempDir()}, client, []string{"pull", "--platform", "linux/amd64", name})...)
+		if err == nil {
+			wantDockerImage(t, run(t, nil, docker, slices.Concat([]string{"--config", t.TempDir()}, client, []string{"image", "inspect", name})...), "linux/amd64", want)
+		}
+		return out, err
+	}
+	for name, ref := range map[string]string{"by the cache's name": direct, "through the mirror": "app:1"} {
+		t.Run(name, func(t *testing.T) {
+			etc := t.TempDir()
+			nodeFiles(t, filepath.Join(etc, "certs.d", host), ca, cert, key)
+			before := p.Metrics(t).Sum("entrepot_client_bytes_total", "kind", "blob")
+			if out, err := pull(etc, ref); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			if p.Metrics(t).Sum("entrepot_client_bytes_total", "kind", "blob") == before {
+				t.Error("the layers did not come through the cache")
+			}
+		})
+	}
+	if !strings.Contains(p.Log(), `"caller":"node-1"`) {
+		t.Error("the pulls did not come through as node-1")
+	}
+	t.Run("without one", func(t *testing.T) {
+		etc := t.TempDir()
+		b, err := os.ReadFile(ca)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, etc, filepath.Join("certs.d", host, "ca.crt"), string(b))
+		if out, err := pull(etc, direct); err == nil || !strings.Contains(err.Error(), "client certificate") {
+			t.Errorf("want it refused for want of a certificate, got %v, %s", err, out)
+		}
+	})
 }

@@ -26,22 +26,36 @@ func startDockerd(t *testing.T, mirror string) func(args ...string) string {
 	}
 }
 
-// runDockerd runs the daemon, and gives the arguments of docker that lead to it.
+// runDockerd runs the daemon with the program, at host mirror, as its mirror, and
+// gives the arguments of docker that lead to it.
 func runDockerd(t *testing.T, mirror string) []string {
+	t.Helper()
+	return runDockerdWith(t, readyFile(t, "daemon.json", mirror), "")
+}
+
+// runDockerdWith runs the daemon with a configuration, and gives the arguments of
+// docker that lead to it. Where etc is not empty the daemon, and nobody else, finds
+// that directory as /etc/docker.
+func runDockerdWith(t *testing.T, configuration, etc string) []string {
 	t.Helper()
 	dockerd, docker := need(t, "dockerd"), need(t, "docker")
 	// Without one of its own it would take the one of the system, if that runs.
 	containerd, _ := startContainerd(t)
 	dir := shortDir(t)
 	socket := filepath.Join(dir, "s")
-	config := write(t, dir, "daemon.json", readyFile(t, "daemon.json", mirror))
+	config := write(t, dir, "daemon.json", configuration)
 	client := []string{"-H", "unix://" + socket}
-	cmd := exec.Command(dockerd,
+	command := []string{dockerd,
 		"--config-file", config, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
-		"--containerd", containerd, "--pidfile", filepath.Join(dir, "pid"), "-H", "unix://"+socket,
+		"--containerd", containerd, "--pidfile", filepath.Join(dir, "pid"), "-H", "unix://" + socket,
 		// vfs works on every file system.
-		"--storage-driver=vfs", "--bridge=none", "--iptables=false", "--ip-masq=false")
-	daemon(t, cmd, func(string) bool {
+		"--storage-driver=vfs", "--bridge=none", "--iptables=false", "--ip-masq=false"}
+	if etc != "" {
+		// In a mount namespace of its own, which ends with it.
+		command = slices.Concat([]string{need(t, "unshare"), "--mount", "sh", "-c",
+			`mkdir -p /etc/docker && mount --bind "$0" /etc/docker && exec "$@"`, etc}, command)
+	}
+	daemon(t, exec.Command(command[0], command[1:]...), func(string) bool {
 		if _, err := os.Stat(socket); err != nil {
 			return false
 		}

@@ -285,7 +285,7 @@ const maxUnsized = 8 << 30
 // mostUnsized gives that bound in this cache: not so much that an upstream that
 // never ends could push out all else.
 func (c *Cache) mostUnsized() int64 {
-	if b := c.evictor.maxSize.Bytes; b > 0 {
+	if b := c.settings().MaxSize.Bytes; b > 0 {
 		return min(maxUnsized, b/4)
 	}
 	return maxUnsized
@@ -381,7 +381,7 @@ func (c *Cache) wantRoom(bytes int64) error {
 		if bytes <= 0 || err != nil || free >= bytes {
 			return nil // what can not be told beforehand is found out
 		}
-		if c.evictor.maxSize == (Room{}) || c.disk.isDegraded() || time.Since(begun) > roomPatience {
+		if c.settings().MaxSize == (Room{}) || c.disk.isDegraded() || time.Since(begun) > roomPatience {
 			return fmt.Errorf("%d bytes are wanted and %d are free: %w", bytes, free, syscall.ENOSPC)
 		}
 		c.evictor.soon()

@@ -89,7 +89,7 @@ func TestHeadWithoutASizeConfirmsNothingByItself(t *testing.T) {
 		secret := content(53, 1<<20)
 		d := hub.addBlob("alice/private", secret).Digest
 		c := open(t, Options{}, map[string]*registry{"docker.io": hub, "public.test": public})
-		c.upstreams["public.test"].origin = blind{public}
+		c.settings().upstreams["public.test"].origin = blind{public}
 		wantBlob(t, c, digested("alice/private", d), secret, Miss)
 
 		target := digested("any/thing", d)

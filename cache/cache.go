@@ -43,28 +43,16 @@ const (
 
 // Options say what a Cache is made of.
 type Options struct {
+	// Settings are those at first; see Reconfigure.
+	Settings
 	// Dir is the cache directory; it is made if it is not there, and held
 	// against other processes until Close.
 	Dir string
 	// MemoryBytes is the size of the memory tier; zero is none.
 	MemoryBytes int64
-	// Platforms are those that this cache is for, "linux/arm/v7"; the first
-	// is the one for clients that take no index. None means DefaultPlatform.
-	Platforms []string
-	// Offline serves what is there, whatever its age, and never asks.
-	Offline bool
 	// NegativeTTL and RevalidateTimeout default to the constants above.
 	NegativeTTL       time.Duration
 	RevalidateTimeout time.Duration
-	// ReverifyAfter is for how long a stored blob is believed to be right
-	// before it is hashed again while it is served; zero is for ever.
-	ReverifyAfter time.Duration
-	// ScrubRate is how many bytes a second are read to verify all that is
-	// stored, once in ReverifyAfter; zero is not at all.
-	ScrubRate int64
-	// MaxSize bounds what is kept on disk; the zero Room is no bound. MinFree
-	// is what is to stay free of the file system, whoever fills it.
-	MaxSize, MinFree Room
 	// MaxFills bounds the blobs that are fetched at a time; more wait for a
 	// moment and are then refused. Zero means DefaultMaxFills.
 	MaxFills int
@@ -72,10 +60,8 @@ type Options struct {
 	// disk, in bytes; more wait. Zero means DefaultManifestMemory, and less than
 	// one manifest may have means that.
 	ManifestMemory int64
-	// Upstreams are those that are served, by name.
-	Upstreams map[string]Upstream
-	Log       *zap.Logger
-	Metrics   *metrics.Metrics
+	Log            *zap.Logger
+	Metrics        *metrics.Metrics
 
 	// files is the file system; a test's may fail.
 	files store.Files
@@ -96,14 +82,14 @@ type Upstream struct {
 // Cache is an open cache directory and the fetches that run for it. All methods
 // are safe for concurrent use.
 type Cache struct {
-	upstreams         map[string]*upstream
-	platform          string
-	offline           bool
 	negativeTTL       time.Duration
 	revalidateTimeout time.Duration
-	reverifyAfter     time.Duration
-	log               *zap.Logger
-	metrics           *metrics.Metrics
+	// current is what holds for requests that come now.
+	current       atomic.Pointer[settings]
+	reconfiguring sync.Mutex
+	newPlaces     func() places
+	log           *zap.Logger
+	metrics       *metrics.Metrics
 
 	store    *store.Store
 	index    *index.Index
@@ -114,6 +100,8 @@ type Cache struct {
 	passages chan struct{}
 	// scrubbing has room for the one pass over all that is stored.
 	scrubbing chan struct{}
+	// rescrub holds one token where the background pass has new settings.
+	rescrub chan struct{}
 
 	uses    *uses
 	evictor *evictor
@@ -208,24 +196,18 @@ var errClosing = errors.New("the proxy is shutting down")
 // the program. The caller calls Close.
 func Open(o Options) (*Cache, error) {
 	c := &Cache{
-		upstreams:         map[string]*upstream{},
-		platform:          DefaultPlatform,
-		offline:           o.Offline,
 		negativeTTL:       o.NegativeTTL,
 		revalidateTimeout: o.RevalidateTimeout,
-		reverifyAfter:     o.ReverifyAfter,
 		verifier:          newVerifier(),
 		passages:          make(chan struct{}, maxPassages),
 		scrubbing:         make(chan struct{}, 1),
+		rescrub:           make(chan struct{}, 1),
 		log:               o.Log,
 		metrics:           o.Metrics,
 		fills:             map[digest.Digest]*blobFill{},
 		claims:            map[digest.Digest]chan struct{}{},
 		uses:              newUses(),
 		reconciled:        make(chan struct{}),
-	}
-	if len(o.Platforms) > 0 {
-		c.platform = o.Platforms[0]
 	}
 	if c.negativeTTL == 0 {
 		c.negativeTTL = DefaultNegativeTTL
@@ -246,24 +228,13 @@ func Open(o Options) (*Cache, error) {
 		o.ManifestMemory = DefaultManifestMemory
 	}
 	c.manifests = semaphore.NewWeighted(max(o.ManifestMemory, oci.MaxManifestSize))
-	newPlaces := newPlaces(o.MaxFills)
-	for name, u := range o.Upstreams {
-		rules, err := compileRules(u.Tags)
-		if err != nil {
-			return nil, fmt.Errorf("upstream %s: %w", name, err)
-		}
-		if o.Offline {
-			u.Origin = offline{name}
-		}
-		metered, _ := u.Origin.(Metered)
-		c.upstreams[name] = &upstream{
-			name: name, origin: u.Origin, rules: rules, places: newPlaces(),
-			metered: metered, saved: c.metrics.PullsSaved.WithLabelValues(name),
-			ahead: newAhead(u.Prefetch), aheadMax: int64(u.Prefetch),
-		}
+	c.newPlaces = newPlaces(o.MaxFills)
+	set, err := c.compile(o.Settings)
+	if err != nil {
+		return nil, err
 	}
+	c.current.Store(set)
 
-	var err error
 	if c.memory, err = newMemory(o.MemoryBytes, c.metrics); err != nil {
 		return nil, err
 	}
@@ -286,12 +257,10 @@ func Open(o Options) (*Cache, error) {
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.disk = newDisk(c.store.Check, c.store.Room, c.log, c.metrics)
 	c.work.Go(func() { c.disk.watch(c.ctx) })
-	c.evictor = newEvictor(c, o.MaxSize, o.MinFree)
+	c.evictor = newEvictor(c)
 	c.countStored()
 	c.work.Go(c.evictor.run)
-	if o.ScrubRate > 0 {
-		c.work.Go(func() { c.scrubBehind(o.ScrubRate) })
-	}
+	c.work.Go(c.scrubBehind)
 	c.index.Lost(c.indexLost)
 	c.work.Go(func() {
 		defer close(c.reconciled)
@@ -345,7 +314,7 @@ func (c *Cache) Repositories(context.Context) ([]string, error) {
 }
 
 func (c *Cache) upstream(name string) (*upstream, error) {
-	u, ok := c.upstreams[name]
+	u, ok := c.settings().upstreams[name]
 	if !ok {
 		return nil, oci.Errorf(oci.CodeNameUnknown, "upstream %s is not configured", name)
 	}

@@ -19,10 +19,7 @@ func warmed(b testing.TB) (c *Cache, tag rewrite.Target, small, large digest.Dig
 	hub := newRegistry()
 	layers := [][]byte{content(1, smallBlob), content(2, 8<<20)}
 	hub.tag("library/nginx", "latest", hub.addImage("library/nginx", layers...))
-	c, err := Open(Options{
-		Dir: b.TempDir(), MemoryBytes: 64 << 20,
-		Upstreams: map[string]Upstream{"docker.io": {Origin: hub, Tags: []TagRule{{Match: "*", Immutable: true}}}},
-	})
+	c, err := Open(Options{Dir: b.TempDir(), MemoryBytes: 64 << 20, Settings: Settings{Upstreams: map[string]Upstream{"docker.io": {Origin: hub, Tags: []TagRule{{Match: "*", Immutable: true}}}}}})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -124,10 +121,7 @@ func TestNothingOfATargetIsKept(t *testing.T) {
 	hub := newRegistry()
 	layers := [][]byte{content(1, smallBlob), content(2, 1<<20)}
 	hub.tag("library/nginx", "latest", hub.addImage("library/nginx", layers...))
-	c, err := Open(Options{
-		Dir: t.TempDir(), MemoryBytes: 64 << 20,
-		Upstreams: map[string]Upstream{"docker.io": {Origin: hub, Tags: []TagRule{{Match: "*", Immutable: true}}}},
-	})
+	c, err := Open(Options{Dir: t.TempDir(), MemoryBytes: 64 << 20, Settings: Settings{Upstreams: map[string]Upstream{"docker.io": {Origin: hub, Tags: []TagRule{{Match: "*", Immutable: true}}}}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -839,7 +839,7 @@ func TestListsAreKeptBrieflyAndServedStale(t *testing.T) {
 		if err := c.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		c = open(t, Options{Dir: dir, Offline: true}, map[string]*registry{"docker.io": hub})
+		c = open(t, Options{Dir: dir, Settings: Settings{Offline: true}}, map[string]*registry{"docker.io": hub})
 		time.Sleep(2 * DefaultStaleIfError)
 		want(Stale)
 	})
@@ -858,7 +858,7 @@ func TestOfflineServesWhatIsThereAndSaysWhatIsNot(t *testing.T) {
 		}
 		asked := hub.count()
 		time.Sleep(2 * DefaultStaleIfError)
-		c = open(t, Options{Dir: dir, Offline: true}, map[string]*registry{"docker.io": hub})
+		c = open(t, Options{Dir: dir, Settings: Settings{Offline: true}}, map[string]*registry{"docker.io": hub})
 		wantManifest(t, c, tagged("app", "latest"), image, Stale)
 		wantManifest(t, c, digested("app", image.Digest), image, Hit)
 		_, _, err := c.Manifest(t.Context(), tagged("app", "other"), rewrite.Accept{})
@@ -958,7 +958,7 @@ func TestCloseKeepsWhatAFetchHasGot(t *testing.T) {
 		hub.addBlob("app", hub.s.content)
 		dir := t.TempDir()
 		for i := range 2 {
-			c, err := Open(Options{Dir: dir, Upstreams: map[string]Upstream{"docker.io": {Origin: hub}}})
+			c, err := Open(Options{Dir: dir, Settings: Settings{Upstreams: map[string]Upstream{"docker.io": {Origin: hub}}}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -63,9 +63,8 @@ func (r Room) of(fileSystem int64) int64 {
 // evictor keeps what is stored within the limit. It is one goroutine, woken by
 // what changes the size, and all but wake is for that goroutine.
 type evictor struct {
-	cache            *Cache
-	maxSize, minFree Room
-	wake             chan struct{} // holds one token while there may be something to do
+	cache *Cache
+	wake  chan struct{} // holds one token while there may be something to do
 
 	// served are the manifests that were given out lately, and when.
 	served map[digest.Digest]time.Time
@@ -73,8 +72,8 @@ type evictor struct {
 	stuck, warned time.Time
 }
 
-func newEvictor(c *Cache, maxSize, minFree Room) *evictor {
-	return &evictor{cache: c, maxSize: maxSize, minFree: minFree, wake: make(chan struct{}, 1), served: map[digest.Digest]time.Time{}}
+func newEvictor(c *Cache) *evictor {
+	return &evictor{cache: c, wake: make(chan struct{}, 1), served: map[digest.Digest]time.Time{}}
 }
 
 // soon has the evictor look whether something has to go.
@@ -87,13 +86,10 @@ func (e *evictor) soon() {
 
 // run works until the cache is closed, and hands on the last uses then.
 func (e *evictor) run() {
-	var look, flush, again, rest <-chan time.Time
+	var flush, again, rest <-chan time.Time
 	woken := false // while it rests
-	if e.minFree != (Room{}) || e.maxSize.Percent > 0 {
-		t := time.NewTicker(lookEvery)
-		defer t.Stop()
-		look = t.C
-	}
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
 	unused := time.NewTicker(unusedFor)
 	defer unused.Stop()
 	for {
@@ -111,7 +107,7 @@ func (e *evictor) run() {
 			if woken {
 				again, rest, woken = e.keepWithin(), time.After(lookApart), false
 			}
-		case <-look:
+		case <-look.C:
 			again = e.keepWithin()
 		case <-again:
 			again = e.keepWithin()
@@ -173,7 +169,7 @@ func (e *evictor) look() (held, error) {
 	if err != nil {
 		return h, err
 	}
-	h.limit = e.maxSize.of(size)
+	h.limit = c.settings().MaxSize.of(size)
 	// Before the fills: one that ends meanwhile is rather missed than counted
 	// twice, and wakes the evictor once more.
 	_, h.blobs = c.index.Totals()
@@ -207,7 +203,7 @@ func (e *evictor) look() (held, error) {
 	for _, expected := range running {
 		h.coming += expected
 	}
-	if least := e.minFree.of(size); least > 0 {
+	if least := c.settings().MinFree.of(size); least > 0 {
 		h.limit = min(h.limit, max(0, h.blobs+onDisk+free-least))
 	}
 	c.metrics.CacheLimit.Set(float64(h.limit))
@@ -218,7 +214,7 @@ func (e *evictor) look() (held, error) {
 // keepWithin evicts down to the low watermark where the high one is passed. It
 // gives when to try again, where that did not suffice.
 func (e *evictor) keepWithin() (again <-chan time.Time) {
-	if e.maxSize == (Room{}) {
+	if e.cache.settings().MaxSize == (Room{}) {
 		return nil
 	}
 	begun := time.Now()

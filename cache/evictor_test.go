@@ -105,7 +105,7 @@ const mib = 1 << 20
 func TestEvictionFreesTheDiskDownToTheLowWatermark(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := newRegistry()
-		c := open(t, Options{MaxSize: Room{Bytes: 20 * mib}}, map[string]*registry{"docker.io": hub})
+		c := open(t, Options{Settings: Settings{MaxSize: Room{Bytes: 20 * mib}}}, map[string]*registry{"docker.io": hub})
 		layers := several(19, mib)
 		pullLayers(t, c, hub, layers)
 		before := blocks(t, c.store.Dir())
@@ -129,7 +129,7 @@ func TestEvictionFreesTheDiskDownToTheLowWatermark(t *testing.T) {
 func TestWhatWasUsedLastStaysAlsoAfterARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := newRegistry()
-		o := Options{Dir: t.TempDir(), MemoryBytes: mib, MaxSize: Room{Bytes: 20 * mib}}
+		o := Options{Dir: t.TempDir(), MemoryBytes: mib, Settings: Settings{MaxSize: Room{Bytes: 20 * mib}}}
 		c := open(t, o, map[string]*registry{"docker.io": hub})
 		layers := several(18, mib)
 		pullLayers(t, c, hub, layers)
@@ -149,7 +149,7 @@ func TestWhatWasUsedLastStaysAlsoAfterARestart(t *testing.T) {
 func TestPinnedContentIsNeverEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := newRegistry()
-		c := open(t, Options{MaxSize: Room{Bytes: 20 * mib}}, map[string]*registry{"docker.io": hub})
+		c := open(t, Options{Settings: Settings{MaxSize: Room{Bytes: 20 * mib}}}, map[string]*registry{"docker.io": hub})
 		layers := several(18, mib)
 		pullLayers(t, c, hub, layers)
 		for _, i := range []int{0, 2} {
@@ -168,7 +168,7 @@ func TestPinnedContentIsNeverEvicted(t *testing.T) {
 func TestWhatAServedManifestNamesStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := newRegistry()
-		c := open(t, Options{MemoryBytes: mib, MaxSize: Room{Bytes: 20 * mib}}, map[string]*registry{"docker.io": hub})
+		c := open(t, Options{MemoryBytes: mib, Settings: Settings{MaxSize: Room{Bytes: 20 * mib}}}, map[string]*registry{"docker.io": hub})
 		layers := several(18, mib)
 		pullLayers(t, c, hub, layers)
 		hub.tag("library/app", "1", hub.addImage("library/app", layers[0], layers[1]))
@@ -198,7 +198,7 @@ func TestWhatAServedManifestNamesStays(t *testing.T) {
 func TestEvictedContentIsReadToItsEndByWhoHasItOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := newRegistry()
-		c := open(t, Options{MaxSize: Room{Bytes: 20 * mib}}, map[string]*registry{"docker.io": hub})
+		c := open(t, Options{Settings: Settings{MaxSize: Room{Bytes: 20 * mib}}}, map[string]*registry{"docker.io": hub})
 		layers := several(19, mib)
 		pullLayers(t, c, hub, layers[:1])
 		first := digested("library/app", digest.FromBytes(layers[0]))
@@ -230,7 +230,7 @@ func TestEvictedContentIsReadToItsEndByWhoHasItOpen(t *testing.T) {
 func TestALayerLargerThanTheLimitIsServedAndFlushesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := newRegistry()
-		c := open(t, Options{MaxSize: Room{Bytes: 20 * mib}}, map[string]*registry{"docker.io": hub})
+		c := open(t, Options{Settings: Settings{MaxSize: Room{Bytes: 20 * mib}}}, map[string]*registry{"docker.io": hub})
 		layers := several(10, mib)
 		pullLayers(t, c, hub, layers)
 		giant := content(99, 30*mib)
@@ -251,7 +251,7 @@ func TestALayerLargerThanTheLimitIsServedAndFlushesNothing(t *testing.T) {
 func TestRoomIsMadeWhileAFillIsStillComing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := newRegistry()
-		c := open(t, Options{MaxSize: Room{Bytes: 20 * mib}}, map[string]*registry{"docker.io": hub})
+		c := open(t, Options{Settings: Settings{MaxSize: Room{Bytes: 20 * mib}}}, map[string]*registry{"docker.io": hub})
 		layers := several(18, mib)
 		pullLayers(t, c, hub, layers)
 		hub.set(nil, time.Hour) // it does not even begin to send for an hour
@@ -279,7 +279,7 @@ func TestAbandonedPartsGoFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := newRegistry()
 		dir := t.TempDir()
-		c := open(t, Options{Dir: dir, MaxSize: Room{Bytes: 20 * mib}}, map[string]*registry{"docker.io": hub})
+		c := open(t, Options{Dir: dir, Settings: Settings{MaxSize: Room{Bytes: 20 * mib}}}, map[string]*registry{"docker.io": hub})
 		ingest := filepath.Join(dir, "ingest")
 		part := func(name string, size int, age time.Duration) string {
 			path := filepath.Join(ingest, name)
@@ -322,7 +322,7 @@ func TestWhatIsBeingWrittenIsNotEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := newRegistry()
 		dir := t.TempDir()
-		c := open(t, Options{Dir: dir, MaxSize: Room{Bytes: 20 * mib}}, map[string]*registry{"docker.io": hub})
+		c := open(t, Options{Dir: dir, Settings: Settings{MaxSize: Room{Bytes: 20 * mib}}}, map[string]*registry{"docker.io": hub})
 		layers := several(16, mib)
 		pullLayers(t, c, hub, layers)
 		path := filepath.Join(dir, "ingest", "put-123")
@@ -346,7 +346,7 @@ func TestWhatIsBeingWrittenIsNotEvicted(t *testing.T) {
 func TestRoomIsMadeAsSoonAsTheFillsThatStoodInTheWayHaveEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := newRegistry()
-		c := open(t, Options{MaxSize: Room{Bytes: 20 * mib}}, map[string]*registry{"docker.io": hub})
+		c := open(t, Options{Settings: Settings{MaxSize: Room{Bytes: 20 * mib}}}, map[string]*registry{"docker.io": hub})
 		layers := several(3, 8*mib)
 		hub.tag("library/app", "1", hub.addImage("library/app", layers...))
 		if _, _, err := c.Manifest(t.Context(), tagged("library/app", "1"), rewrite.Accept{}); err != nil {
@@ -378,13 +378,13 @@ func TestTheFileSystemKeepsItsFreeRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := newRegistry()
 		dir := t.TempDir()
-		c := open(t, Options{Dir: dir, MaxSize: Room{Percent: 100}}, map[string]*registry{"docker.io": hub})
+		c := open(t, Options{Dir: dir, Settings: Settings{MaxSize: Room{Percent: 100}}}, map[string]*registry{"docker.io": hub})
 		pullLayers(t, c, hub, several(4, mib))
 		if err := c.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		// More than there is of it: all has to go.
-		c = open(t, Options{Dir: dir, MaxSize: Room{Percent: 100}, MinFree: Room{Bytes: 1 << 60}}, map[string]*registry{"docker.io": hub})
+		c = open(t, Options{Dir: dir, Settings: Settings{MaxSize: Room{Percent: 100}, MinFree: Room{Bytes: 1 << 60}}}, map[string]*registry{"docker.io": hub})
 		time.Sleep(lookEvery + time.Second)
 		settle()
 		if blobs, size := c.index.Totals(); blobs != 0 || size != 0 {
@@ -406,14 +406,14 @@ func TestWhatIsBeingFilledIsNotEvicted(t *testing.T) {
 	c.mu.Lock()
 	c.fills[d] = &blobFill{}
 	c.mu.Unlock()
-	newEvictor(c, Room{}, Room{}).dropBatch(&evicted{}, []digest.Digest{d})
+	newEvictor(c).dropBatch(&evicted{}, []digest.Digest{d})
 	if !c.holds(d) {
 		t.Error("it is gone")
 	}
 	c.mu.Lock()
 	delete(c.fills, d)
 	c.mu.Unlock()
-	newEvictor(c, Room{}, Room{}).dropBatch(&evicted{}, []digest.Digest{d})
+	newEvictor(c).dropBatch(&evicted{}, []digest.Digest{d})
 	if c.holds(d) {
 		t.Error("it is there though nothing fills it")
 	}
@@ -453,7 +453,7 @@ func TestFillBeginsOnlyOnceTheEvictionOfItsDigestHasEnded(t *testing.T) {
 // index and the store hold the same.
 func TestEvictionAndFillsOfOneDigestAgree(t *testing.T) {
 	hub := newRegistry()
-	c := open(t, Options{MemoryBytes: mib, MaxSize: Room{Bytes: 1 << 40}}, map[string]*registry{"docker.io": hub})
+	c := open(t, Options{MemoryBytes: mib, Settings: Settings{MaxSize: Room{Bytes: 1 << 40}}}, map[string]*registry{"docker.io": hub})
 	layers := several(4, 80<<10)
 	var documents []v1.Descriptor
 	for _, l := range layers {
@@ -463,7 +463,7 @@ func TestEvictionAndFillsOfOneDigestAgree(t *testing.T) {
 	stop := make(chan struct{})
 	var clients, evictor sync.WaitGroup
 	evictor.Go(func() {
-		e := newEvictor(c, Room{}, Room{})
+		e := newEvictor(c)
 		for {
 			select {
 			case <-stop:

@@ -111,7 +111,7 @@ func (c *Cache) explainTag(e *Explanation, up *upstream, t rewrite.Target) {
 	switch {
 	case rule.fresh(age):
 		e.Status = Hit
-	case c.offline:
+	case c.settings().Offline:
 		e.Status, e.Reason = Stale, reason(errOffline)
 	case paused:
 		e.Status, e.Reason = Stale, reason(why)

@@ -68,7 +68,8 @@ func (c *Cache) keptBlob(ctx context.Context, d digest.Digest, size int64) (Blob
 			b.unverified = true
 			return b, nil
 		case known != nil && known.stamp == stamp:
-			b.unverified = known.at.IsZero() || c.reverifyAfter > 0 && time.Since(known.at) > c.reverifyAfter
+			after := c.settings().ReverifyAfter
+			b.unverified = known.at.IsZero() || after > 0 && time.Since(known.at) > after
 			return b, nil
 		}
 		// Something has touched it, or cut it short.

@@ -136,7 +136,7 @@ func TestDamageAtRestIsNeverServedOffline(t *testing.T) {
 				t.Fatal(err)
 			}
 			damage(t, blobPath(dir, d))
-			c = open(t, Options{Dir: dir, Offline: true}, map[string]*registry{"docker.io": newRegistry()})
+			c = open(t, Options{Dir: dir, Settings: Settings{Offline: true}}, map[string]*registry{"docker.io": newRegistry()})
 			for range 2 {
 				_, _, err := readBlob(t, c, digested("app", d))
 				if !errors.Is(err, errOffline) {
@@ -215,7 +215,7 @@ func TestContentNotVerifiedForLongIsHashedWhileItIsServed(t *testing.T) {
 	layer := content(9, 300_000)
 	d := digest.FromBytes(layer)
 	dir := t.TempDir()
-	c, hub := filled(t, Options{Dir: dir, ReverifyAfter: week}, layer)
+	c, hub := filled(t, Options{Dir: dir, Settings: Settings{ReverifyAfter: week}}, layer)
 	age(t, c, d, 2*week)
 	wantBlob(t, c, digested("app", d), layer, Hit)
 	for rec, _ := c.index.Blob(d); time.Since(rec.Verified) > week; rec, _ = c.index.Blob(d) {
@@ -230,7 +230,7 @@ func TestRotIsCutBeforeItsEndAndMendedForTheNext(t *testing.T) {
 	layer := content(10, 300_000)
 	d := digest.FromBytes(layer)
 	dir := t.TempDir()
-	c, _ := filled(t, Options{Dir: dir, ReverifyAfter: week}, layer)
+	c, _ := filled(t, Options{Dir: dir, Settings: Settings{ReverifyAfter: week}}, layer)
 
 	rot(t, c, dir, d, time.Hour)
 	if got, st, err := readBlob(t, c, digested("app", d)); err != nil || st != Hit || bytes.Equal(got, layer) {
@@ -256,7 +256,7 @@ func TestRotIsFoundBehindARangeThatIsServed(t *testing.T) {
 	layer := content(11, 300_000)
 	d := digest.FromBytes(layer)
 	dir := t.TempDir()
-	c, _ := filled(t, Options{Dir: dir, ReverifyAfter: week}, layer)
+	c, _ := filled(t, Options{Dir: dir, Settings: Settings{ReverifyAfter: week}}, layer)
 	rot(t, c, dir, d, 2*week)
 	b, _, err := c.Blob(t.Context(), digested("app", d), oci.Whole)
 	if err != nil {
@@ -291,7 +291,7 @@ func TestContentThatTheIndexDoesNotKnowIsVerifiedWhileItIsServed(t *testing.T) {
 func TestManyReadersOfWhatIsDueShareOneVerification(t *testing.T) {
 	layer := content(13, 300_000)
 	d := digest.FromBytes(layer)
-	c, _ := filled(t, Options{ReverifyAfter: week}, layer)
+	c, _ := filled(t, Options{Settings: Settings{ReverifyAfter: week}}, layer)
 	age(t, c, d, 2*week)
 	// Nobody may hash before all are there.
 	for range cap(c.verifier.slots) {

@@ -17,7 +17,7 @@ import (
 // fetched is made of the tags known here. The slice must not be changed.
 func (c *Cache) Tags(ctx context.Context, t rewrite.Target) ([]string, Outcome, error) {
 	t = owned(t)
-	if _, listed := c.keptList(listKey(index.Tags, t), t, index.Tags); c.offline && !listed {
+	if _, listed := c.keptList(listKey(index.Tags, t), t, index.Tags); c.settings().Offline && !listed {
 		known, err := c.index.TagNames(t.Upstream, t.Repository)
 		if err != nil || len(known) > 0 {
 			return known, Outcome{Status: Stale, Reason: "the proxy is offline, and these are the tags that it has"}, err
@@ -67,7 +67,7 @@ func (c *Cache) list(ctx context.Context, t rewrite.Target, kind string, fetch f
 		out.Reason = reason(why)
 		return l, out, nil
 	}
-	mayBeStale := known && (c.offline || rule.usable(age))
+	mayBeStale := known && (c.settings().Offline || rule.usable(age))
 	if why, ok := c.paused.get(k); ok && mayBeStale {
 		return staleFor(why)
 	}

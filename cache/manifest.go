@@ -147,7 +147,7 @@ func (c *Cache) negotiate(ctx context.Context, up *upstream, t rewrite.Target, i
 	if err != nil {
 		return nil, out, err
 	}
-	d, err := rewrite.SelectPlatform(p, c.platform)
+	d, err := rewrite.SelectPlatform(p, c.settings().platform)
 	if err != nil {
 		return nil, out, fmt.Errorf("choose from %s: %w", t, err)
 	}

@@ -33,5 +33,8 @@ func (n *negative) note(who account, key string, err error, d time.Duration) {
 	}
 }
 
+// clear forgets everything.
+func (n *negative) clear() { n.said.clear() }
+
 // drop forgets key.
 func (n *negative) drop(who account, key string) { n.said.drop(string(who) + "\x00" + key) }

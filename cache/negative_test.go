@@ -227,8 +227,8 @@ func TestNoPullIsSpentOnATagThatIsHereWhereNoneIsSpared(t *testing.T) {
 				was, is := r.addImage("app", []byte("a")), r.addImage("app", []byte("b"))
 				r.tag("app", "1", was)
 				m := metrics.Discard()
-				c, err := Open(Options{Dir: t.TempDir(), Metrics: m, Upstreams: map[string]Upstream{
-					"docker.io": {Origin: r, Tags: []TagRule{{Match: "*", TTL: DefaultTTL, StaleIfError: 24 * time.Hour}}}}})
+				c, err := Open(Options{Dir: t.TempDir(), Metrics: m, Settings: Settings{Upstreams: map[string]Upstream{
+					"docker.io": {Origin: r, Tags: []TagRule{{Match: "*", TTL: DefaultTTL, StaleIfError: 24 * time.Hour}}}}}})
 				if err != nil {
 					t.Fatal(err)
 				}

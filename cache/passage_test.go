@@ -184,7 +184,7 @@ func TestFillThatMeetsAFullDiskHalfWayGoesOnFromTheByteThatItHas(t *testing.T) {
 		hub.addBlob("app", layer)
 		files := &failing{}
 		c := open(t, Options{files: files}, map[string]*registry{"docker.io": hub})
-		up := c.upstreams["docker.io"]
+		up := c.settings().upstreams["docker.io"]
 		up.origin = slowly{hub, src}
 		target := digested("app", digest.FromBytes(layer))
 
@@ -220,7 +220,7 @@ func TestPassageAsksForNoByteThatTheFillHas(t *testing.T) {
 		src := &source{content: layer, chunk: 64 << 10, pace: time.Millisecond}
 		files := &failing{}
 		c := open(t, Options{files: files}, map[string]*registry{"docker.io": newRegistry()})
-		c.upstreams["docker.io"].origin = slowly{newRegistry(), src}
+		c.settings().upstreams["docker.io"].origin = slowly{newRegistry(), src}
 		const room = 2 << 20
 		files.fail(syscall.ENOSPC, room)
 		target := digested("app", digest.FromBytes(layer))

@@ -32,7 +32,7 @@ type plan struct {
 // expect plans the layers of t's manifest p. They are fetched once a client asks
 // for the first of them: who only looks at a manifest costs the upstream nothing.
 func (c *Cache) expect(t rewrite.Target, p *rewrite.Parsed) {
-	if up := c.upstreams[t.Upstream]; p.Kind != rewrite.Manifest || up.ahead == nil {
+	if up := c.settings().upstreams[t.Upstream]; p.Kind != rewrite.Manifest || up.ahead == nil {
 		return
 	}
 	next := &plan{target: t}

@@ -16,7 +16,7 @@ import (
 // openAhead opens a cache that fetches n layers ahead at a time.
 func openAhead(t *testing.T, hub *registry, n int) *Cache {
 	t.Helper()
-	c, err := Open(Options{Dir: t.TempDir(), MemoryBytes: 1 << 20, Upstreams: map[string]Upstream{"docker.io": {Origin: hub, Prefetch: n}}})
+	c, err := Open(Options{Dir: t.TempDir(), MemoryBytes: 1 << 20, Settings: Settings{Upstreams: map[string]Upstream{"docker.io": {Origin: hub, Prefetch: n}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestNothingIsFetchedAheadWhereNoPullIsSpared(t *testing.T) {
 			layers := [][]byte{content(1, 100<<10), content(2, 100<<10), content(3, 100<<10)}
 			image := hub.addImage("library/nginx", layers...)
 			hub.tag("library/nginx", "latest", image)
-			c, err := Open(Options{Dir: t.TempDir(), Upstreams: map[string]Upstream{"docker.io": {Origin: hub, Prefetch: 8}}})
+			c, err := Open(Options{Dir: t.TempDir(), Settings: Settings{Upstreams: map[string]Upstream{"docker.io": {Origin: hub, Prefetch: 8}}}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -57,6 +57,13 @@ func (r *recent[V]) get(key string) (V, bool) {
 	return e.value, true
 }
 
+// clear forgets everything.
+func (r *recent[V]) clear() {
+	r.mu.Lock()
+	clear(r.entries)
+	r.mu.Unlock()
+}
+
 // drop forgets key.
 func (r *recent[V]) drop(key string) {
 	r.mu.Lock()

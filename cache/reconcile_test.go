@@ -29,7 +29,7 @@ func TestLostIndexIsMadeAgainAndServedFromMeanwhile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				hub := newRegistry()
-				o := Options{Dir: t.TempDir(), MemoryBytes: mib, MaxSize: Room{Bytes: 1 << 40}, ReverifyAfter: time.Hour}
+				o := Options{Dir: t.TempDir(), MemoryBytes: mib, Settings: Settings{MaxSize: Room{Bytes: 1 << 40}, ReverifyAfter: time.Hour}}
 				c := open(t, o, map[string]*registry{"docker.io": hub})
 				layers := several(3, mib)
 				image := hub.addImage("library/app", layers...)
@@ -75,7 +75,7 @@ func TestLostIndexIsMadeAgainAndServedFromMeanwhile(t *testing.T) {
 func TestStartMakesTheIndexAgreeWithTheTree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := newRegistry()
-		o := Options{Dir: t.TempDir(), MaxSize: Room{Bytes: 1 << 40}}
+		o := Options{Dir: t.TempDir(), Settings: Settings{MaxSize: Room{Bytes: 1 << 40}}}
 		c := open(t, o, map[string]*registry{"docker.io": hub})
 		layers := several(6, mib/4)
 		pullLayers(t, c, hub, layers)
@@ -129,7 +129,7 @@ func TestStartMakesTheIndexAgreeWithTheTree(t *testing.T) {
 // index is being mended.
 func TestRecordsAndTreeAgreeHoweverTheyComeAndGo(t *testing.T) {
 	hub := newRegistry()
-	c := open(t, Options{MaxSize: Room{Bytes: 1 << 40}}, map[string]*registry{"docker.io": hub})
+	c := open(t, Options{Settings: Settings{MaxSize: Room{Bytes: 1 << 40}}}, map[string]*registry{"docker.io": hub})
 	<-c.reconciled
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -151,7 +151,7 @@ func TestRecordsAndTreeAgreeHoweverTheyComeAndGo(t *testing.T) {
 			}
 		}
 	}()
-	e := newEvictor(c, Room{}, Room{})
+	e := newEvictor(c)
 	for i := range 150 {
 		l := content(uint64(i%5+1), 80<<10)
 		hub.addBlob("library/app", l)

@@ -83,20 +83,26 @@ func (c *Cache) Scrub(ctx context.Context, rate int64, progress func(index.Scrub
 	return s, err
 }
 
-// scrubBehind runs a pass once in every so long, and goes on with one that an
-// earlier process did not finish. The cache owns it.
-func (c *Cache) scrubBehind(rate int64) {
-	every := c.reverifyAfter
-	if every == 0 {
-		every = scrubEvery
-	}
-	p := &pace{rate: rate}
+// scrubBehind runs a pass once in every so long, as the settings want it, and goes on
+// with one that an earlier process did not finish. The cache owns it.
+func (c *Cache) scrubBehind() {
 	next := time.Now().Add(scrubSettle)
 	for {
+		var due <-chan time.Time
+		if c.settings().ScrubRate > 0 {
+			due = time.After(time.Until(next))
+		}
 		select {
-		case <-time.After(time.Until(next)):
+		case <-due:
+		case <-c.rescrub:
+			next = time.Now().Add(scrubSettle)
+			continue
 		case <-c.ctx.Done():
 			return
+		}
+		every := c.settings().ReverifyAfter
+		if every == 0 {
+			every = scrubEvery
 		}
 		s := c.index.Scrub()
 		if due := s.Started.Add(every); !s.Finished.IsZero() && time.Now().Before(due) {
@@ -106,13 +112,16 @@ func (c *Cache) scrubBehind(rate int64) {
 		if !s.Finished.IsZero() || s.Started.IsZero() {
 			s = index.Scrub{Started: time.Now()}
 		}
-		c.scrubOnce(&s, p)
+		c.scrubOnce(&s)
 		next = time.Now().Add(scrubSettle)
 	}
 }
 
+// errScrubOff ends a pass that the settings do not want any more.
+var errScrubOff = errors.New("cache.scrub_rate is 0")
+
 // scrubOnce runs the background pass from where s says, unless another runs.
-func (c *Cache) scrubOnce(s *index.Scrub, p *pace) {
+func (c *Cache) scrubOnce(s *index.Scrub) {
 	select {
 	case c.scrubbing <- struct{}{}:
 		defer func() { <-c.scrubbing }()
@@ -120,7 +129,11 @@ func (c *Cache) scrubOnce(s *index.Scrub, p *pace) {
 		return
 	}
 	noted := time.Now()
+	p := &pace{rate: c.settings().ScrubRate}
 	err := c.scrub(c.ctx, s, p, func() error {
+		if p.rate = c.settings().ScrubRate; p.rate == 0 {
+			return errScrubOff
+		}
 		if time.Since(noted) < scrubNote {
 			return nil
 		}
@@ -130,7 +143,7 @@ func (c *Cache) scrubOnce(s *index.Scrub, p *pace) {
 	switch {
 	case err == nil:
 		c.note(s)
-	case c.ctx.Err() != nil:
+	case c.ctx.Err() != nil, errors.Is(err, errScrubOff):
 		_ = c.index.PutScrub(*s) // else the next process reads a little more
 	default:
 		c.log.Warn("the pass over what is stored was broken off and goes on later", zap.Error(err))
@@ -217,7 +230,7 @@ var errNoHolder = errors.New("no repository is known that has it")
 func (c *Cache) heal(ctx context.Context, d digest.Digest) error {
 	err := errNoHolder
 	for _, h := range c.index.Holders(d, maxHolders) {
-		up, ok := c.upstreams[h.Upstream]
+		up, ok := c.settings().upstreams[h.Upstream]
 		if !ok {
 			continue
 		}

@@ -87,7 +87,7 @@ func TestScrubBehindGoesOnAfterARestartAndKeepsToItsRate(t *testing.T) {
 			t.Fatal(err)
 		}
 		begun := time.Now()
-		o := Options{Dir: dir, ScrubRate: rate, ReverifyAfter: week}
+		o := Options{Dir: dir, Settings: Settings{ScrubRate: rate, ReverifyAfter: week}}
 		c = open(t, o, map[string]*registry{"docker.io": hub})
 		// In the middle: after at least one blob, with one that takes its time.
 		for c.index.Scrub().After == "" {

@@ -36,7 +36,7 @@ func BenchmarkStart(b *testing.B) {
 	for b.Loop() {
 		before := heap()
 		begun := time.Now()
-		c, err := Open(Options{Dir: dir, MaxSize: Room{Percent: 80}})
+		c, err := Open(Options{Dir: dir, Settings: Settings{MaxSize: Room{Percent: 80}}})
 		if err != nil {
 			b.Fatal(err)
 		}

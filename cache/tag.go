@@ -107,7 +107,7 @@ func (c *Cache) revalidate(ctx context.Context, up *upstream, t rewrite.Target, 
 func (c *Cache) stale(rule TagRule, rec index.Tag, why error) (resolved, Outcome, error) {
 	age := time.Since(rec.Checked)
 	kept := rule.KeepDeleted && oci.IsAbsent(why)
-	if !c.offline && !kept && !rule.usable(age) {
+	if !c.settings().Offline && !kept && !rule.usable(age) {
 		if errors.Is(why, errSlow) {
 			why = &oci.Error{Code: oci.CodeUnavailable, Status: 504, Message: why.Error(), Err: errSlow}
 		}
@@ -242,7 +242,7 @@ func (c *Cache) noteFailure(up *upstream, t rewrite.Target, asked time.Time, err
 	case oci.IsAbsent(err):
 		c.dropTag(t)
 		c.negative.note(ownAccount, k, err, c.negativeTTL)
-	case c.ctx.Err() != nil, c.offline:
+	case c.ctx.Err() != nil, c.settings().Offline:
 	default:
 		c.negative.note(ownAccount, k, err, c.negativeTTL)
 		pause := failurePause

@@ -36,7 +36,7 @@ func TestLateAnswerMovesNoTagBack(t *testing.T) {
 				hub := newRegistry()
 				c := open(t, Options{}, map[string]*registry{"docker.io": hub})
 				slow := &sluggish{registry: hub, takes: 5 * time.Second}
-				c.upstreams["docker.io"].origin = slow
+				c.settings().upstreams["docker.io"].origin = slow
 				older, newer := hub.addImage("app", content(60, 100)), hub.addImage("app", content(61, 100))
 				target := tagged("app", "1")
 				hub.tag("app", "1", older)
@@ -52,7 +52,7 @@ func TestLateAnswerMovesNoTagBack(t *testing.T) {
 				synctest.Wait()
 				time.Sleep(time.Second)
 				hub.tag("app", "1", newer)
-				if _, err := c.fetchTag(t.Context(), c.upstreams["docker.io"], target); err != nil {
+				if _, err := c.fetchTag(t.Context(), c.settings().upstreams["docker.io"], target); err != nil {
 					t.Fatal(err)
 				}
 				<-head
@@ -67,7 +67,7 @@ func TestLateAbsenceDropsNoTagThatWasFetchedSince(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := newRegistry()
 		c := open(t, Options{}, map[string]*registry{"docker.io": hub})
-		c.upstreams["docker.io"].origin = &sluggish{registry: hub, takes: 5 * time.Second}
+		c.settings().upstreams["docker.io"].origin = &sluggish{registry: hub, takes: 5 * time.Second}
 		target := tagged("app", "1")
 		head := make(chan struct{})
 		go func() {
@@ -91,7 +91,7 @@ func TestDeletedTagIsKeptAlsoWhereHeadIsNotKnown(t *testing.T) {
 		hub := newRegistry()
 		c := open(t, Options{}, map[string]*registry{"docker.io": hub},
 			TagRule{Match: "*", TTL: time.Minute, StaleIfError: time.Hour, KeepDeleted: true})
-		c.upstreams["docker.io"].origin = &sluggish{registry: hub, mute: true}
+		c.settings().upstreams["docker.io"].origin = &sluggish{registry: hub, mute: true}
 		image := hub.addImage("app", content(63, 100))
 		hub.tag("app", "1", image)
 		wantManifest(t, c, tagged("app", "1"), image, Miss)

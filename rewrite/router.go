@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/entrepot-dev/entrepot/oci"
 )
@@ -24,9 +25,11 @@ type Routing struct {
 }
 
 // Router finds the upstream of a request. It never names one that is not
-// configured: this is no open relay. It is immutable and safe for concurrent
-// use.
-type Router struct {
+// configured: this is no open relay. It is safe for concurrent use.
+type Router struct{ table atomic.Pointer[table] }
+
+// table is what a Routing says.
+type table struct {
 	fallback string
 	// names maps every name and alias, in lower case, to the upstream.
 	names      map[string]string
@@ -36,14 +39,30 @@ type Router struct {
 // NewRouter checks a Routing: every name is that of a host, no name stands for
 // two upstreams, and the default is one of them.
 func NewRouter(routing Routing) (*Router, error) {
-	r := &Router{fallback: routing.Default, names: make(map[string]string)}
+	r := &Router{}
+	return r, r.Replace(routing)
+}
+
+// Replace checks routing as NewRouter does, and has the requests that come after it
+// routed so; with an error nothing changes.
+func (r *Router) Replace(routing Routing) error {
+	t, err := newTable(routing)
+	if err != nil {
+		return err
+	}
+	r.table.Store(t)
+	return nil
+}
+
+func newTable(routing Routing) (*table, error) {
+	t := &table{fallback: routing.Default, names: make(map[string]string)}
 	upstreams := make([]string, 0, len(routing.Upstreams))
 	for name := range routing.Upstreams {
 		if !isHost(name) {
 			return nil, fmt.Errorf("upstream %q: not a host name in lower case, with or without a port", name)
 		}
 		upstreams = append(upstreams, name)
-		r.names[name] = name
+		t.names[name] = name
 	}
 	slices.Sort(upstreams)
 	for _, name := range upstreams {
@@ -51,24 +70,24 @@ func NewRouter(routing Routing) (*Router, error) {
 			if !isHost(alias) {
 				return nil, fmt.Errorf("upstream %q: alias %q is not a host name in lower case, with or without a port", name, alias)
 			}
-			if other, taken := r.names[alias]; taken && other != name {
+			if other, taken := t.names[alias]; taken && other != name {
 				return nil, fmt.Errorf("upstream %q: its alias %q already stands for %q", name, alias, other)
 			}
-			r.names[alias] = name
+			t.names[alias] = name
 		}
 	}
-	if _, ok := r.names[dockerHub]; ok {
+	if _, ok := t.names[dockerHub]; ok {
 		for _, alias := range dockerHubAliases {
-			if _, taken := r.names[alias]; !taken {
-				r.names[alias] = r.names[dockerHub]
+			if _, taken := t.names[alias]; !taken {
+				t.names[alias] = t.names[dockerHub]
 			}
 		}
 	}
-	if r.fallback != "" && r.names[r.fallback] != r.fallback {
-		return nil, fmt.Errorf("default upstream %q is not configured; configured are: %s", r.fallback, strings.Join(upstreams, ", "))
+	if t.fallback != "" && t.names[t.fallback] != t.fallback {
+		return nil, fmt.Errorf("default upstream %q is not configured; configured are: %s", t.fallback, strings.Join(upstreams, ", "))
 	}
-	r.configured = strings.Join(upstreams, ", ")
-	return r, nil
+	t.configured = strings.Join(upstreams, ", ")
+	return t, nil
 }
 
 // Route gives the upstream and the full repository name of a request for name,
@@ -86,14 +105,15 @@ func NewRouter(routing Routing) (*Router, error) {
 //
 // A name of one component at docker.io gets "library/"; elsewhere never.
 func (r *Router) Route(name, ns, host string) (Target, error) {
-	upstream, repository, err := r.route(name, ns, host)
+	t := r.table.Load()
+	upstream, repository, err := t.route(name, ns, host)
 	if err != nil {
 		return Target{}, err
 	}
 	if upstream == dockerHub {
 		first, _, more := strings.Cut(repository, "/")
 		if more && strings.ContainsAny(first, ".:") {
-			return Target{}, r.unknown("registry " + quote(first))
+			return Target{}, t.unknown("registry " + quote(first))
 		}
 		if !more {
 			repository = "library/" + repository
@@ -105,17 +125,17 @@ func (r *Router) Route(name, ns, host string) (Target, error) {
 	return Target{Upstream: upstream, Repository: repository}, nil
 }
 
-func (r *Router) route(name, ns, host string) (upstream, repository string, err error) {
+func (t *table) route(name, ns, host string) (upstream, repository string, err error) {
 	first, rest, more := strings.Cut(name, "/")
 	prefix := ""
 	if more {
-		prefix, _ = r.Upstream(first)
+		prefix, _ = t.upstream(first)
 	}
 	if ns != "" {
-		named, ok := r.Upstream(ns)
+		named, ok := t.upstream(ns)
 		switch {
 		case !ok:
-			return "", "", r.unknown("registry " + quote(ns))
+			return "", "", t.unknown("registry " + quote(ns))
 		case named == prefix:
 			return named, rest, nil
 		}
@@ -125,34 +145,36 @@ func (r *Router) route(name, ns, host string) (upstream, repository string, err 
 		return prefix, rest, nil
 	}
 	if host != "" {
-		if named, ok := r.Upstream(host); ok {
+		if named, ok := t.upstream(host); ok {
 			return named, name, nil
 		}
 		if colon := strings.LastIndexByte(host, ':'); colon > 0 {
-			if named, ok := r.Upstream(host[:colon]); ok {
+			if named, ok := t.upstream(host[:colon]); ok {
 				return named, name, nil
 			}
 		}
 	}
-	if r.fallback == "" {
-		return "", "", r.unknown("the request names no registry, and a default")
+	if t.fallback == "" {
+		return "", "", t.unknown("the request names no registry, and a default")
 	}
-	return r.fallback, name, nil
+	return t.fallback, name, nil
 }
 
 // Upstream gives the configured upstream that a name or alias stands for, in
 // any case of its letters.
-func (r *Router) Upstream(name string) (string, bool) {
-	if up, ok := r.names[name]; ok {
+func (r *Router) Upstream(name string) (string, bool) { return r.table.Load().upstream(name) }
+
+func (t *table) upstream(name string) (string, bool) {
+	if up, ok := t.names[name]; ok {
 		return up, true
 	}
 	if len(name) > maxName {
 		return "", false
 	}
-	up, ok := r.names[strings.ToLower(name)]
+	up, ok := t.names[strings.ToLower(name)]
 	return up, ok
 }
 
-func (r *Router) unknown(what string) error {
-	return oci.Errorf(oci.CodeNameUnknown, "%s is not configured here; configured are: %s", what, r.configured)
+func (t *table) unknown(what string) error {
+	return oci.Errorf(oci.CodeNameUnknown, "%s is not configured here; configured are: %s", what, t.configured)
 }

@@ -23,6 +23,7 @@ import (
 // is sent. It is reused.
 type exchange struct {
 	s     *Server
+	by    *admission
 	ctx   *fasthttp.RequestCtx
 	begin time.Time
 
@@ -67,7 +68,7 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 
 func (s *Server) acquire(ctx *fasthttp.RequestCtx) *exchange {
 	x := s.pool.Get().(*exchange)
-	*x = exchange{s: s, ctx: ctx, begin: ctx.Time(), scratch: x.scratch[:0], out: pacer{putsOff: x.out.putsOff}}
+	*x = exchange{s: s, by: s.admit.Load(), ctx: ctx, begin: ctx.Time(), scratch: x.scratch[:0], out: pacer{putsOff: x.out.putsOff}}
 	s.requests.Add(1)
 	s.metrics.RequestsInFlight.Inc()
 	return x

@@ -45,10 +45,10 @@ func (x *exchange) authorization() []byte {
 // admitted tells whether the caller may have what it asks for; where it may not, that
 // has been answered. Nothing of the cache is looked at before.
 func (x *exchange) admitted() bool {
-	if x.s.grants == nil {
+	if x.by.grants == nil {
 		return true
 	}
-	private, err := x.s.grants.Admit(x.s.base, x.target, x.request.Resource, x.authorization())
+	private, err := x.by.grants.Admit(x.s.base, x.target, x.request.Resource, x.authorization())
 	if private {
 		// No cache between here and the client gives it to another one.
 		x.header("Cache-Control", "private")
@@ -78,7 +78,7 @@ func (x *exchange) challenge(err error) {
 		}
 		if scheme, _, _ := strings.Cut(string(x.authorization()), " "); strings.EqualFold(scheme, "Bearer") {
 			word := "insufficient_scope"
-			if x.s.grants.Known(x.authorization()) != nil {
+			if x.by.grants.Known(x.authorization()) != nil {
 				word = "invalid_token"
 			}
 			c += `,error="` + word + `"`
@@ -96,7 +96,7 @@ func (x *exchange) scheme() string {
 	if x.s.tls != nil {
 		return "https"
 	}
-	if c := own(x.ctx.Conn()); c != nil && x.s.guard != nil && x.s.guard.Trusts(c.from) &&
+	if c := own(x.ctx.Conn()); c != nil && x.by.guard != nil && x.by.guard.Trusts(c.from) &&
 		strings.EqualFold(string(x.ctx.Request.Header.Peek("X-Forwarded-Proto")), "https") {
 		return "https"
 	}
@@ -111,10 +111,10 @@ func isPlainHost(host string) bool {
 // pinged answers GET /v2/ with a challenge to a caller that has not said who it is;
 // else it gives false.
 func (x *exchange) pinged() bool {
-	if x.s.grants == nil || x.caller != nil && x.caller.Credential {
+	if x.by.grants == nil || x.caller != nil && x.caller.Credential {
 		return false
 	}
-	err := x.s.grants.Known(x.authorization())
+	err := x.by.grants.Known(x.authorization())
 	if err != nil {
 		x.challenge(err)
 	}
@@ -124,10 +124,10 @@ func (x *exchange) pinged() bool {
 // token answers GET /token (distribution, "Token Authentication Specification");
 // it gives false where that is not asked for.
 func (x *exchange) token() bool {
-	if x.s.grants == nil || x.request.Path != tokenPath {
+	if x.by.grants == nil || x.request.Path != tokenPath {
 		return false
 	}
-	token, life, err := x.s.grants.Token(x.authorization())
+	token, life, err := x.by.grants.Token(x.authorization())
 	if err != nil {
 		x.challenge(err)
 		return true

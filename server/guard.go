@@ -25,7 +25,7 @@ type Guard interface {
 
 // identify finds out who asks, and says whether they may ask.
 func (x *exchange) identify() error {
-	if x.s.guard == nil {
+	if x.by.guard == nil {
 		return nil
 	}
 	h := &x.ctx.Request.Header
@@ -35,28 +35,28 @@ func (x *exchange) identify() error {
 		q.Certificate = c.certificate(x.ctx.Conn())
 	}
 	var err error
-	x.caller, x.at, err = x.s.guard.Identify(q)
+	x.caller, x.at, err = x.by.guard.Identify(q)
 	return err
 }
 
 // allowed says why the caller may not pull what the target names; nil where they
 // may.
 func (x *exchange) allowed() error {
-	if x.s.guard == nil {
+	if x.by.guard == nil {
 		return nil
 	}
-	return x.s.guard.Allow(x.caller, x.at, x.target.Upstream, x.target.Repository)
+	return x.by.guard.Allow(x.caller, x.at, x.target.Upstream, x.target.Repository)
 }
 
 // visible leaves of "docker.io/library/nginx" and its like what the caller may
 // pull.
 func (x *exchange) visible(repositories []string) []string {
-	if x.s.guard == nil {
+	if x.by.guard == nil {
 		return repositories
 	}
 	return slices.DeleteFunc(slices.Clone(repositories), func(name string) bool {
 		upstream, repository, _ := strings.Cut(name, "/")
-		return x.s.guard.Allow(x.caller, x.at, upstream, repository) != nil
+		return x.by.guard.Allow(x.caller, x.at, upstream, repository) != nil
 	})
 }
 

@@ -55,8 +55,8 @@ func (x *exchange) catalog() {
 	if err == nil {
 		all = x.visible(all)
 	}
-	if err == nil && x.s.grants != nil {
-		all = x.s.grants.Visible(all, x.authorization())
+	if err == nil && x.by.grants != nil {
+		all = x.by.grants.Visible(all, x.authorization())
 		x.header("Cache-Control", "private")
 	}
 	if err == nil && x.ns != "" {

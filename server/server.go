@@ -98,8 +98,7 @@ const (
 type Server struct {
 	router   *rewrite.Router
 	content  Content
-	grants   Grants
-	guard    Guard // may be nil
+	admit    atomic.Pointer[admission]
 	bypasses *bypasses
 	log      *zap.Logger
 	metrics  *metrics.Metrics
@@ -133,8 +132,6 @@ func New(o Options) *Server {
 	s := &Server{
 		router:  o.Router,
 		content: o.Content,
-		grants:  o.Grants,
-		guard:   o.Guard,
 		log:     o.Log,
 		metrics: o.Metrics,
 		tls:     o.TLS,
@@ -160,6 +157,7 @@ func New(o Options) *Server {
 		requests:    s.metrics.Refused.WithLabelValues("requests"),
 		files:       s.metrics.Refused.WithLabelValues("files"),
 	}
+	s.Admit(o.Guard, o.Grants)
 	s.pool.New = func() any { return new(exchange) }
 	s.base, s.giveUp = context.WithCancel(context.Background())
 	s.draining, s.drain = context.WithCancel(context.Background())
@@ -191,6 +189,18 @@ func New(o Options) *Server {
 		SecureErrorLogMessage:        true,
 	}
 	return s
+}
+
+// admission is who decides on a request. Each may be nil: then nobody is refused.
+type admission struct {
+	guard  Guard
+	grants Grants
+}
+
+// Admit has guard and grants, each of which may be nil, decide on the requests that
+// come from now on.
+func (s *Server) Admit(guard Guard, grants Grants) {
+	s.admit.Store(&admission{guard: guard, grants: grants})
 }
 
 // Serve answers on a listener until Shutdown, and then gives nil at once while

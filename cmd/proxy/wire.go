@@ -192,15 +192,9 @@ func tagRules(rules []configs.TagRule) []cache.TagRule {
 // openCache opens the cache directory.
 func openCache(cfg *configs.Config, upstreams map[string]cache.Upstream, log *zap.Logger, m *metrics.Metrics) (*cache.Cache, error) {
 	c, err := cache.Open(cache.Options{
+		Settings:       settings(cfg, upstreams),
 		Dir:            cfg.Cache.Dir,
-		MaxSize:        room(cfg.Cache.MaxSize),
-		MinFree:        room(cfg.Cache.MinFree),
 		MemoryBytes:    int64(cfg.Cache.Memory),
-		Platforms:      cfg.Platforms,
-		Offline:        cfg.Cache.Offline,
-		ReverifyAfter:  cfg.Cache.ReverifyAfter,
-		ScrubRate:      int64(cfg.Cache.ScrubRate),
-		Upstreams:      upstreams,
 		Log:            log,
 		Metrics:        m,
 		MaxFills:       cfg.Limits.Fills,
@@ -213,6 +207,19 @@ func openCache(cfg *configs.Config, upstreams map[string]cache.Upstream, log *za
 		return nil, fmt.Errorf("cache.dir: %w", err)
 	}
 	return c, nil
+}
+
+// settings are those of the cache that may change while it is in use.
+func settings(cfg *configs.Config, upstreams map[string]cache.Upstream) cache.Settings {
+	return cache.Settings{
+		Platforms:     cfg.Platforms,
+		Offline:       cfg.Cache.Offline,
+		ReverifyAfter: cfg.Cache.ReverifyAfter,
+		ScrubRate:     int64(cfg.Cache.ScrubRate),
+		MaxSize:       room(cfg.Cache.MaxSize),
+		MinFree:       room(cfg.Cache.MinFree),
+		Upstreams:     upstreams,
+	}
 }
 
 func room(r configs.Room) cache.Room {

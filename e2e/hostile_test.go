@@ -135,6 +135,8 @@ func hostilities(elsewhere string) map[string]hostility {
 		return fmt.Sprintf(`<%s?last=%d>; rel="next"`, r.URL.Path, page.Add(1))
 	}
 	many := `{"tags":[` + strings.TrimSuffix(strings.Repeat(`"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",`, 150_000), ",") + `]}`
+	// A gigabyte in 64 members (RFC 1952, section 2.2): making it at once takes minutes.
+	bomb := strings.Repeat(zipped(io.LimitReader(blank{}, 16<<20)), 64)
 	token := func(answer http.HandlerFunc) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			if strings.HasSuffix(r.URL.Path, "/token") {
@@ -175,7 +177,7 @@ func hostilities(elsewhere string) map[string]hostility {
 		"both-kinds":         {path: tag, answer: saying(manifest, `{"mediaType":"`+manifest+`","manifests":[],"layers":[]}`), statuses: failed},
 		"no-json":            {path: tag, answer: saying("text/html", "<html>\x1b[31m"), statuses: failed},
 		"gzip-manifest":      {path: tag, answer: saying(manifest, zipped(strings.NewReader(naming(3))), "Content-Encoding", "gzip"), statuses: []int{200}},
-		"gzip-bomb":          {path: tag, times: 4, answer: saying(manifest, zipped(io.LimitReader(blank{}, 1<<30)), "Content-Encoding", "gzip"), statuses: failed, words: []string{"4194304"}},
+		"gzip-bomb":          {path: tag, times: 4, answer: saying(manifest, bomb, "Content-Encoding", "gzip"), statuses: failed, words: []string{"4194304"}},
 		"gzip-nonsense":      {path: tag, answer: saying(manifest, "\x1f\x8b"+strings.Repeat("x", 1000), "Content-Encoding", "gzip"), statuses: failed},
 		"short-manifest":     {path: tag, answer: once("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nContent-Type: " + manifest + "\r\n\r\n{}"), statuses: failed},
 		"two-lengths":        {path: tag, answer: once("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}}"), statuses: failed},
@@ -209,9 +211,13 @@ func hostilities(elsewhere string) map[string]hostility {
 		"no-http": {path: tag, answer: once("SSH-2.0-OpenSSH\r\n"), statuses: failed},
 		"silence": {path: tag, answer: once(""), statuses: failed},
 		// Lists.
-		"endless-tags":      {path: tags, times: 4, answer: endlessly("application/json", `{"tags":[`, `"",`), statuses: failed, words: []string{"8388608"}},
-		"empty-tags":        {path: tags, answer: saying("application/json", `{"tags":[`+strings.Repeat(`"",`, 2_700_000)+`""]}`), statuses: failed},
-		"endless-pages":     {path: tags, answer: pages(next, many), statuses: failed, words: []string{"does not end"}},
+		"endless-tags":        {path: tags, times: 4, answer: endlessly("application/json", `{"tags":[`, `"",`), statuses: failed, words: []string{"8388608"}},
+		"empty-tags":          {path: tags, answer: saying("application/json", `{"tags":[`+strings.Repeat(`"",`, 2_700_000)+`""]}`), statuses: failed},
+		"endless-pages":       {path: tags, answer: pages(next, many), statuses: failed, words: []string{"does not end"}},
+		"endless-small-pages": {path: tags, answer: pages(next, `{"tags":["a"]}`), statuses: failed, words: []string{"10000 pages"}},
+		"endless-small-referrers": {path: "referrers/" + zeroes, answer: func(w http.ResponseWriter, r *http.Request) {
+			saying(index, `{"manifests":[{"digest":"`+zeroes+`"}]}`, "Link", next(r))(w, r)
+		}, statuses: failed, words: []string{"10000 pages"}},
 		"pages-in-a-circle": {path: tags, answer: pages(func(r *http.Request) string { return "<" + r.URL.Path + `?last=x>; rel="next"` }, `{"tags":["a"]}`), statuses: failed, words: []string{"does not end"}},
 		"page-elsewhere":    {path: tags, answer: pages(to("<http://"+elsewhere+`/v2/a/tags/list>; rel="next"`), `{"tags":["a"]}`), statuses: failed, words: []string{"another host"}},
 		"page-of-a-file":    {path: tags, answer: pages(to(`<file:///etc/passwd>; rel="next"`), `{"tags":["a"]}`), statuses: failed},

@@ -94,3 +94,6 @@ func (c *Cache) compile(s Settings) (*settings, error) {
 
 // settings gives those of this moment.
 func (c *Cache) settings() *settings { return c.current.Load() }
+
+// Offline tells whether no upstream is asked.
+func (c *Cache) Offline() bool { return c.settings().Offline }

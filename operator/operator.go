@@ -30,8 +30,8 @@ type Options struct {
 	Version string
 	// CacheDir is the directory of Cache.
 	CacheDir string
-	// Offline is set where no upstream is asked.
-	Offline bool
+	// Reload reads the configuration again; nil where there is none to read.
+	Reload func() (Reloaded, error)
 	// Log takes what an operator has changed; nil drops it.
 	Log *zap.Logger
 }
@@ -55,6 +55,7 @@ func New(o Options) *API {
 	a.get("status", a.status)
 	a.get("explain", a.explain)
 	a.stream("scrub", a.scrub)
+	a.post("reload", a.reload)
 	return a
 }
 
@@ -65,8 +66,13 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // get serves what f gives as JSON.
-func (a *API) get(name string, f func(r *http.Request) (any, error)) {
-	a.mux.HandleFunc("GET "+Prefix+name, func(w http.ResponseWriter, r *http.Request) {
+func (a *API) get(name string, f func(r *http.Request) (any, error)) { a.document("GET", name, f) }
+
+// post is get for what changes something.
+func (a *API) post(name string, f func(r *http.Request) (any, error)) { a.document("POST", name, f) }
+
+func (a *API) document(method, name string, f func(r *http.Request) (any, error)) {
+	a.mux.HandleFunc(method+" "+Prefix+name, func(w http.ResponseWriter, r *http.Request) {
 		v, err := f(r)
 		if err != nil {
 			writeError(w, err)
@@ -92,5 +98,5 @@ type Status struct {
 }
 
 func (a *API) status(*http.Request) (any, error) {
-	return Status{Version: a.Version, CacheDir: a.CacheDir, Offline: a.Offline, Started: a.started}, nil
+	return Status{Version: a.Version, CacheDir: a.CacheDir, Offline: a.Cache.Offline(), Started: a.started}, nil
 }

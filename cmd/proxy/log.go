@@ -11,12 +11,12 @@ import (
 	"github.com/entrepot-dev/entrepot/configs"
 )
 
-// newLog makes the log that a configuration asks for, written to w. The caller
-// need not sync it: nothing is buffered.
-func newLog(cfg configs.Log, w io.Writer) (*zap.Logger, error) {
-	level, err := zapcore.ParseLevel(cfg.Level)
+// newLog makes the log that a configuration asks for, written to w, of a level that
+// may be changed. The caller need not sync it: nothing is buffered.
+func newLog(cfg configs.Log, w io.Writer) (*zap.Logger, zap.AtomicLevel, error) {
+	level, err := zap.ParseAtomicLevel(cfg.Level)
 	if err != nil {
-		return nil, err
+		return nil, level, err
 	}
 	e := zap.NewProductionEncoderConfig()
 	e.TimeKey, e.MessageKey = "time", "message"
@@ -31,7 +31,7 @@ func newLog(cfg configs.Log, w io.Writer) (*zap.Logger, error) {
 		e.EncodeTime = zapcore.RFC3339NanoTimeEncoder
 		encoder = zapcore.NewJSONEncoder(e)
 	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(lines{w})), level)), nil
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(lines{w})), level)), level, nil
 }
 
 // forPeople tells whether log lines are to be read by people rather than

@@ -14,7 +14,7 @@ import (
 
 func TestLogIsJSONWhereNoTerminalReadsIt(t *testing.T) {
 	var got bytes.Buffer
-	log, err := newLog(configs.Log{Level: "info", Format: "auto"}, &got)
+	log, _, err := newLog(configs.Log{Level: "info", Format: "auto"}, &got)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func TestLogIsJSONWhereNoTerminalReadsIt(t *testing.T) {
 
 func TestLogForPeopleIsNoJSON(t *testing.T) {
 	var got bytes.Buffer
-	log, err := newLog(configs.Log{Level: "debug", Format: "console"}, &got)
+	log, _, err := newLog(configs.Log{Level: "debug", Format: "console"}, &got)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestLogForPeopleIsNoJSON(t *testing.T) {
 
 func TestEveryLevelOfTheConfigurationIsOneOfTheLog(t *testing.T) {
 	for _, level := range []string{"debug", "info", "warn", "error"} {
-		if _, err := newLog(configs.Log{Level: level, Format: "json"}, &bytes.Buffer{}); err != nil {
+		if _, _, err := newLog(configs.Log{Level: level, Format: "json"}, &bytes.Buffer{}); err != nil {
 			t.Errorf("%s: %v", level, err)
 		}
 	}

@@ -24,7 +24,7 @@ func TestNoWordForgesALogLine(t *testing.T) {
 	for _, format := range []string{"json", "console"} {
 		for _, word := range strange {
 			var got bytes.Buffer
-			log, err := newLog(configs.Log{Level: "debug", Format: format}, &got)
+			log, _, err := newLog(configs.Log{Level: "debug", Format: format}, &got)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -56,7 +56,7 @@ func TestNoWordForgesALogLine(t *testing.T) {
 }
 
 func BenchmarkLogLine(b *testing.B) {
-	log, err := newLog(configs.Log{Level: "info", Format: "json"}, discard{})
+	log, _, err := newLog(configs.Log{Level: "info", Format: "json"}, discard{})
 	if err != nil {
 		b.Fatal(err)
 	}

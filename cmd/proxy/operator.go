@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
 
 	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/configs"
@@ -27,9 +26,10 @@ import (
 const askTimeout = 5 * time.Second
 
 // operator makes the operator's API of the parts.
-func (p *parts) operator(cfg *configs.Config, b build, log *zap.Logger) *operator.API {
+// reload reads the configuration again; nil where nothing is served.
+func (p *parts) operator(cfg *configs.Config, reload func() (operator.Reloaded, error)) *operator.API {
 	return operator.New(operator.Options{
-		Cache: p.cache, Router: p.router, Version: b.Version, CacheDir: absolute(cfg.Cache.Dir), Offline: cfg.Cache.Offline, Log: log,
+		Cache: p.cache, Router: p.router, Version: p.build.Version, CacheDir: absolute(cfg.Cache.Dir), Reload: reload, Log: p.log,
 	})
 }
 
@@ -46,6 +46,18 @@ type operation struct {
 // operates makes what a command does of f, which uses the operator's API: that of the
 // proxy that runs with these settings, else of this process on the cache directory.
 func (p *process) operates(f func(o *operation, cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
+	return p.operatesBy(p.connect, f)
+}
+
+// asks makes what a command does of f, which uses the operator's API of the proxy that
+// runs with these settings.
+func (p *process) asks(f func(o *operation, cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
+	return p.operatesBy(func(o *operation, cmd *cobra.Command) (func() error, error) {
+		return p.connectRunning(o, isNamed(cmd))
+	}, f)
+}
+
+func (p *process) operatesBy(connect func(*operation, *cobra.Command) (end func() error, err error), f func(o *operation, cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
 	return does(func(cmd *cobra.Command, args []string) (err error) {
 		cfg, err := p.load(cmd, "")
 		if err != nil {
@@ -54,7 +66,7 @@ func (p *process) operates(f func(o *operation, cmd *cobra.Command, args []strin
 		ctx, stop := p.interruptible(cmd.Context())
 		defer stop()
 		o := &operation{ctx: ctx, cfg: cfg}
-		end, err := p.connect(o, cmd)
+		end, err := connect(o, cmd)
 		if err != nil {
 			return err
 		}
@@ -92,8 +104,7 @@ func (p *process) interruptible(ctx context.Context) (_ context.Context, stop fu
 
 // connect gives o its client. The caller calls end when o is done.
 func (p *process) connect(o *operation, cmd *cobra.Command) (end func() error, err error) {
-	flag := cmd.Flags().Lookup("admin-listen")
-	named := flag != nil && flag.Changed
+	named := isNamed(cmd)
 	end, err = p.connectRunning(o, named)
 	switch {
 	case err == nil:
@@ -110,6 +121,12 @@ func (p *process) connect(o *operation, cmd *cobra.Command) (end func() error, e
 		return nil, fmt.Errorf("%w; and it can not be asked to do it: %w", here, err)
 	}
 	return end, here
+}
+
+// isNamed tells whether the command line names the admin listener.
+func isNamed(cmd *cobra.Command) bool {
+	flag := cmd.Flags().Lookup("admin-listen")
+	return flag != nil && flag.Changed
 }
 
 // errNotRunning says that no proxy with these settings answers.
@@ -173,15 +190,15 @@ func unwrapURL(err error) error {
 func (p *process) connectDirectory(o *operation) (end func() error, err error) {
 	b := buildOf(readBuildInfo())
 	o.cfg.Cache.ScrubRate = 0 // nothing goes on behind the command
-	log, err := newLog(configs.Log{Level: "warn", Format: o.cfg.Log.Format}, p.stderr)
+	log, _, err := newLog(configs.Log{Level: "warn", Format: o.cfg.Log.Format}, p.stderr)
 	if err != nil {
 		return nil, err
 	}
-	parts, err := wire(o.cfg, p.environ, b, log, metrics.New(b.Version, b.Revision, b.Go))
+	parts, err := wire(o.cfg, o.cfg, p.environ, b, log, metrics.New(b.Version, b.Revision, b.Go))
 	if err != nil {
 		return nil, err
 	}
-	s := &http.Server{Handler: parts.operator(o.cfg, b, log), ReadHeaderTimeout: time.Minute, BaseContext: func(net.Listener) context.Context { return o.ctx }}
+	s := &http.Server{Handler: parts.operator(o.cfg, nil), ReadHeaderTimeout: time.Minute, BaseContext: func(net.Listener) context.Context { return o.ctx }}
 	ln := newPipeListener()
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = s.Serve(ln) }) // it ends by Shutdown
@@ -194,7 +211,7 @@ func (p *process) connectDirectory(o *operation) (end func() error, err error) {
 		err := s.Shutdown(ctx)
 		serving.Wait()
 		err = errors.Join(err, parts.cache.Close(ctx))
-		parts.closeUpstreams()
+		parts.close()
 		_ = log.Sync() // of a terminal that can not
 		return err
 	}, nil

@@ -19,6 +19,9 @@ type process struct {
 	stdout, stderr io.Writer
 	// signals gives the signals that ask for an end, until stop is called.
 	signals func() (received <-chan os.Signal, stop func())
+	// hangups gives those that ask to read the configuration again, likewise; nil
+	// is none.
+	hangups func() (received <-chan os.Signal, stop func())
 }
 
 // Exit codes.
@@ -69,6 +72,13 @@ func does(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, 
 		}
 		return nil
 	}
+}
+
+// hangups receives SIGHUP.
+func hangups() (received <-chan os.Signal, stop func()) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGHUP)
+	return c, func() { signal.Stop(c) }
 }
 
 // stopSignals receives SIGINT and SIGTERM.

@@ -32,7 +32,15 @@ the other well-known registries on port 5000.`,
 	root.SetVersionTemplate("entrepot {{.Version}}\n")
 	addConfigFlag(root.PersistentFlags())
 	addKeyFlags(root.Flags())
-	root.AddCommand(newServe(p), newConfig(p), newExplain(p), newScrub(p), newHealthcheck(p), newVersion(p))
+	root.AddCommand(
+		newServe(p),
+		newConfig(p),
+		newReload(p),
+		newExplain(p),
+		newScrub(p),
+		newHealthcheck(p),
+		newVersion(p),
+	)
 	return root
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/entrepot-dev/entrepot/admin"
 	"github.com/entrepot-dev/entrepot/configs"
 	"github.com/entrepot-dev/entrepot/metrics"
+	"github.com/entrepot-dev/entrepot/operator"
 )
 
 func newServe(p *process) *cobra.Command {
@@ -37,7 +38,7 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 	if err != nil {
 		return err
 	}
-	log, err := newLog(cfg.Log, p.stderr)
+	log, level, err := newLog(cfg.Log, p.stderr)
 	if err != nil {
 		return err
 	}
@@ -61,23 +62,29 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 	if err != nil {
 		return err
 	}
+	loaded := *cfg
 	files := openFiles()
 	fitLimits(cfg, files, log)
 	b := buildOf(readBuildInfo())
 	m := metrics.New(b.Version, b.Revision, b.Go)
 	showLimits(cfg.Limits, files, m)
-	parts, err := wire(cfg, p.environ, b, log, m)
+	parts, err := wire(&loaded, cfg, p.environ, b, log, m)
 	if err != nil {
 		return errors.Join(err, closeListeners(frontLn, adminLn))
 	}
+	parts.level = level
+	reload := func() (operator.Reloaded, error) {
+		return parts.follow(func() (*configs.Config, error) { return p.load(cmd, "") })
+	}
+	defer p.followHangups(reload, log)()
 	s := &service{
 		front: parts.front, frontLn: frontLn,
-		cache: parts.cache, closeUpstreams: parts.closeUpstreams,
+		cache: parts.cache, closeUpstreams: parts.close,
 		timeout: cfg.ShutdownTimeout, log: log,
 	}
 	shown := banner{version: b.Version, cfg: cfg, listen: frontLn.Addr().String()}
 	if adminLn != nil {
-		o := admin.Options{Metrics: m, Ready: s.ready, Degraded: parts.cache.Degraded, API: parts.operator(cfg, b, log), Hosts: cfg.Admin.Hosts, TLS: adminTLS, Log: log}
+		o := admin.Options{Metrics: m, Ready: s.ready, Degraded: parts.cache.Degraded, API: parts.operator(cfg, reload), Hosts: cfg.Admin.Hosts, TLS: adminTLS, Log: log}
 		if adminGuard != nil {
 			o.Guard = adminGuard.Handler
 		}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"reflect"
 	"strings"
+	"sync"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
@@ -25,57 +27,77 @@ type parts struct {
 	front  *server.Server
 	cache  *cache.Cache
 	router *rewrite.Router
-	guard  *access.Guard
-	// registries are the upstreams' clients.
-	registries []*upstream.Registry
-	// leases are those of the upstreams at which clients have credentials of their own.
-	leases []*grants.Leases
+
+	environ []string
+	build   build
+	log     *zap.Logger
+	metrics *metrics.Metrics
+	// memory bounds what comes from upstreams and is not on its way to the disk.
+	memory *semaphore.Weighted
+
+	// started is the configuration at the start, as it was loaded.
+	started *configs.Config
+
+	mu sync.Mutex // what follows, and one reload at a time
+	// level is that of the log.
+	level zap.AtomicLevel
+	// loaded is the configuration in force, as it was loaded.
+	loaded  *configs.Config
+	guard   *access.Guard
+	mirrors map[string]*mirror
+	// outdated ends what the last reload has replaced and requests may still use.
+	outdated []func()
 }
 
-// closeUpstreams ends what the upstreams' clients, and the guard, do for several
-// callers.
-func (p *parts) closeUpstreams() {
-	for _, l := range p.leases {
-		l.Close()
+// mirror is an upstream in force.
+type mirror struct {
+	configured *configs.Upstream
+	live       *upstream.Live
+	// leases are those of clients with credentials of their own; else nil.
+	leases *grants.Leases
+}
+
+// close ends what the upstreams' clients, and the guard, do for several callers.
+func (p *parts) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range p.mirrors {
+		m.live.Close()
+		if m.leases != nil {
+			m.leases.Close()
+		}
 	}
 	if p.guard != nil {
 		p.guard.Close()
 	}
-	for _, r := range p.registries {
-		r.Close()
+	for _, end := range p.outdated {
+		end()
 	}
 }
 
 // wire makes the parts of a configuration and puts them together. It opens the
 // cache directory and reads the files that the configuration names; it touches
-// no network. Its errors are sentences that name the key.
-func wire(cfg *configs.Config, environ []string, b build, log *zap.Logger, m *metrics.Metrics) (_ *parts, err error) {
-	p := &parts{}
+// no network. Its errors are sentences that name the key. loaded is cfg as it was
+// before it was fitted to this machine.
+func wire(loaded, cfg *configs.Config, environ []string, b build, log *zap.Logger, m *metrics.Metrics) (_ *parts, err error) {
+	p := &parts{
+		environ: environ, build: b, log: log, metrics: m, started: loaded, loaded: loaded, mirrors: map[string]*mirror{},
+		// One half of it is for what comes from upstreams, the other for the disk.
+		memory: semaphore.NewWeighted(int64(cfg.Limits.Manifests) / 2),
+	}
 	defer func() {
 		if err != nil {
-			p.closeUpstreams()
+			p.close()
 		}
 	}()
-
-	routing := rewrite.Routing{Default: cfg.DefaultUpstream, Upstreams: map[string][]string{}}
-	upstreams := map[string]cache.Upstream{}
-	// One half of it is for what comes from upstreams, the other for the disk.
-	memory := semaphore.NewWeighted(int64(cfg.Limits.Manifests) / 2)
-	for name, u := range cfg.Upstreams {
-		r, l, err := newRegistry(name, u, memory, environ, b, log, m)
-		if l != nil {
-			p.leases = append(p.leases, l)
-		}
-		if err != nil {
-			return nil, err
-		}
-		p.registries = append(p.registries, r)
-		m.Expect(name)
-		routing.Upstreams[name] = u.Aliases
-		upstreams[name] = cache.Upstream{Origin: r, Tags: tagRules(u.Tags), Prefetch: u.Prefetch}
+	made, err := p.newMirrors(cfg)
+	for name, n := range made {
+		p.mirrors[name] = n.mirror()
 	}
-	router, err := rewrite.NewRouter(routing)
 	if err != nil {
+		return nil, err
+	}
+	if p.router, err = rewrite.NewRouter(routing(cfg)); err != nil {
 		return nil, err
 	}
 	secure, err := listenerTLS("tls", cfg.TLS, log)
@@ -85,16 +107,11 @@ func wire(cfg *configs.Config, environ []string, b build, log *zap.Logger, m *me
 	if p.guard, err = newGuard(cfg, log, m); err != nil {
 		return nil, err
 	}
-	if p.cache, err = openCache(cfg, upstreams, log, m); err != nil {
+	if p.cache, err = openCache(cfg, p.upstreams(cfg, p.mirrors), log, m); err != nil {
 		return nil, err
 	}
-	p.router = router
-	var admission server.Grants
-	if len(p.leases) > 0 {
-		admission = grants.New(router.Upstream, p.leases...)
-	}
 	p.front = server.New(server.Options{
-		Router: router, Grants: admission, Content: p.cache, Guard: p.guard, Log: log, Metrics: m, TLS: secure,
+		Router: p.router, Grants: p.admission(p.mirrors), Content: p.cache, Guard: p.guard, Log: log, Metrics: m, TLS: secure,
 		MaxConnections:           cfg.Limits.Connections,
 		MaxConnectionsPerAddress: cfg.Limits.ConnectionsPerAddress,
 		MaxRequests:              cfg.Limits.Requests,
@@ -105,8 +122,84 @@ func wire(cfg *configs.Config, environ []string, b build, log *zap.Logger, m *me
 	return p, nil
 }
 
+// routing says which upstreams a configuration has.
+func routing(cfg *configs.Config) rewrite.Routing {
+	r := rewrite.Routing{Default: cfg.DefaultUpstream, Upstreams: map[string][]string{}}
+	for name, u := range cfg.Upstreams {
+		r.Upstreams[name] = u.Aliases
+	}
+	return r
+}
+
+// upstreams are those of a configuration as the cache asks them.
+func (p *parts) upstreams(cfg *configs.Config, mirrors map[string]*mirror) map[string]cache.Upstream {
+	list := map[string]cache.Upstream{}
+	for name, u := range cfg.Upstreams {
+		p.metrics.Expect(name)
+		list[name] = cache.Upstream{Origin: mirrors[name].live, Tags: tagRules(u.Tags), Prefetch: u.Prefetch}
+	}
+	return list
+}
+
+// admission decides about clients with credentials of their own; nil where no
+// upstream has such.
+func (p *parts) admission(mirrors map[string]*mirror) server.Grants {
+	var leases []*grants.Leases
+	for _, m := range mirrors {
+		if m.leases != nil {
+			leases = append(leases, m.leases)
+		}
+	}
+	if leases == nil {
+		return nil
+	}
+	return grants.New(p.router.Upstream, leases...)
+}
+
+// newMirror is an upstream that is not in force yet.
+type newMirror struct {
+	configured *configs.Upstream
+	registry   *upstream.Registry
+	leases     *grants.Leases
+}
+
+// mirror puts n in force.
+func (n *newMirror) mirror() *mirror {
+	return &mirror{configured: n.configured, live: upstream.NewLive(n.registry), leases: n.leases}
+}
+
+// newMirrors makes those upstreams of cfg that are not in force as they are. They
+// are to be closed whatever the error.
+func (p *parts) newMirrors(cfg *configs.Config) (map[string]*newMirror, error) {
+	made := map[string]*newMirror{}
+	for name, u := range cfg.Upstreams {
+		if old := p.mirrors[name]; old != nil && sameRegistry(old.configured, u) {
+			continue
+		}
+		r, l, err := newRegistry(name, u, p.memory, p.environ, p.build, p.log, p.metrics)
+		if err != nil {
+			if l != nil {
+				l.Close()
+			}
+			return made, err
+		}
+		made[name] = &newMirror{configured: u, registry: r, leases: l}
+	}
+	return made, nil
+}
+
+// sameRegistry tells whether the client made for a would do for b. Where files are
+// read when it is made it would not: they may have changed.
+func sameRegistry(a, b *configs.Upstream) bool {
+	x, y := *a, *b
+	for _, u := range []*configs.Upstream{&x, &y} {
+		u.Aliases, u.Tags, u.Prefetch = nil, nil, 0 // of the router and the cache
+	}
+	return reflect.DeepEqual(x, y) && b.TLS.CA == "" && b.TLS.Cert == "" && b.Credentials.DockerConfig == ""
+}
+
 // newRegistry makes the client of an upstream, and the leases of its clients where each
-// has credentials of its own; they are to be closed whatever the error.
+// has credentials of its own; those are to be closed whatever the error.
 func newRegistry(name string, u *configs.Upstream, memory *semaphore.Weighted, environ []string, b build, log *zap.Logger, m *metrics.Metrics) (r *upstream.Registry, leases *grants.Leases, err error) {
 	credentials, err := newCredentials(u.Credentials, environ)
 	if err != nil {

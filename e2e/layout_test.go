@@ -24,6 +24,7 @@ var mayImport = map[string][]string{
 	"cache/store": {"oci"},
 	"configs":     {"oci", "rewrite"},
 	"grants":      {"metrics", "oci", "rewrite", "upstream"},
+	"operator":    {"cache", "cache/index", "rewrite", "oci"},
 	"metrics":     {},
 	"oci":         {},
 	"rewrite":     {"oci"},

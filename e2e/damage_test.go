@@ -122,9 +122,8 @@ func scrub(t *testing.T, p *proxy.Proxy) (code int, last map[string]any, out str
 	if cmd.ProcessState == nil {
 		t.Fatal(err)
 	}
-	lines := strings.Split(strings.TrimSpace(stdout.String()), "\n")
-	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &last); err != nil {
-		t.Errorf("the last line is no JSON: %v\n%s\n%s", err, stdout.String(), stderr.String())
+	if err := json.Unmarshal(stdout.Bytes(), &last); err != nil {
+		t.Errorf("stdout is no JSON: %v\n%s\n%s", err, stdout.String(), stderr.String())
 	}
 	return cmd.ProcessState.ExitCode(), last, stdout.String() + stderr.String()
 }

@@ -43,6 +43,10 @@ func forPeople(format string, w io.Writer) bool {
 	case "json":
 		return false
 	}
+	return isTerminal(w)
+}
+
+func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }

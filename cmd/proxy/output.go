@@ -10,6 +10,11 @@ import (
 	"github.com/spf13/pflag"
 )
 
+// What all commands print by: stdout has the result alone, with --output json one
+// JSON document. How far a command has come goes to stderr, whatever --output says: as
+// bars on a terminal, as lines elsewhere. So a result can be piped on, however long it
+// took, and who wants the events as JSON has the operator's API.
+
 // Values of --output.
 const (
 	outputTable = "table"

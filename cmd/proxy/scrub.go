@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/url"
 	"strconv"
 	"time"
@@ -20,8 +21,7 @@ func newScrub(p *process) *cobra.Command {
 		Short: "Verify all that is cached, and fetch again what is damaged",
 		Long: `Scrub reads all that is stored and compares it with its digests. What is damaged is
 set aside and fetched again from an upstream that has it. It may be ended at any time.
-It exits with 1 where damage remains. With --output json it prints lines of JSON; the
-last is the result.`,
+It exits with 1 where damage remains.`,
 		Example: `  entrepot scrub
   entrepot scrub --rate 50MiB --output json
   entrepot scrub --offline                  fetch nothing (of a cache that is not served)`,
@@ -53,12 +53,17 @@ func (p *process) scrub(o *operation, cmd *cobra.Command, _ []string) error {
 		if err := json.Unmarshal(event, &s); err != nil {
 			return err
 		}
-		return p.tellScrub(s, asJSON)
+		return writeScrub(p.stderr, s)
 	}, &last)
 	if err != nil {
 		return err
 	}
-	if err := p.tellScrub(last, asJSON); err != nil {
+	if asJSON {
+		err = writeJSON(p.stdout, last)
+	} else {
+		err = writeScrub(p.stdout, last)
+	}
+	if err != nil {
 		return err
 	}
 	if left := last.Damaged - last.Healed; left > 0 {
@@ -67,16 +72,13 @@ func (p *process) scrub(o *operation, cmd *cobra.Command, _ []string) error {
 	return nil
 }
 
-// tellScrub prints how far a pass has come.
-func (p *process) tellScrub(s index.Scrub, asJSON bool) error {
-	if asJSON {
-		return json.NewEncoder(p.stdout).Encode(s)
-	}
+// writeScrub prints how far a pass has come.
+func writeScrub(w io.Writer, s index.Scrub) error {
 	word, took := "verified so far", time.Since(s.Started)
 	if !s.Finished.IsZero() {
 		word, took = "verified", s.Finished.Sub(s.Started)
 	}
-	_, err := fmt.Fprintf(p.stdout, "%s: %d blobs, %s in %s; damaged: %d, fetched again: %d\n",
+	_, err := fmt.Fprintf(w, "%s: %d blobs, %s in %s; damaged: %d, fetched again: %d\n",
 		word, s.Blobs, units.BytesSize(float64(s.Bytes)), took.Round(time.Millisecond), s.Damaged, s.Healed)
 	return err
 }

@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// Question is what there is to know a caller by. It is only read.
+// Question is what there is to know a caller by. It is only read, but for Recent.
 type Question struct {
 	// Peer is the connection's other end; the zero Addr where it has none.
 	Peer netip.Addr
@@ -17,6 +17,8 @@ type Question struct {
 	Authorization []byte
 	// Certificate is the client's, where the TLS handshake has verified it.
 	Certificate *x509.Certificate
+	// Recent is kept with the connection; it may be nil.
+	Recent *Recent
 }
 
 // Caller is who asks. It is not changed after it was given.

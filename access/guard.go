@@ -2,6 +2,7 @@ package access
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -219,7 +220,7 @@ func (g *Guard) watch() {
 func (g *Guard) Identify(q Question) (*Caller, netip.Addr, error) {
 	at := g.client(&q)
 	if g.takesCredentials() && len(q.Authorization) > 0 {
-		c, err := g.judged(q.Authorization)
+		c, err := g.judged(q.Authorization, q.Recent)
 		if c != nil {
 			return c, at, nil
 		}
@@ -250,15 +251,7 @@ func (g *Guard) shown(q *Question, at netip.Addr) *Caller {
 	if q.Certificate != nil {
 		now := time.Now()
 		if now.Before(q.Certificate.NotAfter) { // the connection may be old
-			key := g.verdicts.keyOf('c', q.Certificate.Raw)
-			c, known := g.verdicts.get(key, now, 0)
-			if !known {
-				if name, groups := certified(q.Certificate); name != "" {
-					c = g.caller(name, groups...)
-				}
-				g.verdicts.put(key, verdict{caller: c, until: now.Add(goodFor)}, now)
-			}
-			if c != nil {
+			if c := g.holder(q.Certificate, q.Recent, now); c != nil {
 				return c
 			}
 		}
@@ -272,19 +265,42 @@ func (g *Guard) shown(q *Question, at netip.Addr) *Caller {
 	return nil
 }
 
+// holder gives who a certificate stands for; nil where it names nobody.
+func (g *Guard) holder(certificate *x509.Certificate, recent *Recent, now time.Time) *Caller {
+	if c := recent.holder(g, certificate, now); c != nil {
+		return c
+	}
+	key := g.verdicts.keyOf('c', certificate.Raw)
+	v, known := g.verdicts.get(key, now, 0)
+	if !known {
+		v = verdict{until: now.Add(goodFor)}
+		if name, groups := certified(certificate); name != "" {
+			v.caller = g.caller(name, groups...)
+		}
+		g.verdicts.put(key, v, now)
+	}
+	recent.noteHolder(g, certificate, v)
+	return v.caller
+}
+
 // errBusy is for who could not be verified in time.
 var errBusy = &oci.Error{Code: oci.CodeUnavailable, RetryAfter: slotTimeout,
 	Message: "more passwords wait to be verified than can be; ask again"}
 
 // judged gives who an Authorization header stands for; nil for nobody, with an
 // error where that could not be found out.
-func (g *Guard) judged(header []byte) (*Caller, error) {
+func (g *Guard) judged(header []byte, recent *Recent) (*Caller, error) {
 	if len(header) > maxCredential {
 		return nil, nil
 	}
-	key, now := g.verdicts.keyOf('a', header), time.Now()
-	if c, known := g.verdicts.get(key, now, g.edition()); known {
+	now := time.Now()
+	if c := recent.shown(g, header, now); c != nil {
 		return c, nil
+	}
+	key := g.verdicts.keyOf('a', header)
+	if v, known := g.verdicts.get(key, now, g.edition()); known {
+		recent.note(g, header, v)
+		return v.caller, nil
 	}
 	header = append([]byte(nil), header...) // others may wait longer than its owner
 	found, err, _ := g.flight.Do(string(key[:]), func() (any, error) {

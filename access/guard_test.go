@@ -90,6 +90,7 @@ func TestCallersAreKnownByEverySourceAtOnce(t *testing.T) {
 		}
 		return list
 	}
+	var recent Recent
 	for name, c := range map[string]struct {
 		q      Question
 		want   string // empty where the caller is refused
@@ -124,7 +125,10 @@ func TestCallersAreKnownByEverySourceAtOnce(t *testing.T) {
 		"a forged header":                         {q: Question{Peer: outside, Forwarded: forwarded("10.9.9.9")}, code: oci.CodeUnauthorized},
 		"what is no address":                      {q: Question{Peer: nginx, Forwarded: forwarded("10.9.9.9, unknown")}, code: oci.CodeUnauthorized},
 	} {
-		for range 2 { // the second time by what is remembered
+		for n := range 6 { // from the second time on by what is remembered
+			if n == 3 { // and on one connection, as behind a proxy
+				c.q.Recent = &recent
+			}
 			got, _, err := g.Identify(c.q)
 			if c.want == "" {
 				var e *oci.Error
@@ -287,7 +291,7 @@ func TestVerdictsAreBoundedAndKeepWhatIsRight(t *testing.T) {
 	if len(v.of) > maxVerdicts {
 		t.Errorf("want at most %d, got %d", maxVerdicts, len(v.of))
 	}
-	if c, known := v.get(good, now, 0); !known || c.Name != "alice" {
+	if d, known := v.get(good, now, 0); !known || d.caller.Name != "alice" {
 		t.Error("wrong guesses have pushed out who is right")
 	}
 	if _, known := v.get(good, now.Add(2*time.Hour), 0); known {
@@ -333,10 +337,12 @@ func guardsForCost(t testing.TB) map[string]costly {
 	})
 	cert := &x509.Certificate{Raw: make([]byte, 1200), NotAfter: time.Now().Add(time.Hour), Subject: pkix.Name{CommonName: "node-1"}}
 	return map[string]costly{
-		"open":        {newGuard(t, Options{}), Question{Peer: outside}},
-		"password":    {known, Question{Peer: outside, Authorization: basic("alice", "wonderland")}},
-		"network":     {known, Question{Peer: office}},
-		"certificate": {known, Question{Peer: outside, Certificate: cert}},
+		"open":                                {newGuard(t, Options{}), Question{Peer: outside}},
+		"password":                            {known, Question{Peer: outside, Authorization: basic("alice", "wonderland")}},
+		"network":                             {known, Question{Peer: office}},
+		"certificate":                         {known, Question{Peer: outside, Certificate: cert}},
+		"password, by the same connection":    {known, Question{Peer: outside, Authorization: basic("alice", "wonderland"), Recent: &Recent{}}},
+		"certificate, by the same connection": {known, Question{Peer: outside, Certificate: cert, Recent: &Recent{}}},
 	}
 }
 

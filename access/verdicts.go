@@ -53,14 +53,14 @@ func (v *verdicts) keyOf(kind byte, credential []byte) credentialKey {
 }
 
 // get gives what is known of a credential and holds still.
-func (v *verdicts) get(k credentialKey, now time.Time, edition uint64) (*Caller, bool) {
+func (v *verdicts) get(k credentialKey, now time.Time, edition uint64) (verdict, bool) {
 	v.mu.RLock()
 	known, ok := v.of[k]
 	v.mu.RUnlock()
 	if !ok || known.edition != edition || !now.Before(known.until) {
-		return nil, false
+		return verdict{}, false
 	}
-	return known.caller, true
+	return known, true
 }
 
 func (v *verdicts) put(k credentialKey, known verdict, now time.Time) {

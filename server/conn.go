@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/entrepot-dev/entrepot/access"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
@@ -38,6 +39,8 @@ type conn struct {
 	// peer is the client's certificate, once it was asked for; for the same.
 	peer  *x509.Certificate
 	asked bool
+	// recent is who was found to ask by this connection; for the same.
+	recent access.Recent
 	// pulledBy is the address that has pulled by this connection last; for the
 	// goroutine that answers.
 	pulledBy netip.Addr

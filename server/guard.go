@@ -31,7 +31,7 @@ func (x *exchange) identify() error {
 	h := &x.ctx.Request.Header
 	q := access.Question{Authorization: h.Peek("Authorization"), Forwarded: h.PeekAll("X-Forwarded-For")}
 	if c := own(x.ctx.Conn()); c != nil {
-		q.Peer = c.from
+		q.Peer, q.Recent = c.from, &c.recent
 		q.Certificate = c.certificate(x.ctx.Conn())
 	}
 	var err error

@@ -91,6 +91,9 @@ type manner struct {
 	// always is.
 	plain bool
 	tls   bool
+	// login is what clients show to be known; Entrepot then answers nobody else.
+	// The peers are shown it, too, and take no notice.
+	login login
 	// cache is a directory that Entrepot is to use; one of its own if empty.
 	cache string
 }
@@ -126,6 +129,7 @@ func (b *bench) start(ctx context.Context, s subject, m manner) (*server, error)
 	if err != nil {
 		return nil, err
 	}
+	l.authorization = m.login.authorization()
 	return l.start(ctx)
 }
 

@@ -54,6 +54,11 @@ func (b *bench) entrepotLaunch(dir string, from hubAddress, m manner) (launch, e
 		l.trust = b.certificate.pool
 		cfg["tls"] = map[string]any{"cert": b.certificate.certFile, "key": b.certificate.keyFile}
 	}
+	if m.login != "" {
+		if cfg["auth"], err = m.login.configuration(dir); err != nil {
+			return l, err
+		}
+	}
 	text, err := yaml.Marshal(cfg)
 	if err != nil {
 		return l, err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -94,7 +95,7 @@ func (l load) run(ctx context.Context) (tally, error) {
 
 // once asks a server for one item, on a connection of its own.
 func (s *server) once(ctx context.Context, i item) (tally, error) {
-	l := load{address: s.address, connections: 1, count: 1, requests: []request{get(s.address, i)}, tls: s.tls}
+	l := load{address: s.address, connections: 1, count: 1, requests: []request{get(s.address, i).shown(s.authorization)}, tls: s.tls}
 	t, err := l.run(ctx)
 	if err = errors.Join(err, t.err()); err != nil {
 		return t, fmt.Errorf("%s: %w", i.path(), err)
@@ -111,6 +112,14 @@ func get(host string, i item) request {
 		bytes:  fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\n%s\r\n", i.path(), host, agent),
 		status: 200, length: i.Size,
 	}
+}
+
+// shown gives the request with an Authorization header, where that is not empty.
+func (r request) shown(authorization string) request {
+	if authorization != "" {
+		r.bytes = fmt.Appendf(nil, "%sAuthorization: %s\r\n\r\n", bytes.TrimSuffix(r.bytes, []byte("\r\n")), authorization)
+	}
+	return r
 }
 
 // headOf asks for an item's head.

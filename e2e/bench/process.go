@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -24,6 +23,8 @@ type server struct {
 	admin   string // of Entrepot's operator listener, host:port
 	// tls is what a client needs to speak to it; nil for plain http.
 	tls *tls.Config
+	// authorization is what clients show; empty for nothing.
+	authorization string
 	// dir is its own; it goes with it.
 	dir string
 	// startup is the time from its start to its first answer.
@@ -40,10 +41,12 @@ type launch struct {
 	dir     string
 	address string
 	admin   string
-	trust   *x509.CertPool // where set, it speaks TLS
-	path    string
-	args    []string
-	env     []string
+	// authorization is what clients show; empty for nothing.
+	authorization string
+	trust         *x509.CertPool // where set, it speaks TLS
+	path          string
+	args          []string
+	env           []string
 }
 
 // startupPatience bounds the wait for a subject's first answer.
@@ -56,7 +59,7 @@ func (l launch) start(ctx context.Context) (*server, error) {
 		return nil, err
 	}
 	defer log.Close()
-	s := &server{subject: l.subject, address: l.address, admin: l.admin, dir: l.dir, ended: make(chan struct{})}
+	s := &server{subject: l.subject, address: l.address, admin: l.admin, authorization: l.authorization, dir: l.dir, ended: make(chan struct{})}
 	if l.trust != nil {
 		s.tls = &tls.Config{RootCAs: l.trust, ServerName: "localhost", MinVersion: tls.VersionTLS13}
 	}
@@ -108,7 +111,8 @@ func (s *server) ping(ctx context.Context) error {
 	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		return err
 	}
-	if _, err := io.WriteString(c, "GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"); err != nil {
+	ask := request{bytes: []byte("GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")}.shown(s.authorization)
+	if _, err := c.Write(ask.bytes); err != nil {
 		return err
 	}
 	res, err := http.ReadResponse(bufio.NewReader(c), nil)

@@ -55,15 +55,23 @@ func hotRows() []row {
 	return []row{
 		{
 			name: "manifest-tag", title: "hot manifest by tag, 64 connections", subjects: servers, figures: requestFigures(1, 1),
-			run: hotRequests(64, func(h string, s *stock) []request { return []request{get(h, s.Tag)} }),
+			run: hotRequests(64, "", func(h string, s *stock) []request { return []request{get(h, s.Tag)} }),
 		},
 		{
 			name: "manifest-digest", title: "hot manifest by digest, 64 connections", subjects: servers, figures: requestFigures(1, 1),
-			run: hotRequests(64, func(h string, s *stock) []request { return []request{get(h, s.ByDigest)} }),
+			run: hotRequests(64, "", func(h string, s *stock) []request { return []request{get(h, s.ByDigest)} }),
 		},
 		{
 			name: "head-tag", title: "HEAD by tag, 64 connections", subjects: servers, figures: requestFigures(1, 1),
-			run: hotRequests(64, func(h string, s *stock) []request { return []request{headOf(h, s.Tag)} }),
+			run: hotRequests(64, "", func(h string, s *stock) []request { return []request{headOf(h, s.Tag)} }),
+		},
+		{
+			name: "login-password", title: "hot manifest by tag, clients with a password, 64 connections", subjects: []subject{entrepot, static}, figures: requestFigures(1, 1),
+			run: hotRequests(64, password, func(h string, s *stock) []request { return []request{get(h, s.Tag)} }),
+		},
+		{
+			name: "login-token", title: "hot manifest by tag, clients with a token, 64 connections", subjects: []subject{entrepot, static}, figures: requestFigures(1, 1),
+			run: hotRequests(64, token, func(h string, s *stock) []request { return []request{get(h, s.Tag)} }),
 		},
 		{
 			name: "blob-1", title: "hot blob of 1 GiB, 1 stream", subjects: servers, figures: byteFigures(static, 1.05, 0.97),
@@ -75,12 +83,12 @@ func hotRows() []row {
 		},
 		{
 			name: "blob-small", title: "hot blob of 1 MiB, 64 connections", subjects: servers, figures: byteFigures(static, 1.1, 0.95),
-			run: hotRequests(64, func(h string, s *stock) []request { return []request{get(h, s.Small)} }),
+			run: hotRequests(64, "", func(h string, s *stock) []request { return []request{get(h, s.Small)} }),
 		},
 		{
 			name: "ranges", title: "ranges of 64 KiB, 16 connections", subjects: servers,
 			figures: requestFigures(1.05, 0.95),
-			run:     hotRequests(16, func(h string, s *stock) []request { return ranges(h, s.Large, 4096, 64<<10) }),
+			run:     hotRequests(16, "", func(h string, s *stock) []request { return ranges(h, s.Large, 4096, 64<<10) }),
 		},
 		{
 			name: "tls", title: "TLS, hot blob of 1 GiB, 1 stream", subjects: []subject{entrepot, static, nginxCache},
@@ -98,15 +106,19 @@ func hotRows() []row {
 	}
 }
 
-// hotRequests asks a warm subject again and again, for the time of a sample.
-func hotRequests(connections int, ask func(host string, s *stock) []request) func(context.Context, *bench, subject) (sample, error) {
+// hotRequests asks a warm subject again and again, for the time of a sample, by clients
+// that log in as said.
+func hotRequests(connections int, shown login, ask func(host string, s *stock) []request) func(context.Context, *bench, subject) (sample, error) {
 	return func(ctx context.Context, b *bench, s subject) (sample, error) {
-		run, err := b.warm(ctx, s, manner{})
+		run, err := b.warm(ctx, s, manner{login: shown})
 		if err != nil {
 			return nil, err
 		}
-		l := load{address: run.address, connections: connections, requests: ask(run.address, &b.hub.Stock), span: b.o.span}
-		return b.hotLoad(ctx, run, l)
+		requests := ask(run.address, &b.hub.Stock)
+		for i := range requests {
+			requests[i] = requests[i].shown(run.authorization)
+		}
+		return b.hotLoad(ctx, run, load{address: run.address, connections: connections, requests: requests, span: b.o.span})
 	}
 }
 

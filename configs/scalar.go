@@ -60,7 +60,7 @@ func setText(text string, v reflect.Value) error {
 		}
 		*p = r
 	case *time.Duration:
-		d, err := time.ParseDuration(text)
+		d, err := ParseDuration(text)
 		if err != nil {
 			return fmt.Errorf("want %s, got %q", wanted(v), text)
 		}

@@ -42,7 +42,8 @@ func differ(t *testing.T, s string) {
 		t.Errorf("digest %q: here %v, %v, to go-digest %v, %v", s, ours, err, theirs, theirErr)
 	}
 	// A whole path names what the reference does that a client would write.
-	for _, uri := range []string{"/v2/" + s + "/manifests/latest", "/v2/library/app/manifests/" + s, "/v2/library/app/blobs/" + s} {
+	for _, uri := range []string{"/v2/" + s + "/manifests/latest", "/v2/library/app/manifests/" + s, "/v2/library/app/blobs/" + s,
+		"/v2/@2026-11-01/" + s + "/manifests/latest", "/v2/at-" + s + "/app/manifests/latest"} {
 		req, err := ParseRequest(uri)
 		if err != nil || req.Name == "" || req.Reference() == "" {
 			continue
@@ -78,6 +79,7 @@ var differing = []string{
 	sum256, sum512, strings.ToUpper(sum256), "sha256:", "sha256", ":", sum256 + "0", sum256[:len(sum256)-1], sum256 + ":x", "sha256:" + strings.Repeat("g", 64),
 	"sha384:" + strings.Repeat("a", 96), "sha384:" + strings.Repeat("a", 95), "SHA256:" + sum256[7:], "sha256+b64:" + sum256[7:], "md5:" + strings.Repeat("a", 32), "sha512:" + sum256[7:], " " + sum256, sum256 + "\n",
 	strings.Repeat("a", 64), "a@" + sum256, "a:1@" + sum256,
+	"2026-11-01", "2026-11-01t12-30-00z", "2026-99-01", "at-2026-11-01", "at-2026-11-01/a", "@2026-11-01", "@2026-11-01/a",
 }
 
 func TestNamesTagsAndDigestsAreReadAsClientsReadThem(t *testing.T) {

@@ -3,6 +3,7 @@ package rewrite
 import (
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -65,6 +66,9 @@ type Request struct {
 	// neither.
 	Tag    string
 	Digest digest.Digest
+	// AsOf is the time that the name began with, as of which a tag is asked for;
+	// Name is without it. Zero is now.
+	AsOf time.Time
 	// Path is the path as the client sent it, undecoded, for links that lead
 	// back here.
 	Path string
@@ -148,11 +152,14 @@ func (r *Request) parse(path string) error {
 			r.Resource = UploadPath
 		}
 	}
-	if err := checkPathName(name); err != nil {
+	name, asOf, err := cutAsOf(name)
+	if err == nil {
+		err = checkPathName(name)
+	}
+	if err != nil {
 		return err
 	}
-	r.Name = name
-	var err error
+	r.Name, r.AsOf = name, asOf
 	switch r.Resource {
 	case BlobPath, ReferrersPath:
 		r.Digest, err = ParseDigest(reference)

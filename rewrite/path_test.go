@@ -135,6 +135,7 @@ func FuzzParseRequest(f *testing.F) {
 		"/", "/v2/", "/v2/_catalog", "/v2/a/b/manifests/manifests/latest", "/v2/a%2Fb/blobs/" + sum256,
 		"/v2/a/tags/list?n=1&last=b", "/v2/a/../b/manifests/x", "http://h/v2/a/referrers/" + sum512,
 		"/v2/h:1/a/blobs/uploads/x", "/v2/%00/manifests/%",
+		"/v2/@2026-11-01/docker.io/a/manifests/1", "/v2/at-2026-11-01t12-30-00z/a/b/tags/list", "/v2/@2026-11-01T12:30:00+02:00/a/b/blobs/" + sum256,
 	} {
 		f.Add(seed)
 	}
@@ -160,6 +161,9 @@ func FuzzParseRequest(f *testing.F) {
 		}
 		if req.Digest != "" && req.Digest.Validate() != nil {
 			t.Errorf("digest %q", req.Digest)
+		}
+		if !req.AsOf.IsZero() && (req.Name == "" || req.AsOf.Unix() < 0 || req.Name[0] == '@') {
+			t.Errorf("as of %v: %+v", req.AsOf, req)
 		}
 		if req.Name != "" {
 			target, err := mustRouter(t).Route(req.Name, "", "")

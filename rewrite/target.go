@@ -1,6 +1,10 @@
 package rewrite
 
-import "github.com/opencontainers/go-digest"
+import (
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
 
 // Target is what a request names, once routed: one thing in one repository of
 // one configured upstream. Every cache key is made of it, and so always holds
@@ -14,6 +18,9 @@ type Target struct {
 	// never both. Both are empty for tags/list.
 	Tag    string
 	Digest digest.Digest
+	// AsOf, where it is set, asks for what the tags stood for then. It is part of
+	// no key: what a digest names does not change.
+	AsOf time.Time
 }
 
 // Reference gives the tag or the digest, as it stands in a URL.

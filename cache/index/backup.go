@@ -18,8 +18,9 @@ import (
 )
 
 // The backup is a file beside the index that holds what no look at the tree can
-// tell: the tags, the links, and the records of what is pinned. The records of
-// other content and the lists are not in it; they are made or asked for again.
+// tell: the tags, their ledger, the links, and the records of what is pinned. The
+// records of other content and the lists are not in it; they are made or asked for
+// again.
 //
 // It is written aside and renamed: a first line, and packed by gzip, which has a
 // checksum, entries of a byte for the bucket, key and value with their lengths,
@@ -39,9 +40,9 @@ const (
 )
 
 // backedUp are the buckets that are in the backup, by their byte.
-var backedUp = map[byte][]byte{'t': tagsBucket, 'l': linksBucket, 'p': blobsBucket}
+var backedUp = map[byte][]byte{'t': tagsBucket, 'h': ledgerBucket, 'l': linksBucket, 'p': blobsBucket}
 
-var backupOrder = []byte{'t', 'l', 'p'}
+var backupOrder = []byte{'t', 'h', 'l', 'p'}
 
 // wholeKey is set in an index that holds what its backup held.
 var wholeKey = []byte("whole")
@@ -164,13 +165,16 @@ func (ix *Index) putMissing(list []entry) (put int, err error) {
 				continue
 			}
 			var err error
-			if e.bucket == 'p' {
+			switch e.bucket {
+			case 'p':
 				b, ok := decodeBlob(e.value)
 				if !ok {
 					continue
 				}
 				err = ix.setBlob(tx, e.key, &b)
-			} else {
+			case 'h':
+				err = errors.Join(bucket.Put(e.key, e.value), countObservations(tx, 1))
+			default:
 				err = bucket.Put(e.key, e.value)
 			}
 			if err != nil {
@@ -284,19 +288,24 @@ func (ix *Index) writeEntries(w io.Writer) error {
 // and between after each n at most, while no transaction runs: one that runs
 // long keeps writers waiting.
 func (ix *Index) chunks(bucket []byte, n int, fn func(key, value []byte) bool, between func() error) error {
-	var next []byte
+	return ix.chunksOf(bucket, nil, n, fn, between)
+}
+
+// chunksOf is chunks for the keys that begin with prefix.
+func (ix *Index) chunksOf(bucket, prefix []byte, n int, fn func(key, value []byte) bool, between func() error) error {
+	next := prefix
 	for more := true; more; {
 		err := ix.view(func(tx *bbolt.Tx) error {
 			c := tx.Bucket(bucket).Cursor()
 			key, value := c.Seek(next)
-			for i := 0; key != nil && i < n; i++ {
+			for i := 0; key != nil && bytes.HasPrefix(key, prefix) && i < n; i++ {
 				if !fn(key, value) {
 					more = false
 					return nil
 				}
 				key, value = c.Next()
 			}
-			more = key != nil
+			more = key != nil && bytes.HasPrefix(key, prefix)
 			next = bytes.Clone(key)
 			return nil
 		})

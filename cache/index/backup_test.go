@@ -76,7 +76,7 @@ func TestLostIndexIsRestoredFromItsBackup(t *testing.T) {
 				t.Fatal(err)
 			}
 			restored, err := ix.Restore()
-			if want := 1 + n + 1; err != nil || restored != want {
+			if want := 1 + 1 + n + 1; err != nil || restored != want {
 				t.Errorf("%d entries restored, %v; want %d", restored, err, want)
 			}
 			wantFilled(t, ix, n)

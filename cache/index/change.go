@@ -1,6 +1,7 @@
 package index
 
 import (
+	"encoding/json"
 	"fmt"
 
 	"github.com/opencontainers/go-digest"
@@ -14,6 +15,11 @@ type Change struct {
 	// Tag, where it is set, stands for Record now.
 	Tag    string
 	Record Tag
+	// How it was seen, for the ledger.
+	How Seen
+	// Moved, where it is not nil, is called with what the tag stood for before,
+	// where that was something else, once the change is kept.
+	Moved func(from digest.Digest)
 	// Links are digests that the repository may serve.
 	Links map[digest.Digest]Link
 	// Blobs is content that has been stored or verified.
@@ -23,8 +29,12 @@ type Change struct {
 // Put remembers all of c. When it returns nil that outlives a crash.
 func (ix *Index) Put(c Change) error {
 	tag := join(c.Upstream, c.Repository, c.Tag)
+	var touched *Tag
 	if c.Tag != "" {
 		ix.mu.Lock()
+		if t, ok := ix.touched[string(tag)]; ok {
+			touched = &t
+		}
 		delete(ix.touched, string(tag))
 		ix.mu.Unlock()
 	}
@@ -33,7 +43,7 @@ func (ix *Index) Put(c Change) error {
 	}
 	return ix.batch(func(tx *bbolt.Tx) error {
 		if c.Tag != "" {
-			if err := putJSON(tx.Bucket(tagsBucket), tag, c.Record); err != nil {
+			if err := ix.putTag(tx, tag, c, touched); err != nil {
 				return err
 			}
 		}
@@ -56,4 +66,30 @@ func (ix *Index) Put(c Change) error {
 		}
 		return nil
 	})
+}
+
+// putTag puts the record of a tag, and observes it. touched is the record before,
+// where that is not written yet.
+func (ix *Index) putTag(tx *bbolt.Tx, tag []byte, c Change, touched *Tag) error {
+	b := tx.Bucket(tagsBucket)
+	was := readTag(b, tag)
+	if touched != nil {
+		was = *touched
+	}
+	from, err := ix.observe(tx, tag, was, c.Record.Digest, c.How, c.Record.Checked)
+	if err != nil {
+		return err
+	}
+	if from != "" && c.Moved != nil {
+		tx.OnCommit(func() { c.Moved(from) })
+	}
+	return putJSON(b, tag, c.Record)
+}
+
+// readTag gives the record of a tag that is written, or the zero Tag.
+func readTag(b *bbolt.Bucket, tag []byte) (t Tag) {
+	if j := b.Get(tag); j == nil || json.Unmarshal(j, &t) != nil {
+		return Tag{}
+	}
+	return t
 }

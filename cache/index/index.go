@@ -35,6 +35,20 @@ type Tag struct {
 	// Previous is what the tag stood for before, where that is stored and
 	// Digest may not be yet: the upstream was only asked what the tag is.
 	Previous digest.Digest `json:"previous,omitempty"`
+	// Since is when it was first seen to stand for Digest, where Held is set.
+	Since time.Time `json:"since,omitzero"`
+	// Held is what it stood for before it moved, as long as nobody has accepted
+	// the move: the rules of the tag say whether that is served.
+	Held *Held `json:"held,omitempty"`
+	// Gone is set where the upstream says that there is no such tag any more.
+	Gone bool `json:"gone,omitempty"`
+}
+
+// Held is what a tag stood for.
+type Held struct {
+	Digest    digest.Digest `json:"digest"`
+	MediaType string        `json:"mediaType"`
+	Size      int64         `json:"size"`
 }
 
 // Link says that a repository may serve a digest: a manifest of the repository
@@ -66,8 +80,10 @@ var (
 	tagsBucket  = []byte("tags")
 	linksBucket = []byte("links")
 	listsBucket = []byte("lists")
-	blobsBucket = []byte("blobs")
-	metaBucket  = []byte("meta")
+	// ledgerBucket holds an observed under the tag and the time, see ledger.go.
+	ledgerBucket = []byte("ledger")
+	blobsBucket  = []byte("blobs")
+	metaBucket   = []byte("meta")
 )
 
 // flushEvery is how long a Touch may wait for the disk.
@@ -157,7 +173,7 @@ func begin(path string) (*bbolt.DB, error) {
 	// Writers that come together share one sync; none waits long for company.
 	db.MaxBatchDelay = 2 * time.Millisecond
 	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, b := range [][]byte{tagsBucket, linksBucket, listsBucket, blobsBucket, metaBucket} {
+		for _, b := range [][]byte{tagsBucket, linksBucket, listsBucket, blobsBucket, metaBucket, ledgerBucket} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return err
 			}
@@ -194,8 +210,10 @@ func (ix *Index) flushLoop() {
 		select {
 		case <-time.After(flushEvery):
 			// Uses that can not be written are tried again with the next; a
-			// tag that is lost is only asked for sooner.
+			// tag that is lost is only asked for sooner; so is a ledger that is
+			// too long.
 			_ = ix.flush()
+			_ = ix.trim(maxObservations)
 		case <-ix.stop:
 			return
 		}
@@ -289,14 +307,25 @@ func (ix *Index) flushSoon() {
 	}
 }
 
-// DropTag forgets a tag.
+// DropTag forgets a tag; what it stood for stays in the ledger.
 func (ix *Index) DropTag(upstream, repo, tag string) error {
 	key := join(upstream, repo, tag)
 	ix.mu.Lock()
+	touched, isTouched := ix.touched[string(key)]
 	delete(ix.touched, string(key))
 	ix.mu.Unlock()
 	ix.backupSoon()
-	return ix.batch(func(tx *bbolt.Tx) error { return tx.Bucket(tagsBucket).Delete(key) })
+	return ix.batch(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(tagsBucket)
+		was := readTag(b, key)
+		if isTouched {
+			was = touched
+		}
+		if err := endObservation(tx, key, was); err != nil {
+			return err
+		}
+		return b.Delete(key)
+	})
 }
 
 // TagNames lists the tags of a repository that are known, sorted.

@@ -136,6 +136,9 @@ type Cache struct {
 	fills  map[digest.Digest]*blobFill
 	claims map[digest.Digest]chan struct{} // closed when given up, see claim
 
+	// moves counts the tags that have moved.
+	moves atomic.Uint64
+
 	tagsMu  sync.Mutex
 	tagsGen uint64 // counts changes of tag records, see lookUpTag
 }

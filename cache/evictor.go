@@ -12,7 +12,6 @@ import (
 	"github.com/entrepot-dev/entrepot/cache/evict"
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/cache/store"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 const (
@@ -68,6 +67,8 @@ type evictor struct {
 
 	// served are the manifests that were given out lately, and when.
 	served map[digest.Digest]time.Time
+	// retained is what is kept of tags' history.
+	retained retained
 	// stuck is until when it is no use to try, warned when that was last said.
 	stuck, warned time.Time
 }
@@ -283,9 +284,9 @@ func (e *evictor) dropPlanned(done *evicted, need evict.Need, idle []store.Unfin
 	c := e.cache
 	e.takeUses()
 	e.forgetServed(promiseFor)
-	promised := e.promised()
+	promised, kept := e.promised(), e.retain(need.Limit)
 	item := func(d digest.Digest, b index.Blob) evict.Item {
-		return evict.Item{Size: b.Stamp.Size, Age: now.Sub(b.Used), Uses: b.Uses, Pinned: b.Pinned, Promised: promised[d]}
+		return evict.Item{Size: b.Stamp.Size, Age: now.Sub(b.Used), Uses: b.Uses, Pinned: b.Pinned || kept[d], Promised: promised[d]}
 	}
 	part := func(u store.Unfinished) evict.Item {
 		return evict.Item{Size: u.Bytes, Age: now.Sub(u.Touched), Uses: 1}
@@ -357,17 +358,7 @@ func (e *evictor) promised() map[digest.Digest]bool {
 	promised := map[digest.Digest]bool{}
 	for d := range e.served {
 		promised[d] = true
-		m, ok := e.cache.memory.manifest(d)
-		if !ok {
-			if m, ok = e.cache.storedManifest(d); !ok {
-				continue
-			}
-		}
-		p, err := rewrite.Parse(m.Bytes, m.MediaType)
-		if err != nil {
-			continue
-		}
-		for _, child := range p.Children {
+		for _, child := range children(e.parsed(d)) {
 			promised[child.Digest] = true
 		}
 	}

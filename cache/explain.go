@@ -7,6 +7,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
@@ -15,8 +16,8 @@ import (
 // it now would get.
 type Explanation struct {
 	Reference string `json:"reference"`
-	// Status is what a request would meet: hit, stale, miss, or revalidated
-	// where the upstream would be asked whether the tag still stands.
+	// Status is what a request would meet: hit, stale, miss, blocked, or
+	// revalidated where the upstream would be asked whether the tag still stands.
 	Status Status `json:"status"`
 	// Reason says why, where there is something to say.
 	Reason    string        `json:"reason,omitempty"`
@@ -31,10 +32,27 @@ type Explanation struct {
 	StaleUntil time.Time `json:"staleUntil,omitzero"`
 	// Rule is the pattern of the rule that holds for a tag.
 	Rule string `json:"rule,omitempty"`
+	// Move is set where a tag has moved and is held as it was, or refused.
+	Move *ExplainedMove `json:"move,omitempty"`
 	// Size is what is here of it on disk in bytes, each content counted once.
 	Size int64 `json:"size"`
 	// Manifests are the one that the reference names and, of an index, its own.
 	Manifests []ExplainedManifest `json:"manifests,omitempty"`
+}
+
+// Blocked is the Status of a tag that is refused, for it has moved and must not
+// (BlockOnMove).
+const Blocked Status = "blocked"
+
+// ExplainedMove is a move that has not come into force.
+type ExplainedMove struct {
+	// From is what the tag stood for, and To what it stands for.
+	From digest.Digest `json:"from"`
+	To   digest.Digest `json:"to"`
+	// Seen is when it was first seen to stand for To.
+	Seen time.Time `json:"seen"`
+	// Until is until when it is held; zero is until it is accepted.
+	Until time.Time `json:"until,omitzero"`
 }
 
 // ExplainedManifest is a manifest or index and what is here of it.
@@ -74,7 +92,7 @@ func (c *Cache) Explain(_ context.Context, t rewrite.Target) (*Explanation, erro
 	switch {
 	case !ok && t.Tag == "":
 		e.Reason = "it is not here"
-	case !ok:
+	case !ok && e.Status != Blocked:
 		e.Reason = "the tag is known, and what it stands for is not here"
 		e.Status = Miss
 	case t.Tag == "":
@@ -120,6 +138,27 @@ func (c *Cache) explainTag(e *Explanation, up *upstream, t rewrite.Target) {
 	default:
 		e.Status, e.Reason = Revalidated, "the upstream is asked whether it still stands"
 	}
+	c.explainMove(e, rule, rec)
+}
+
+// explainMove says what is made of a move of the tag of rec.
+func (c *Cache) explainMove(e *Explanation, rule TagRule, rec index.Tag) {
+	until, held := rule.heldUntil(rec, time.Now())
+	switch {
+	case rule.blocks(rec):
+		e.Status = Blocked
+		e.Reason = "it has moved and must not: it is refused until that is accepted"
+	case held && c.holds(rec.Held.Digest):
+		e.Digest, e.MediaType = rec.Held.Digest, rec.Held.MediaType
+		why := heldReason(rec, until)
+		if e.Reason != "" {
+			why = e.Reason + "; " + why
+		}
+		e.Reason = why
+	default:
+		return
+	}
+	e.Move = &ExplainedMove{From: rec.Held.Digest, To: rec.Digest, Seen: rec.Since, Until: until}
 }
 
 // explainManifest adds what is here of the manifest of d. It gives nil and

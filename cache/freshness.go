@@ -34,6 +34,13 @@ type TagRule struct {
 	// KeepDeleted goes on serving a tag that the upstream has deleted, as it
 	// last was.
 	KeepDeleted bool
+	// KeepHistory is for how long what a tag stood for is not evicted after the
+	// tag has moved. Zero is not at all.
+	KeepHistory time.Duration
+	// Hold is for how long a tag that has moved is served as it was.
+	Hold time.Duration
+	// OnMove says what becomes of a tag that moves.
+	OnMove OnMove
 }
 
 // freshness is an upstream's rules, the first that matches holds.
@@ -56,13 +63,18 @@ func compileRules(rules []TagRule) (freshness, error) {
 			if !strings.Contains(match, ":") {
 				match += ":*"
 			}
-			match = regexp.QuoteMeta(match)
-			match = strings.NewReplacer(`\*`, `.*`, `\?`, `.`).Replace(match)
-			c.pattern = regexp.MustCompile("^" + match + "$")
+			c.pattern = compilePattern(match)
 		}
 		f = append(f, c)
 	}
 	return f, nil
+}
+
+// compilePattern compiles a pattern in which * stands for any characters, ? for one.
+func compilePattern(pattern string) *regexp.Regexp {
+	pattern = regexp.QuoteMeta(pattern)
+	pattern = strings.NewReplacer(`\*`, `.*`, `\?`, `.`).Replace(pattern)
+	return regexp.MustCompile("^" + pattern + "$")
 }
 
 // rule gives the rule that holds for a tag.

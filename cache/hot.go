@@ -28,13 +28,16 @@ func ready(m *oci.Manifest) *readyManifest {
 	return r
 }
 
-// hotManifest gives what answers t where memory has all of it, the tag is fresh,
-// and nothing is to be chosen; else nil.
+// hotManifest gives what answers t where memory has all of it, the tag is fresh
+// and has not moved lately, and nothing is to be chosen; else nil.
 func (c *Cache) hotManifest(up *upstream, t rewrite.Target, a rewrite.Accept) (*readyManifest, Outcome) {
 	d, out, mediaType := t.Digest, Outcome{Status: Hit}, ""
 	if d == "" {
+		if !t.AsOf.IsZero() {
+			return nil, out
+		}
 		rec, ok := c.memory.tag(t.Upstream, t.Repository, t.Tag)
-		if !ok || rec.Previous != "" {
+		if !ok || rec.Previous != "" || rec.Held != nil {
 			return nil, out
 		}
 		rule := up.rules.rule(t.Repository, t.Tag)

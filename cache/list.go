@@ -14,9 +14,13 @@ import (
 
 // Tags lists all tags of t's repository, sorted. It is kept briefly, and served
 // stale while the upstream can not be asked. Offline, a list that was never
-// fetched is made of the tags known here. The slice must not be changed.
+// fetched is made of the tags known here; so is one as of a date. The slice must not
+// be changed.
 func (c *Cache) Tags(ctx context.Context, t rewrite.Target) ([]string, Outcome, error) {
 	t = owned(t)
+	if !t.AsOf.IsZero() {
+		return c.tagsAsOf(t)
+	}
 	if _, listed := c.keptList(listKey(index.Tags, t), t, index.Tags); c.settings().Offline && !listed {
 		known, err := c.index.TagNames(t.Upstream, t.Repository)
 		if err != nil || len(known) > 0 {

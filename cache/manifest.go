@@ -35,7 +35,11 @@ func (c *Cache) Manifest(ctx context.Context, t rewrite.Target, a rewrite.Accept
 		up.countSaved(st)
 		return c.answer(m), c.forwarded(Outcome{Status: st}, m.Digest), nil
 	}
-	m, out, err := c.manifestByTag(ctx, up, t)
+	byTag := c.manifestByTag
+	if !t.AsOf.IsZero() {
+		byTag = c.manifestAsOf
+	}
+	m, out, err := byTag(ctx, up, t)
 	if err != nil {
 		return nil, out, err
 	}
@@ -60,6 +64,9 @@ func (c *Cache) Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept
 	t = owned(t)
 	if t.Digest != "" {
 		return c.describeDigest(ctx, up, t)
+	}
+	if !t.AsOf.IsZero() {
+		return c.describeAsOf(ctx, up, t, a)
 	}
 	r, out, err := c.resolve(ctx, up, t, "head:", c.headTag)
 	if err != nil {
@@ -298,7 +305,7 @@ func (c *Cache) storedManifest(d digest.Digest) (*oci.Manifest, bool) {
 // serve it and what it names; with tag, where it is not nil, t's tag stands for
 // it. An m that makes no sense is an error; a disk that fails is not, for the
 // client can still be answered.
-func (c *Cache) keepManifest(t rewrite.Target, m *oci.Manifest, tag *index.Tag) error {
+func (c *Cache) keepManifest(t rewrite.Target, m *oci.Manifest, tag *sighting) error {
 	p, err := rewrite.Parse(m.Bytes, m.MediaType)
 	if err != nil {
 		if rewrite.IsSchema1(m.MediaType) {
@@ -320,7 +327,7 @@ func (c *Cache) keepManifest(t rewrite.Target, m *oci.Manifest, tag *index.Tag) 
 	}
 	c.memory.setManifest(m)
 	if tag != nil {
-		change.Tag, change.Record = t.Tag, *tag
+		change.Tag, change.Record, change.How = t.Tag, tag.Tag, tag.how
 	}
 	c.put(change)
 	c.expect(t, p)
@@ -355,6 +362,8 @@ func (c *Cache) linkManifest(t rewrite.Target, m *oci.Manifest) {
 // put keeps a change in the index and in memory. What the disk does not take is
 // in memory for a while at least.
 func (c *Cache) put(change index.Change) {
+	t := rewrite.Target{Upstream: change.Upstream, Repository: change.Repository, Tag: change.Tag}
+	change.Moved = func(from digest.Digest) { c.moved(t, from, change.Record) }
 	if err := c.index.Put(change); err != nil {
 		c.disk.failed("write the index", err, 0)
 	}
@@ -362,7 +371,6 @@ func (c *Cache) put(change index.Change) {
 		c.memory.setLink(change.Upstream, change.Repository, d, l)
 	}
 	if change.Tag != "" {
-		t := rewrite.Target{Upstream: change.Upstream, Repository: change.Repository, Tag: change.Tag}
 		c.negative.drop(ownAccount, tagKey(t))
 		c.rememberTag(t, change.Record)
 	}

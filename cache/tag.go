@@ -34,12 +34,22 @@ type learn func(context.Context, *upstream, rewrite.Target) (resolved, error)
 
 func tagKey(t rewrite.Target) string { return key(t.Upstream, t.Repository, t.Tag) }
 
-// resolve gives what t's tag stands for: from the cache while that is fresh,
-// else as the upstream confirms it, else as it was last known. A tag that was
-// never seen is asked for by ask; those who ask by the same way share it.
+// resolve gives what clients are given for t's tag: what it stands for, or where its
+// rule says so what it stood for before it moved. A tag that was never seen is asked
+// for by ask; those who ask by the same way share it.
 func (c *Cache) resolve(ctx context.Context, up *upstream, t rewrite.Target, way string, ask learn) (resolved, Outcome, error) {
-	k := tagKey(t)
 	rule := up.rules.rule(t.Repository, t.Tag)
+	r, out, err := c.stands(ctx, up, t, rule, way, ask)
+	if err != nil || r.Held == nil {
+		return r, out, err
+	}
+	return c.settle(t, rule, r, out)
+}
+
+// stands gives what t's tag stands for: from the cache while that is fresh, else as
+// the upstream confirms it, else as it was last known.
+func (c *Cache) stands(ctx context.Context, up *upstream, t rewrite.Target, rule TagRule, way string, ask learn) (resolved, Outcome, error) {
+	k := tagKey(t)
 	if rec, ok := c.lookUpTag(t); ok {
 		age := time.Since(rec.Checked)
 		if rule.fresh(age) {
@@ -161,34 +171,52 @@ func (c *Cache) check(ctx context.Context, up *upstream, t rewrite.Target, rec i
 		}
 	}
 	if d.Digest == "" {
-		return c.fetchTag(ctx, up, t)
+		return c.fetchTagSeen(ctx, up, t, index.SeenRevalidation)
 	}
 	c.paused.drop(tagKey(t))
 	if now, ok := c.overtaken(t, asked); ok {
 		return resolved{Tag: now}, nil
 	}
+	if now, ok := c.lookUpTag(t); ok && now.Digest == rec.Digest {
+		rec = now // a move may have been accepted meanwhile
+	}
 	rec.Checked = asked
 	if d.Digest == rec.Digest {
+		if rule.isSettled(rec, asked) {
+			rec.Held, rec.Since = nil, time.Time{}
+		}
+		if rec.Gone {
+			rec.Gone = false
+			c.keepTag(t, sighting{rec, index.SeenRevalidation})
+			return resolved{Tag: rec}, nil
+		}
 		c.touchTag(t, rec)
 		return resolved{Tag: rec}, nil
 	}
 	if _, ok := c.store.Has(rec.Digest); ok {
 		rec.Previous = rec.Digest
 	}
-	rec.Digest, rec.MediaType, rec.Size = d.Digest, d.MediaType, d.Size
-	c.keepTag(t, rec)
+	rec.Digest, rec.MediaType, rec.Size, rec.Gone = d.Digest, d.MediaType, d.Size, false
+	rec = c.follow(t, rule, rec)
+	c.keepTag(t, sighting{rec, index.SeenRevalidation})
 	return resolved{Tag: rec}, nil
 }
 
 // fetchTag learns what a tag stands for by fetching it.
 func (c *Cache) fetchTag(ctx context.Context, up *upstream, t rewrite.Target) (resolved, error) {
+	return c.fetchTagSeen(ctx, up, t, index.SeenGet)
+}
+
+// fetchTagSeen is fetchTag, of which the ledger says how.
+func (c *Cache) fetchTagSeen(ctx context.Context, up *upstream, t rewrite.Target, how index.Seen) (resolved, error) {
 	asked := time.Now()
 	m, err := up.origin.Manifest(ctx, t.Repository, t.Tag)
 	if err != nil {
 		return resolved{}, c.noteFailure(up, t, asked, err)
 	}
-	rec := index.Tag{Digest: m.Digest, MediaType: m.MediaType, Size: int64(len(m.Bytes)), Checked: asked}
-	tag := &rec
+	rule := up.rules.rule(t.Repository, t.Tag)
+	rec := c.follow(t, rule, index.Tag{Digest: m.Digest, MediaType: m.MediaType, Size: int64(len(m.Bytes)), Checked: asked})
+	tag := &sighting{rec, how}
 	if _, ok := c.overtaken(t, asked); ok {
 		tag = nil
 	}
@@ -210,11 +238,12 @@ func (c *Cache) headTag(ctx context.Context, up *upstream, t rewrite.Target) (re
 	if d.Digest == "" || d.Size <= 0 || d.MediaType == "" {
 		return c.fetchTag(ctx, up, t)
 	}
-	rec := index.Tag{Digest: d.Digest, MediaType: d.MediaType, Size: d.Size, Checked: asked}
 	if now, ok := c.overtaken(t, asked); ok {
 		return resolved{Tag: now}, nil
 	}
-	c.keepTag(t, rec)
+	rule := up.rules.rule(t.Repository, t.Tag)
+	rec := c.follow(t, rule, index.Tag{Digest: d.Digest, MediaType: d.MediaType, Size: d.Size, Checked: asked})
+	c.keepTag(t, sighting{rec, index.SeenHead})
 	return resolved{Tag: rec}, nil
 }
 
@@ -238,8 +267,14 @@ func (c *Cache) noteFailure(up *upstream, t rewrite.Target, asked time.Time, err
 	switch {
 	case oci.IsAbsent(err) && overtaken:
 	case oci.IsAbsent(err) && rule.KeepDeleted && known && c.holds(rec.Digest):
+		c.observeAbsent(t, asked)
+		if !rec.Gone {
+			rec.Gone = true
+			c.touchTag(t, rec)
+		}
 		c.paused.put(k, err, max(rule.TTL, failurePause))
 	case oci.IsAbsent(err):
+		c.observeAbsent(t, asked)
 		c.dropTag(t)
 		c.negative.note(ownAccount, k, err, c.negativeTTL)
 	case c.ctx.Err() != nil, c.settings().Offline:
@@ -274,9 +309,16 @@ func (c *Cache) lookUpTag(t rewrite.Target) (index.Tag, bool) {
 	return rec, true
 }
 
+// observeAbsent notes in the ledger that the upstream, asked at asked, has no such tag.
+func (c *Cache) observeAbsent(t rewrite.Target, asked time.Time) {
+	if err := c.index.ObserveAbsent(t.Upstream, t.Repository, t.Tag, asked); err != nil {
+		c.log.Warn("that a tag is deleted could not be noted", zap.Stringer("reference", t), zap.Error(err))
+	}
+}
+
 // keepTag keeps a record that has changed.
-func (c *Cache) keepTag(t rewrite.Target, rec index.Tag) {
-	c.put(index.Change{Upstream: t.Upstream, Repository: t.Repository, Tag: t.Tag, Record: rec})
+func (c *Cache) keepTag(t rewrite.Target, s sighting) {
+	c.put(index.Change{Upstream: t.Upstream, Repository: t.Repository, Tag: t.Tag, Record: s.Tag, How: s.how})
 }
 
 // touchTag keeps a record that was confirmed.

@@ -171,6 +171,14 @@ type TagRule struct {
 	// OnUpstreamDelete is "follow" or "keep": what becomes of a tag that the
 	// upstream has deleted.
 	OnUpstreamDelete string `yaml:"on_upstream_delete"`
+	// KeepHistory is for how long what a tag stood for is not evicted after it has
+	// moved; zero is not at all.
+	KeepHistory time.Duration `yaml:"keep_history,omitempty"`
+	// Hold is for how long a tag that has moved is served as it was.
+	Hold time.Duration `yaml:"hold,omitempty"`
+	// OnMove is "follow", "warn", "hold" or "block": what becomes of a tag that
+	// moves.
+	OnMove string `yaml:"on_move"`
 }
 
 // UpstreamTLS says how an upstream's certificate is verified, and what this

@@ -51,7 +51,7 @@ func DefaultUpstream(name string) *Upstream {
 // DefaultTagRule is the rule of a tag that no other rule matches. Its values
 // are also those of the keys that a rule leaves out.
 func DefaultTagRule() TagRule {
-	return TagRule{Match: "*", TTL: time.Minute, StaleIfError: 720 * time.Hour, OnUpstreamDelete: "follow"}
+	return TagRule{Match: "*", TTL: time.Minute, StaleIfError: 720 * time.Hour, OnUpstreamDelete: "follow", OnMove: "follow"}
 }
 
 // dockerHub is not served on the host of its name, and is known by others.

@@ -142,7 +142,7 @@ func TestImmutableRuleKeepsTheDefaultTimes(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []TagRule{
-		{Match: "library/*:*.*.*", TTL: time.Minute, StaleIfError: 720 * time.Hour, Immutable: true, OnUpstreamDelete: "follow"},
+		{Match: "library/*:*.*.*", TTL: time.Minute, StaleIfError: 720 * time.Hour, Immutable: true, OnUpstreamDelete: "follow", OnMove: "follow"},
 		DefaultTagRule(),
 	}
 	if got := cfg.Upstreams["docker.io"].Tags; !reflect.DeepEqual(got, want) {

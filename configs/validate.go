@@ -112,6 +112,7 @@ func (l *loader) checkUpstream(key, name string, u *Upstream) {
 		l.checkDuration(k+".stale_if_error", t.StaleIfError, 0)
 		l.checkDuration(k+".stale_while_revalidate", t.StaleWhileRevalidate, 0)
 		l.checkWord(k+".on_upstream_delete", t.OnUpstreamDelete, "follow", "keep")
+		l.checkMoves(k, t)
 	}
 	l.checkPair(key+".tls", u.TLS.Cert, u.TLS.Key)
 	if u.QuotaReserve < 0 {
@@ -126,6 +127,19 @@ func (l *loader) checkUpstream(key, name string, u *Upstream) {
 	l.checkDuration(key+".connect_timeout", u.ConnectTimeout, time.Millisecond)
 	l.checkDuration(key+".header_timeout", u.HeaderTimeout, time.Millisecond)
 	l.checkDuration(key+".stall_timeout", u.StallTimeout, time.Millisecond)
+}
+
+// checkMoves reports what can not be meant of tags that move.
+func (l *loader) checkMoves(key string, t TagRule) {
+	l.checkDuration(key+".keep_history", t.KeepHistory, 0)
+	l.checkDuration(key+".hold", t.Hold, 0)
+	l.checkWord(key+".on_move", t.OnMove, "follow", "warn", "hold", "block")
+	if t.Immutable && (t.Hold > 0 || t.OnMove != "follow") {
+		l.reportKey(key+".immutable", "an immutable tag is not asked for again, so that no move of it is seen; leave out immutable, or hold and on_move")
+	}
+	if t.Hold > 0 && t.OnMove == "block" {
+		l.reportKey(key+".hold", "on_move: block refuses a tag that has moved, so that it can not be held; leave out one of them")
+	}
 }
 
 // checkCredentials reports what can not be meant: two ways at once, or half of

@@ -85,6 +85,9 @@ type Metrics struct {
 	// were answered without one.
 	UpstreamPulls *prometheus.CounterVec
 	PullsSaved    *prometheus.CounterVec
+	// TagMoves counts the tags that were seen to move. on_move: follow, warn,
+	// hold, block, as their rules say.
+	TagMoves *prometheus.CounterVec
 
 	// Fills counts ended fills by upstream and result (ok, error, mismatch,
 	// canceled).
@@ -162,6 +165,7 @@ func New(version, revision, goVersion string) *Metrics {
 		RateReset:        f.gauges("upstream_ratelimit_reset_timestamp_seconds", "When the upstream's window of pulls ends at the latest.", "upstream"),
 		UpstreamPulls:    f.counters("upstream_pulls_total", "Manifests fetched by GET, which is what upstreams count as pulls.", "upstream"),
 		PullsSaved:       f.counters("upstream_pulls_saved_total", "GETs of manifests that were answered without a pull.", "upstream"),
+		TagMoves:         f.counters("tag_moves_total", "Tags that came to stand for something else, by what their rule says of that.", "upstream", "on_move"),
 
 		Fills:            f.counters("fills_total", "Blobs fetched, by how it ended.", "upstream", "result"),
 		FillsInFlight:    f.gauge("fills_in_flight", "Blobs being fetched."),
@@ -200,6 +204,9 @@ func (m *Metrics) Expect(upstream string) {
 	}
 	for _, result := range []string{"ok", "refused", "error"} {
 		m.TokenFetches.WithLabelValues(upstream, result)
+	}
+	for _, word := range []string{"follow", "warn", "hold", "block"} {
+		m.TagMoves.WithLabelValues(upstream, word)
 	}
 	for _, result := range []string{"ok", "error", "mismatch", "canceled"} {
 		m.Fills.WithLabelValues(upstream, result)

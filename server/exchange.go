@@ -138,7 +138,7 @@ func (x *exchange) answer() {
 		x.fail(err)
 		return
 	}
-	x.target.Tag, x.target.Digest = x.request.Tag, x.request.Digest
+	x.target.Tag, x.target.Digest, x.target.AsOf = x.request.Tag, x.request.Digest, x.request.AsOf
 	if !x.admitted() {
 		return
 	}

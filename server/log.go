@@ -62,6 +62,9 @@ func (x *exchange) record() {
 	if x.request.Resource == rewrite.Unknown {
 		fields = append(fields, zap.String("path", strings.Clone(x.request.Path[:min(len(x.request.Path), 200)])))
 	}
+	if !x.request.AsOf.IsZero() {
+		fields = append(fields, zap.Time("as_of", x.request.AsOf))
+	}
 	if x.outcome.Reason != "" {
 		fields = append(fields, zap.String("reason", x.outcome.Reason))
 	}

@@ -277,6 +277,7 @@ func tagRules(rules []configs.TagRule) []cache.TagRule {
 		list = append(list, cache.TagRule{
 			Match: r.Match, TTL: r.TTL, StaleIfError: r.StaleIfError, StaleWhileRevalidate: r.StaleWhileRevalidate,
 			Immutable: r.Immutable, KeepDeleted: r.OnUpstreamDelete == "keep",
+			KeepHistory: r.KeepHistory, Hold: r.Hold, OnMove: cache.OnMove(r.OnMove),
 		})
 	}
 	return list

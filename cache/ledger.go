@@ -1,0 +1,252 @@
+package cache
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/entrepot-dev/entrepot/cache/index"
+	"github.com/entrepot-dev/entrepot/oci"
+	"github.com/entrepot-dev/entrepot/rewrite"
+)
+
+// sighting is what a tag was found to stand for, and how.
+type sighting struct {
+	index.Tag
+	how index.Seen
+}
+
+// Kept says how much is here of something.
+type Kept string
+
+const (
+	KeptWhole Kept = "whole" // it can be served, all platforms of an index
+	KeptPart  Kept = "part"  // its manifest at least
+	KeptNone  Kept = "none"
+)
+
+// History is what is known of what a tag stood for.
+type History struct {
+	Reference string `json:"reference"`
+	// Observations are in the order of time.
+	Observations []HistoryEntry `json:"observations"`
+}
+
+// HistoryEntry is what a tag stood for during a time.
+type HistoryEntry struct {
+	// Digest is empty where the upstream said that there was no such tag.
+	Digest digest.Digest `json:"digest,omitempty"`
+	// First and Last are when the upstream was first and last seen to say so. In
+	// between nobody may have asked.
+	First time.Time `json:"first"`
+	Last  time.Time `json:"last"`
+	// How it was seen first; empty where that is not known.
+	How index.Seen `json:"how,omitempty"`
+	// Kept is how much of it is here now.
+	Kept Kept `json:"kept,omitempty"`
+}
+
+// History gives what is known of t's tag. No upstream is asked. Of a tag that was
+// never seen it is MANIFEST_UNKNOWN.
+func (c *Cache) History(_ context.Context, t rewrite.Target) (*History, error) {
+	if _, err := c.upstream(t.Upstream); err != nil {
+		return nil, err
+	}
+	list := c.index.History(t.Upstream, t.Repository, t.Tag)
+	if len(list) == 0 {
+		return nil, oci.Errorf(oci.CodeManifestUnknown, "nothing is known of %s: it has not been asked for here", t)
+	}
+	h := &History{Reference: t.String()}
+	for _, o := range list {
+		e := HistoryEntry{Digest: o.Digest, First: o.First.UTC(), Last: o.Last.UTC(), How: o.How}
+		if o.Digest != "" {
+			e.Kept = c.kept(withDigest(t, o.Digest), true)
+		}
+		h.Observations = append(h.Observations, e)
+	}
+	return h, nil
+}
+
+// kept tells how much is here of the manifest that t names; of those that it names
+// itself where deep is set.
+func (c *Cache) kept(t rewrite.Target, deep bool) Kept {
+	if l, ok := c.link(t.Upstream, t.Repository, t.Digest); !ok || !l.Manifest || !c.holds(t.Digest) {
+		return KeptNone
+	}
+	m, ok := c.keptManifest(t.Digest, "")
+	if !ok {
+		return KeptNone
+	}
+	p, err := rewrite.Parse(m.Bytes, m.MediaType)
+	if err != nil {
+		return KeptWhole // it names nothing
+	}
+	for _, d := range p.Children {
+		here := c.holds(d.Digest)
+		if p.Kind == rewrite.Index && deep {
+			here = c.kept(withDigest(t, d.Digest), false) == KeptWhole
+		}
+		if !here && !rewrite.IsForeign(d) {
+			return KeptPart
+		}
+	}
+	return KeptWhole
+}
+
+// Move is a tag that came to stand for something else.
+type Move struct {
+	Reference string `json:"reference"`
+	// From and To are what it stood for before and after; To is empty where it was
+	// deleted, and From where it was there again then.
+	From digest.Digest `json:"from,omitempty"`
+	To   digest.Digest `json:"to,omitempty"`
+	// Until is when it was last seen to stand for From, and Seen when it was first
+	// seen to stand for To: it has moved in between.
+	Until time.Time `json:"until"`
+	Seen  time.Time `json:"seen"`
+	// How that was seen; empty where it is not known.
+	How index.Seen `json:"how,omitempty"`
+}
+
+// MovesFilter says which tags are meant.
+type MovesFilter struct {
+	// Since is from when on a move must have been seen.
+	Since time.Time
+	// Upstream and Repository are patterns: * stands for any characters, ? for one;
+	// empty is all.
+	Upstream, Repository string
+}
+
+// Moves lists the tags that were seen to move, the earliest first. An error is ctx's or
+// of the index. No upstream is asked.
+func (c *Cache) Moves(ctx context.Context, f MovesFilter) ([]Move, error) {
+	ups, repos := compilePattern(cmp.Or(f.Upstream, "*")), compilePattern(cmp.Or(f.Repository, "*"))
+	moves := []Move{}
+	err := c.index.Histories("", "", func(upstream, repo, tag string, list []index.Observation) bool {
+		if !ups.MatchString(upstream) || !repos.MatchString(repo) {
+			return ctx.Err() == nil
+		}
+		t := rewrite.Target{Upstream: upstream, Repository: repo, Tag: tag}
+		for i := 1; i < len(list); i++ {
+			if was, o := list[i-1], list[i]; !o.First.Before(f.Since) {
+				moves = append(moves, Move{Reference: t.String(), From: was.Digest, To: o.Digest, Until: was.Last.UTC(), Seen: o.First.UTC(), How: o.How})
+			}
+		}
+		return ctx.Err() == nil
+	})
+	if err := errors.Join(err, context.Cause(ctx)); err != nil {
+		return nil, fmt.Errorf("read the ledger of tags: %w", err)
+	}
+	slices.SortStableFunc(moves, func(a, b Move) int { return a.Seen.Compare(b.Seen) })
+	return moves, nil
+}
+
+// manifestAsOf gives what t's tag stood for at t.AsOf. The upstream is not asked for
+// the tag, and for the content only where that is not here any more.
+func (c *Cache) manifestAsOf(ctx context.Context, up *upstream, t rewrite.Target) (*oci.Manifest, Outcome, error) {
+	d, err := c.stoodFor(t)
+	if err != nil {
+		return nil, Outcome{Status: Hit}, err
+	}
+	m, st, err := c.manifestByDigest(ctx, up, withDigest(t, d))
+	return m, asOfOutcome(t, st), c.notKept(t, d, err)
+}
+
+// describeAsOf gives what manifestAsOf gives, without its bytes.
+func (c *Cache) describeAsOf(ctx context.Context, up *upstream, t rewrite.Target, a rewrite.Accept) (*Manifest, Outcome, error) {
+	d, err := c.stoodFor(t)
+	if err != nil {
+		return nil, Outcome{Status: Hit}, err
+	}
+	m, out, err := c.describeDigest(ctx, up, withDigest(t, d))
+	if err != nil {
+		return nil, asOfOutcome(t, out.Status), c.notKept(t, d, err)
+	}
+	if rewrite.IsIndex(m.MediaType) && !a.TakesIndex() {
+		m, out, err := c.Manifest(ctx, t, a)
+		if err != nil {
+			return nil, out, err
+		}
+		return describe(m), out, nil
+	}
+	return m, c.forwarded(asOfOutcome(t, out.Status), m.Digest), nil
+}
+
+func asOfOutcome(t rewrite.Target, s Status) Outcome {
+	return Outcome{Status: s, Reason: "as of " + second(t.AsOf)}
+}
+
+// stoodFor gives what t's tag stood for at t.AsOf, as far as that is known: what it
+// was last seen to be by then. Its error says what is known instead.
+func (c *Cache) stoodFor(t rewrite.Target) (digest.Digest, error) {
+	// A day that is not over is asked for as of now.
+	if time.Until(t.AsOf) > 24*time.Hour {
+		return "", oci.Errorf(oci.CodeManifestUnknown, "what %s stands for at %s is still to come", t, second(t.AsOf))
+	}
+	list := c.index.History(t.Upstream, t.Repository, t.Tag)
+	at := slices.IndexFunc(list, func(o index.Observation) bool { return o.First.After(t.AsOf) })
+	if at < 0 {
+		at = len(list)
+	}
+	switch {
+	case len(list) == 0:
+		return "", oci.Errorf(oci.CodeManifestUnknown, "nothing is known here of %s, neither at %s nor at any time", t, second(t.AsOf))
+	case at == 0:
+		return "", oci.Errorf(oci.CodeManifestUnknown, "%s is known here since %s only, when it stood for %s; what it was at %s is not known",
+			t, second(list[0].First), orNothing(list[0].Digest), second(t.AsOf))
+	case list[at-1].Digest == "":
+		return "", oci.Errorf(oci.CodeManifestUnknown, "there was no %s at %s: %s said so at %s", t, second(t.AsOf), t.Upstream, second(list[at-1].First))
+	}
+	return list[at-1].Digest, nil
+}
+
+func orNothing(d digest.Digest) string {
+	if d == "" {
+		return "nothing"
+	}
+	return d.String()
+}
+
+// notKept says of an err, with which the content of d could not be had, that t's tag
+// stood for d at t.AsOf.
+func (c *Cache) notKept(t rewrite.Target, d digest.Digest, err error) error {
+	if err == nil || !oci.IsAbsent(err) && !errors.Is(err, errOffline) {
+		return err
+	}
+	where := "nor does " + t.Upstream + " have it any more"
+	if c.settings().Offline {
+		where = "and the proxy is offline"
+	}
+	return &oci.Error{
+		Code:    oci.CodeManifestUnknown,
+		Message: fmt.Sprintf("%s stood for %s at %s, but that is not kept here, %s", t, d, second(t.AsOf), where),
+		Err:     err,
+	}
+}
+
+// tagsAsOf lists the tags of t's repository that are known to have been there at
+// t.AsOf, sorted.
+func (c *Cache) tagsAsOf(t rewrite.Target) ([]string, Outcome, error) {
+	var tags []string
+	err := c.index.Histories(t.Upstream, t.Repository, func(_, _, tag string, list []index.Observation) bool {
+		for _, o := range slices.Backward(list) {
+			if !o.First.After(t.AsOf) {
+				if o.Digest != "" {
+					tags = append(tags, tag)
+				}
+				break
+			}
+		}
+		return true
+	})
+	if err == nil && len(tags) == 0 {
+		err = oci.Errorf(oci.CodeNameUnknown, "no tag of %s is known here as of %s", t, second(t.AsOf))
+	}
+	slices.Sort(tags)
+	return tags, asOfOutcome(t, Hit), err
+}

@@ -56,6 +56,9 @@ func New(o Options) *API {
 	a.get("explain", a.explain)
 	a.stream("scrub", a.scrub)
 	a.post("reload", a.reload)
+	a.get("history", a.history)
+	a.get("diff", a.diff)
+	a.post("accept", a.accept)
 	return a
 }
 

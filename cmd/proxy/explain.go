@@ -77,6 +77,19 @@ func writeExplanation(w io.Writer, e *cache.Explanation, now time.Time) error {
 	} else if !e.Checked.IsZero() {
 		line("asked again", "never: the tag is immutable")
 	}
+	if m := e.Move; m != nil {
+		line("moved", "from %s", m.From)
+		line("", "to   %s, first seen %s", m.To, m.Seen.Format(time.RFC3339))
+		until := "an operator accepts it: entrepot accept " + e.Reference
+		if !m.Until.IsZero() {
+			until = m.Until.Format(time.RFC3339) + ", or " + until
+		}
+		word := "held until"
+		if e.Status == cache.Blocked {
+			word = "refused until"
+		}
+		line(word, "%s", until)
+	}
 	if e.Rule != "" {
 		line("rule", "match: %q", e.Rule)
 	}

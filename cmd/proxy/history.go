@@ -1,0 +1,59 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"net/url"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/entrepot-dev/entrepot/cache"
+)
+
+func newHistory(p *process) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "history REFERENCE",
+		Short: "List what a tag stood for, and when",
+		Long: `History lists what the upstream said that a tag stands for, when that was first and
+last seen, how, and how much of it is still here. The upstream is not asked for
+anything. It exits with 1 where nothing is known of the tag.`,
+		Example: `  entrepot history node:20
+  entrepot history --output json ghcr.io/org/app:stable`,
+		Args: cobra.ExactArgs(1),
+		RunE: p.operates(p.history),
+	}
+	addOperatorFlags(cmd.Flags())
+	return cmd
+}
+
+func (p *process) history(o *operation, cmd *cobra.Command, args []string) error {
+	asJSON, err := asJSON(cmd)
+	if err != nil {
+		return err
+	}
+	var h cache.History
+	if err := o.Get(o.ctx, "history", url.Values{"reference": {args[0]}}, &h); err != nil {
+		return err
+	}
+	if asJSON {
+		return writeJSON(p.stdout, h)
+	}
+	return writeHistory(p.stdout, &h)
+}
+
+// writeHistory prints h for people.
+func writeHistory(w io.Writer, h *cache.History) error {
+	fmt.Fprintln(w, h.Reference)
+	tw := newTable(w)
+	fmt.Fprintln(tw, "FIRST SEEN\tLAST SEEN\tHOW\tKEPT\tDIGEST")
+	for _, e := range h.Observations {
+		digest := cmp.Or(e.Digest.String(), "there was no such tag")
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", second(e.First), second(e.Last), cmp.Or(string(e.How), "–"), cmp.Or(string(e.Kept), "–"), digest)
+	}
+	return tw.Flush()
+}
+
+// second writes a time for people, to the second.
+func second(t time.Time) string { return t.UTC().Format(time.RFC3339) }

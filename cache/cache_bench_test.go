@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"io"
+	"math"
 	"testing"
 	"unsafe"
 
@@ -104,11 +105,16 @@ func TestHotManifestsAndSmallBlobsAreFoundWithoutAnAllocation(t *testing.T) {
 			}
 			c.memory.lru.Wait()
 		}
-		n := testing.AllocsPerRun(200, func() {
-			if o, err := ask(); err != nil || o.Status != Hit {
-				t.Fatalf("%s: %v, %v", what, o, err)
-			}
-		})
+		// All goroutines' are counted: what works behind, now and then, is not in
+		// the best of a few runs.
+		n := math.Inf(1)
+		for try := 0; try < 10 && n != 0; try++ {
+			n = min(n, testing.AllocsPerRun(200, func() {
+				if o, err := ask(); err != nil || o.Status != Hit {
+					t.Fatalf("%s: %v, %v", what, o, err)
+				}
+			}))
+		}
 		if n != 0 {
 			t.Errorf("%s: %g allocations, want none", what, n)
 		}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/opencontainers/go-digest"
@@ -24,7 +25,11 @@ func warmed(b testing.TB) (c *Cache, tag rewrite.Target, small, large digest.Dig
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() { c.Close(b.Context()) })
+	b.Cleanup(func() {
+		if err := c.Close(context.Background()); err != nil {
+			b.Error(err)
+		}
+	})
 	tag = tagged("library/nginx", "latest")
 	if _, _, err := c.Manifest(b.Context(), tag, rewrite.Accept{}); err != nil {
 		b.Fatal(err)
@@ -85,6 +90,17 @@ func TestHotManifestsAndSmallBlobsAreFoundWithoutAnAllocation(t *testing.T) {
 	}
 	byDigest := digested(tag.Repository, m.Digest)
 	blob := digested(tag.Repository, small)
+	// It is in memory once it has been read from disk, a moment after the fill.
+	for try := 0; ; try++ {
+		if _, here, _ := c.memory.blob(small); here {
+			break
+		} else if try == 1000 {
+			t.Fatal("the small blob does not come into memory")
+		}
+		sendWhole(t, c, blob)
+		c.memory.lru.Wait()
+		time.Sleep(10 * time.Millisecond)
+	}
 	for what, ask := range map[string]func() (Outcome, error){
 		"manifest by tag":    func() (Outcome, error) { _, o, err := c.Manifest(ctx, tag, rewrite.Accept{}); return o, err },
 		"manifest by digest": func() (Outcome, error) { _, o, err := c.Manifest(ctx, byDigest, rewrite.Accept{}); return o, err },

@@ -205,15 +205,6 @@ func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, w
 			}
 			continue // stored, and gone or damaged since
 		}
-		if !mine && f.failure() != nil {
-			// It had failed before this request came, and goes in a moment.
-			select {
-			case <-f.gone:
-				continue
-			case <-ctx.Done():
-				return nil, Collapsed, context.Cause(ctx)
-			}
-		}
 		_, here := f.verified()
 		if w.hint.From == 0 {
 			// Who reads pieces here and there does not want the whole image.

@@ -284,6 +284,7 @@ func (c *client) span(ctx context.Context, e *entry, d digest.Digest, content []
 	}
 	want := fmt.Sprintf("bytes %d-%d/%d", from, to-1, len(content))
 	got := res.Header.Get("Content-Range")
+	early := to <= len(content)-lastChunk
 	if res.StatusCode == http.StatusPartialContent && !strings.HasSuffix(got, fmt.Sprintf("/%d", len(content))) {
 		// Of another size: see read.
 		if _, err := io.Copy(io.Discard, res.Body); err != nil {
@@ -291,12 +292,17 @@ func (c *client) span(ctx context.Context, e *entry, d digest.Digest, content []
 			c.w.note(func(r *report) { r.cut++ })
 			return errCut
 		}
+		if early && strings.HasPrefix(got, fmt.Sprintf("bytes %d-%d/", from, to-1)) {
+			res.Body.Close()
+			c.w.note(func(r *report) { r.early++ })
+			return errCut
+		}
 	}
 	if res.StatusCode != http.StatusPartialContent || got != want {
 		res.Body.Close()
 		return wrongf("%s of %s: %s %q, want 206 %q", spec, d, res.Status, got, want)
 	}
-	return c.read(ctx, res, spec+" of "+d.String(), content[from:to], to <= len(content)-lastChunk)
+	return c.read(ctx, res, spec+" of "+d.String(), content[from:to], early)
 }
 
 // chunks gets a blob as containerd does: eight ranges without an end at once, each

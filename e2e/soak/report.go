@@ -21,7 +21,7 @@ type report struct {
 	actions   map[string]int64 // by name
 	refused   map[int]int64    // answers that were errors, by status
 	cut       int64            // connections that broke off in an answer
-	early     int64            // ranges with wrong bytes that ended before the digest was known
+	early     int64            // ranges with wrong bytes, or of a wrong size, that ended before the digest was known
 	left      int64            // answers that the client itself broke off
 	gone      int64            // requests that found no process
 	troubles  map[string]int64

@@ -28,6 +28,23 @@ type blobFill struct {
 	gone chan struct{}
 }
 
+// over tells whether the fill has failed, and not at the disk: what fails there is
+// passed on at once.
+func (f *blobFill) over() bool {
+	err := f.failure()
+	return err != nil && !isOfDisk(err)
+}
+
+// awaitGone waits until the fill is not found any more; its error is that ctx has ended.
+func (f *blobFill) awaitGone(ctx context.Context) error {
+	select {
+	case <-f.gone:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // Blob gives the blob that t names by digest: from memory, from disk, or as it
 // comes from the upstream, of which it waits for the header. hint is the span that
 // will be sent first, or the zero Span: a fetch that begins for it begins there.
@@ -192,6 +209,14 @@ func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, w
 		if err != nil {
 			return nil, Miss, err
 		}
+		if f != nil && !mine && f.over() {
+			// Its failure was told to those who waited for it. Who comes after it
+			// has the upstream asked again, once that fill has given up the part.
+			if err := f.awaitGone(ctx); err != nil {
+				return nil, Collapsed, err
+			}
+			continue
+		}
 		if !w.linked && (f == nil || f.upstream != t.Upstream || f.repo != t.Repository) {
 			// It has come since Blob looked, on another repository's account.
 			if _, err := c.confirm(ctx, up, t); err != nil {
@@ -239,10 +264,8 @@ func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, w
 		}
 		// Or another repository's fetch has failed. This one's may do better,
 		// once that has given up the part.
-		select {
-		case <-f.gone:
-		case <-ctx.Done():
-			return nil, Collapsed, context.Cause(ctx)
+		if err := f.awaitGone(ctx); err != nil {
+			return nil, Collapsed, err
 		}
 	}
 }

@@ -44,6 +44,42 @@ func TestFetchOfAnotherRepositoryIsJoinedOnlyOnceTheUpstreamHasConfirmed(t *test
 	})
 }
 
+// A fill that has failed is found for a moment more: until it has given up its part.
+func TestWhoComesAfterAFailureIsNotToldOfIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := newRegistry()
+		layer := content(53, 1000)
+		d := hub.addBlob("app", layer).Digest
+		c := open(t, Options{}, map[string]*registry{"docker.io": hub})
+		up, err := c.upstream("docker.io")
+		if err != nil {
+			t.Fatal(err)
+		}
+		target, linked := digested("app", d), wanted{linked: true, size: 1000}
+		failed := &blobFill{fill: newFill(c.fillTask(up, target, linked)), upstream: "docker.io", repo: "app", gone: make(chan struct{})}
+		failed.end(errMismatch)
+		c.mu.Lock()
+		c.fills[d] = failed
+		c.mu.Unlock()
+		asked := make(chan struct{})
+		go func() {
+			defer close(asked)
+			b, st, err := c.fetchBlob(t.Context(), up, target, linked)
+			if err != nil || st != Miss {
+				t.Errorf("got %s, %v, want a fetch of its own", st, err)
+				return
+			}
+			b.Close()
+		}()
+		synctest.Wait()
+		c.mu.Lock()
+		delete(c.fills, d)
+		c.mu.Unlock()
+		close(failed.gone)
+		<-asked
+	})
+}
+
 // A part that has all its bytes needs no upstream to become a blob. That must not
 // make it one for whoever asks first.
 func TestCompletePartIsNoKeyToItsContent(t *testing.T) {

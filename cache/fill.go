@@ -690,7 +690,8 @@ func (f *fill) ready(ctx context.Context) (int64, error) {
 	return size, err
 }
 
-// failure gives why the fill, which has ended, brought nothing to read.
+// failure gives why the fill, which has ended, brought nothing to read; nil while it
+// runs.
 func (f *fill) failure() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

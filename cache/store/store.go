@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -45,6 +46,8 @@ type Store struct {
 	// unsynced is set while a directory may have a name that a power cut would
 	// take, and all below it.
 	unsynced atomic.Bool
+	// syncing is held while that is mended: who finds it mended may rely on it.
+	syncing sync.Mutex
 }
 
 // Open makes dir if it is not there, takes its lock, and checks its format. It
@@ -260,6 +263,8 @@ func (s *Store) syncName(dir string) error {
 // syncDirs syncs the names of the directories that hold content, where that has
 // not been done.
 func (s *Store) syncDirs() error {
+	s.syncing.Lock()
+	defer s.syncing.Unlock()
 	if !s.unsynced.Swap(false) {
 		return nil
 	}

@@ -93,7 +93,7 @@ func TestHeadsOfTagsAreWatchedUntilAPull(t *testing.T) {
 		_, _ = io.Copy(io.Discard, resp.Body)
 		_ = resp.Body.Close()
 		// It is noted once the answer is sent.
-		for deadline := time.Now().Add(10 * time.Second); watched() != c.want; runtime.Gosched() {
+		for deadline := time.Now().Add(time.Minute); watched() != c.want; runtime.Gosched() {
 			if time.Now().After(deadline) {
 				t.Fatalf("%s %s: want %d watched, got %d", c.method, c.path, c.want, watched())
 			}

@@ -221,7 +221,11 @@ func TestFlushThatFailsBringsNoOldTagBack(t *testing.T) {
 	}
 	flushed, put := make(chan error, 1), make(chan error, 1)
 	go func() { flushed <- ix.flush() }()
+	deadline := time.Now().Add(time.Minute)
 	for pending := 1; pending > 0; runtime.Gosched() { // until the flush has taken what is touched
+		if time.Now().After(deadline) {
+			t.Fatal("the flush takes nothing")
+		}
 		ix.mu.Lock()
 		pending = len(ix.touched)
 		ix.mu.Unlock()

@@ -80,12 +80,17 @@ func overlay(cfg, extra map[string]any) {
 	}
 }
 
-// freeAddress gives an address that nobody listens at just now.
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// freeAddresses gives two addresses that nobody listens at just now.
+func freeAddresses() (a, b string, err error) {
+	first, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return "", fmt.Errorf("look for a free port: %w", err)
+		return "", "", fmt.Errorf("look for a free port: %w", err)
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	defer first.Close() // only once there is another, so that they differ
+	second, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", "", fmt.Errorf("look for a second free port: %w", err)
+	}
+	defer second.Close()
+	return first.Addr().String(), second.Addr().String(), nil
 }

@@ -55,10 +55,8 @@ func (p *Process) setEnv(home string, more []string) {
 func (p *Process) start(dir string, o Options) (err error) {
 	p.ulimit = o.Ulimit
 	for tries := 1; ; tries++ {
-		for _, a := range []*string{&p.listen, &p.admin} {
-			if *a, err = freeAddress(); err != nil {
-				return err
-			}
+		if p.listen, p.admin, err = freeAddresses(); err != nil {
+			return err
 		}
 		if p.config, err = writeConfig(dir, p, o); err != nil {
 			return err

@@ -35,10 +35,6 @@ const (
 	SeenGet  Seen = "get"
 	// SeenRevalidation: the upstream was asked whether the tag still stood.
 	SeenRevalidation Seen = "revalidation"
-	// SeenImport: it was carried in.
-	SeenImport Seen = "import"
-	// SeenWarm: an operator had it fetched.
-	SeenWarm Seen = "warm"
 )
 
 // Observation is what a tag stood for during a time.

@@ -32,7 +32,7 @@ type progress struct {
 	end  func()
 }
 
-// newProgress begins to tell. verb says what is done: "warm". The caller calls end
+// newProgress begins to tell. verb says what is done: "scrub". The caller calls end
 // before it prints anything else.
 func (p *process) newProgress(verb string) progress {
 	if isTerminal(p.stderr) {

@@ -19,5 +19,7 @@ func (a *API) reload(*http.Request) (any, error) {
 	if err != nil {
 		return nil, Errorf(http.StatusConflict, "%s", err.Error())
 	}
+	// Lists, also where they are empty.
+	r.Changed, r.NeedRestart = append([]string{}, r.Changed...), append([]string{}, r.NeedRestart...)
 	return r, nil
 }

@@ -26,8 +26,9 @@ lint: ## what .ci/run checks before the tests
 fmt: ## format the code
 	gofmt -w .
 
-golden: ## write the golden files of configs/ anew
+golden: ## write anew what is generated: golden files, the documents of the commands
 	go test ./configs -update
+	go test ./cmd/proxy -run TestCommandsAreDocumented -update
 
 fuzz: ## every fuzz target for a minute (FUZZTIME=5m for longer)
 	.ci/run fuzz

@@ -18,6 +18,7 @@ const module = "github.com/entrepot-dev/entrepot/"
 var mayImport = map[string][]string{
 	"access":      {"oci"},
 	"admin":       {"metrics"},
+	"bundle":      {"oci", "rewrite"},
 	"cache":       {"cache/evict", "cache/index", "cache/store", "metrics", "oci", "rewrite"},
 	"cache/evict": {},
 	"cache/index": {"cache/store"},

@@ -157,11 +157,9 @@ func children(p *rewrite.Parsed) []v1.Descriptor {
 
 // parsed reads a manifest that is here; nil where it is none.
 func (e *evictor) parsed(d digest.Digest) *rewrite.Parsed {
-	m, ok := e.cache.memory.manifest(d)
+	m, ok := e.cache.peekManifest(d)
 	if !ok {
-		if m, ok = e.cache.storedManifest(d); !ok {
-			return nil
-		}
+		return nil
 	}
 	p, err := rewrite.Parse(m.Bytes, m.MediaType)
 	if err != nil {

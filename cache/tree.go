@@ -1,0 +1,475 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/entrepot-dev/entrepot/cache/index"
+	"github.com/entrepot-dev/entrepot/oci"
+	"github.com/entrepot-dev/entrepot/rewrite"
+)
+
+const (
+	// maxTreeNodes bounds a tree, whatever strangers' documents name.
+	maxTreeNodes = 200_000
+	// maxTreeDepth bounds how deep indexes are nested that are looked into.
+	maxTreeDepth = 8
+	// maxConfig is the largest config that is read, in bytes.
+	maxConfig = 4 << 20
+)
+
+// Kind says what a Node of a Tree is.
+type Kind string
+
+// The kinds.
+const (
+	KindIndex    Kind = "index"
+	KindManifest Kind = "manifest"
+	KindConfig   Kind = "config"
+	// KindLayer is a layer, or another blob of an artifact.
+	KindLayer Kind = "layer"
+)
+
+// Tree is what a reference names and all that is below it.
+type Tree struct {
+	// Target is what was asked for.
+	Target rewrite.Target
+	// Tag is the record of Target's tag; nil where it names a digest, or nothing is
+	// known here of the tag.
+	Tag *index.Tag
+	// Root is the index or manifest that Target stands for.
+	Root *Node
+}
+
+// Node is an index, a manifest or a blob in a Tree. A digest that is named twice
+// has two Nodes, with the same Nodes below them.
+type Node struct {
+	// Descriptor is that by which the document above names it; of the root, and of
+	// manifests that were read, media type and size are those of the bytes.
+	v1.Descriptor
+	Kind Kind
+	// Stored says that the content is on disk, and that the repository may serve it.
+	Stored bool
+	// Foreign layers need not be at any registry, and are not fetched.
+	Foreign bool
+	// Left says that an index or manifest is for none of the platforms that were
+	// asked for: nothing below it was looked at.
+	Left bool
+	// Bytes are those of an index or manifest, byte for byte, and of a config where
+	// TreeOptions.Configs asks for that. Nil where they are not to be had; Missing
+	// then says why.
+	Bytes   []byte
+	Missing error
+	// Parsed is the document of Bytes; nil for blobs and for what can not be read.
+	Parsed *rewrite.Parsed
+	// Children are what the document names, in its order.
+	Children []*Node
+	// Referrers are the manifests that refer to this one, as far as that is known,
+	// where TreeOptions.Referrers asks for them. ReferrersMissing says why that
+	// could not be found out, where it was asked for.
+	Referrers        []*Node
+	ReferrersMissing error
+	// Tag is set for a referrer that is found by a tag of its own, as cosign writes
+	// signatures: "sha256-….sig".
+	Tag string
+}
+
+// TreeOptions say what of a Tree is looked at.
+type TreeOptions struct {
+	// Platforms, "linux/arm/v7", are those of whose manifests in an index the tree
+	// consists; none is all. What fits which is said by rewrite.SelectPlatform;
+	// attestations go with what they attest.
+	Platforms []string
+	// Referrers has the manifests that refer to others in the tree: signatures, SBOMs.
+	Referrers bool
+	// Configs has the bytes of the configs.
+	Configs bool
+	// Ask tells of an index or manifest that is not here whether the upstream is asked
+	// for it, which may be a counted pull; the root's descriptor is empty where the tag
+	// is not known. Where it gives true for a manifest its config is asked for as well,
+	// and for the root its referrers. Nothing of that is kept. Nil asks for nothing.
+	Ask func(d v1.Descriptor) bool
+}
+
+// Tree gives what t names, with all below it, and what of it is here. It counts as no
+// use of what it reads. Its error is *oci.Error where the root is not to be had, and
+// says of an upstream that was not asked that it was not.
+func (c *Cache) Tree(ctx context.Context, t rewrite.Target, o TreeOptions) (*Tree, error) {
+	up, err := c.upstream(t.Upstream)
+	if err != nil {
+		return nil, err
+	}
+	w := &walk{ctx: ctx, cache: c, up: up, target: t, TreeOptions: o, seen: map[digest.Digest]*Node{}}
+	tree := &Tree{Target: t, Root: &Node{Descriptor: v1.Descriptor{Digest: t.Digest}}}
+	if t.Tag != "" {
+		if rec, ok := c.lookUpTag(t); ok {
+			tree.Tag = &rec
+			tree.Root.Descriptor = c.stoodAt(up, t, rec)
+		}
+	}
+	w.read(tree.Root, true)
+	if tree.Root.Bytes == nil {
+		return nil, tree.Root.Missing
+	}
+	if err := w.expand(tree.Root, 0); err != nil {
+		return nil, err
+	}
+	return tree, nil
+}
+
+// stoodAt gives what clients are given for t's tag while its record is rec and the
+// upstream is not asked.
+func (c *Cache) stoodAt(up *upstream, t rewrite.Target, rec index.Tag) v1.Descriptor {
+	d := v1.Descriptor{Digest: rec.Digest, MediaType: rec.MediaType, Size: rec.Size}
+	rule := up.rules.rule(t.Repository, t.Tag)
+	_, held := rule.heldUntil(rec, time.Now())
+	switch {
+	case held && c.holds(rec.Held.Digest):
+		return v1.Descriptor{Digest: rec.Held.Digest, MediaType: rec.Held.MediaType, Size: rec.Held.Size}
+	case rec.Previous != "" && !c.holds(rec.Digest) && c.holds(rec.Previous):
+		return v1.Descriptor{Digest: rec.Previous}
+	}
+	return d
+}
+
+// Nodes gives all of the tree, each digest once: what names something comes before
+// it, referrers after what they refer to and all that is below that.
+func (t *Tree) Nodes() iter.Seq[*Node] {
+	return func(yield func(*Node) bool) {
+		t.Root.each(map[digest.Digest]bool{}, yield)
+	}
+}
+
+func (n *Node) each(seen map[digest.Digest]bool, yield func(*Node) bool) bool {
+	if seen[n.Digest] {
+		return true
+	}
+	seen[n.Digest] = true
+	if !yield(n) {
+		return false
+	}
+	for _, list := range [][]*Node{n.Children, n.Referrers} {
+		for _, below := range list {
+			if !below.each(seen, yield) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// walk makes one Tree.
+type walk struct {
+	TreeOptions
+	ctx    context.Context
+	cache  *Cache
+	up     *upstream
+	target rewrite.Target
+	// seen has what was looked into, by digest, and nodes counts all.
+	seen  map[digest.Digest]*Node
+	nodes int
+}
+
+// errTreeSize says that a tree is larger than any true image's.
+var errTreeSize = fmt.Errorf("the image names more than %d manifests, configs and layers", maxTreeNodes)
+
+// add makes the Node of d below parent.
+func (w *walk) add(d v1.Descriptor, kind Kind, parent *Node) (*Node, error) {
+	if w.nodes++; w.nodes > maxTreeNodes {
+		return nil, errTreeSize
+	}
+	n := &Node{Descriptor: d, Kind: kind, Foreign: kind == KindLayer && rewrite.IsForeign(d)}
+	if kind == KindConfig || kind == KindLayer {
+		n.Stored = w.cache.holds(d.Digest)
+		if n.Stored && !parent.Stored {
+			// Another repository's, unless this one has it on another account.
+			_, n.Stored = w.cache.index.Link(w.target.Upstream, w.target.Repository, d.Digest)
+		}
+	}
+	return n, nil
+}
+
+// at is t for d.
+func (w *walk) at(d digest.Digest) rewrite.Target { return withDigest(w.target, d) }
+
+// read finds the bytes of an index or manifest: here, or as far as Ask says at the
+// upstream.
+func (w *walk) read(n *Node, root bool) {
+	c, d := w.cache, n.Digest
+	var m *oci.Manifest
+	if l, ok := c.link(w.target.Upstream, w.target.Repository, d); d != "" && ok && l.Manifest {
+		if m, ok = c.peekManifest(d); ok {
+			n.Stored = c.holds(d)
+			if l.MediaType != "" {
+				m = &oci.Manifest{Digest: d, MediaType: l.MediaType, Bytes: m.Bytes}
+			}
+		} else {
+			m = nil
+		}
+	}
+	switch {
+	case m != nil:
+	case w.Ask == nil || !w.Ask(n.Descriptor):
+		n.Missing = notHere(w.target, d, root)
+	default:
+		if m, n.Missing = w.ask(d, root); n.Missing != nil {
+			m = nil
+		}
+	}
+	if m == nil {
+		n.Kind = KindManifest
+		if rewrite.IsIndex(n.MediaType) {
+			n.Kind = KindIndex
+		}
+		return
+	}
+	n.Digest, n.MediaType, n.Size, n.Bytes = m.Digest, m.MediaType, int64(len(m.Bytes)), m.Bytes
+	n.Kind = KindManifest
+	if rewrite.IsIndex(m.MediaType) {
+		n.Kind = KindIndex
+	}
+	if n.Parsed, n.Missing = rewrite.Parse(m.Bytes, m.MediaType); n.Missing != nil {
+		n.Parsed = nil
+	}
+}
+
+// notHere says that what t names, or d of it, is not here and was not asked for.
+func notHere(t rewrite.Target, d digest.Digest, root bool) error {
+	if root {
+		return oci.Errorf(oci.CodeManifestUnknown, "%s is not in the cache", t)
+	}
+	return oci.Errorf(oci.CodeManifestUnknown, "%s of %s is not in the cache", d, t)
+}
+
+// ask fetches an index or manifest for the walk alone.
+func (w *walk) ask(d digest.Digest, root bool) (*oci.Manifest, error) {
+	c, ref := w.cache, d.String()
+	if root && w.target.Tag != "" {
+		ref = w.target.Tag
+	} else if m, ok := c.peekManifest(d); ok {
+		// Another repository's: a HEAD, which is no pull, says whether it is this one's.
+		if _, err := w.up.origin.Resolve(w.ctx, w.target.Repository, ref); err != nil {
+			return nil, err
+		}
+		return m, nil
+	}
+	return w.up.origin.Manifest(w.ctx, w.target.Repository, ref)
+}
+
+// expand looks at what is below n, which has been read.
+func (w *walk) expand(n *Node, depth int) error {
+	if err := context.Cause(w.ctx); err != nil {
+		return err
+	}
+	if first := w.seen[n.Digest]; first != nil {
+		n.Children, n.Referrers, n.ReferrersMissing = first.Children, first.Referrers, first.ReferrersMissing
+		return nil
+	}
+	w.seen[n.Digest] = n
+	if n.Parsed != nil {
+		var err error
+		if n.Kind == KindIndex {
+			err = w.expandIndex(n, depth)
+		} else {
+			err = w.expandManifest(n)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if w.Referrers {
+		return w.expandReferrers(n, depth)
+	}
+	return nil
+}
+
+func (w *walk) expandIndex(n *Node, depth int) error {
+	wanted := w.wanted(n.Parsed)
+	for _, d := range n.Parsed.Children {
+		kind := KindManifest
+		if rewrite.IsIndex(d.MediaType) {
+			kind = KindIndex
+		}
+		child, err := w.add(d, kind, n)
+		if err != nil {
+			return err
+		}
+		n.Children = append(n.Children, child)
+		switch {
+		case wanted != nil && !wanted[d.Digest]:
+			child.Left = true
+			_, linked := w.cache.index.Link(w.target.Upstream, w.target.Repository, d.Digest)
+			child.Stored = linked && w.cache.holds(d.Digest)
+		case depth == maxTreeDepth:
+			child.Missing = fmt.Errorf("indexes are nested more than %d deep", maxTreeDepth)
+		default:
+			w.read(child, false)
+			if err := w.expand(child, depth+1); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// wanted gives what of an index is for the platforms that are asked for; nil for all.
+func (w *walk) wanted(p *rewrite.Parsed) map[digest.Digest]bool {
+	if len(w.Platforms) == 0 {
+		return nil
+	}
+	wanted := map[digest.Digest]bool{}
+	for _, platform := range w.Platforms {
+		if d, err := rewrite.SelectPlatform(p, platform); err == nil {
+			wanted[d.Digest] = true
+		}
+	}
+	for _, d := range p.Children {
+		attested := digest.Digest(d.Annotations[attestedDigest])
+		if rewrite.IsIndex(d.MediaType) || wanted[attested] {
+			wanted[d.Digest] = true
+		}
+	}
+	return wanted
+}
+
+// attestedDigest is the annotation by which BuildKit's attestations name what they are of.
+const attestedDigest = "vnd.docker.reference.digest"
+
+func (w *walk) expandManifest(n *Node) error {
+	for _, d := range n.Parsed.Children {
+		kind := KindLayer
+		if d.Digest == n.Parsed.Config.Digest {
+			kind = KindConfig
+		}
+		child, err := w.add(d, kind, n)
+		if err != nil {
+			return err
+		}
+		if kind == KindConfig && w.Configs {
+			child.Bytes, child.Missing = w.config(n, child)
+		}
+		n.Children = append(n.Children, child)
+	}
+	return nil
+}
+
+// config reads the config of a manifest.
+func (w *walk) config(manifest, config *Node) ([]byte, error) {
+	d := config.Descriptor
+	if d.Size > maxConfig {
+		return nil, fmt.Errorf("the config has %d bytes; at most %d are read", d.Size, maxConfig)
+	}
+	if config.Stored {
+		if b, ok := w.cache.peekBlob(w.ctx, d.Digest); ok {
+			return b, nil
+		}
+	}
+	if w.Ask == nil || !w.Ask(manifest.Descriptor) {
+		return nil, notHere(w.target, d.Digest, false)
+	}
+	body, err := w.up.origin.Blob(w.ctx, w.target.Repository, d.Digest, oci.Whole)
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(body, maxConfig+1))
+	if err = errors.Join(err, body.Close()); err != nil {
+		return nil, fillError(w.at(d.Digest), err)
+	}
+	if d.Digest.Algorithm().FromBytes(b) != d.Digest {
+		return nil, fillError(w.at(d.Digest), errMismatch)
+	}
+	return b, nil
+}
+
+// cosignSuffixes end the tags under which cosign keeps what it has to say of a digest.
+var cosignSuffixes = []string{".sig", ".att", ".sbom"}
+
+// expandReferrers adds what refers to n: as its list says, and by cosign's tags.
+func (w *walk) expandReferrers(n *Node, depth int) error {
+	if n.Bytes == nil || depth >= maxTreeDepth {
+		return nil
+	}
+	c, t := w.cache, w.at(n.Digest)
+	list, known := c.memory.list(listKey(index.Referrers, t))
+	if !known {
+		list, known = c.index.List(index.Referrers, t.Upstream, t.Repository, string(n.Digest))
+	}
+	if !known && depth == 0 && w.Ask != nil && w.Ask(n.Descriptor) {
+		list.Referrers, n.ReferrersMissing = w.up.origin.Referrers(w.ctx, t.Repository, n.Digest)
+	}
+	there := map[digest.Digest]bool{}
+	refer := func(d v1.Descriptor, tag string) error {
+		if there[d.Digest] {
+			return nil
+		}
+		there[d.Digest] = true
+		child, err := w.add(d, KindManifest, n)
+		if err != nil {
+			return err
+		}
+		child.Tag = tag
+		quiet := *w
+		quiet.Ask = nil // each would be a pull
+		quiet.read(child, false)
+		n.Referrers = append(n.Referrers, child)
+		err = quiet.expand(child, depth+1)
+		w.nodes = quiet.nodes
+		return err
+	}
+	for _, d := range list.Referrers {
+		if err := refer(d, ""); err != nil {
+			return err
+		}
+	}
+	for _, suffix := range cosignSuffixes {
+		tag := n.Digest.Algorithm().String() + "-" + n.Digest.Encoded() + suffix
+		if rec, ok := c.index.Tag(t.Upstream, t.Repository, tag); ok {
+			if err := refer(v1.Descriptor{Digest: rec.Digest, MediaType: rec.MediaType, Size: rec.Size}, tag); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// peekManifest is keptManifest for those who pull nothing: memory keeps what clients
+// ask for.
+func (c *Cache) peekManifest(d digest.Digest) (*oci.Manifest, bool) {
+	if m, ok := c.memory.manifest(d); ok {
+		return m, true
+	}
+	return c.storedManifest(d)
+}
+
+// peekBlob reads a blob of up to maxConfig bytes that is here, and verifies it; what is
+// damaged is set aside.
+func (c *Cache) peekBlob(ctx context.Context, d digest.Digest) ([]byte, bool) {
+	if b, small, _ := c.memory.blob(d); small {
+		return b, true
+	}
+	f, stamp, err := c.openStored(ctx, d)
+	if f == nil || err != nil {
+		return nil, false
+	}
+	defer f.Close()
+	if stamp.Size > maxConfig {
+		return nil, false
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxConfig))
+	switch {
+	case err != nil:
+		c.unreadable(d, err)
+		return nil, false
+	case d.Algorithm().FromBytes(b) != d:
+		c.setAside(d, stamp, foundOnOpen)
+		return nil, false
+	}
+	return b, true
+}

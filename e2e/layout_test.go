@@ -25,6 +25,7 @@ var mayImport = map[string][]string{
 	"cache/store": {"oci"},
 	"configs":     {"oci", "rewrite"},
 	"grants":      {"metrics", "oci", "rewrite", "upstream"},
+	"images":      {},
 	"operator":    {"cache", "cache/index", "rewrite", "oci"},
 	"metrics":     {},
 	"oci":         {},

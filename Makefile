@@ -26,9 +26,10 @@ lint: ## what .ci/run checks before the tests
 fmt: ## format the code
 	gofmt -w .
 
-golden: ## write anew what is generated: golden files, the documents of the commands
+golden: ## write anew what is generated: golden files, the documents of commands and API
 	go test ./configs -update
 	go test ./cmd/proxy -run TestCommandsAreDocumented -update
+	go test ./operator -run TestTheDocument -update
 
 fuzz: ## every fuzz target for a minute (FUZZTIME=5m for longer)
 	.ci/run fuzz

@@ -11,6 +11,7 @@ package operator
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -40,8 +41,12 @@ type Options struct {
 type API struct {
 	Options
 	mux     *http.ServeMux
+	routes  []route
 	started time.Time
 }
+
+// route is a method and a path that the API answers. openapi.yaml describes each.
+type route struct{ method, path string }
 
 // New makes the API of a cache.
 func New(o Options) *API {
@@ -49,9 +54,8 @@ func New(o Options) *API {
 		o.Log = zap.NewNop()
 	}
 	a := &API{Options: o, mux: http.NewServeMux(), started: time.Now()}
-	a.mux.HandleFunc(Prefix, func(w http.ResponseWriter, r *http.Request) {
-		writeError(w, Errorf(http.StatusNotFound, "there is no %s %s", r.Method, r.URL.Path))
-	})
+	a.mux.HandleFunc(Prefix, a.refuse)
+	a.handle("GET", "openapi.yaml", describe)
 	a.get("status", a.status)
 	a.get("explain", a.explain)
 	a.stream("scrub", a.scrub)
@@ -68,6 +72,29 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mux.ServeHTTP(w, r)
 }
 
+// handle has h answer requests for name, which stands below Prefix. All that the API
+// answers is registered here.
+func (a *API) handle(method, name string, h http.HandlerFunc) {
+	a.routes = append(a.routes, route{method, Prefix + name})
+	a.mux.HandleFunc(method+" "+Prefix+name, h)
+}
+
+// refuse answers what is not there, or not by that method.
+func (a *API) refuse(w http.ResponseWriter, r *http.Request) {
+	var methods []string
+	for _, known := range a.routes {
+		if known.path == r.URL.Path {
+			methods = append(methods, known.method)
+		}
+	}
+	if methods != nil {
+		w.Header().Set("Allow", strings.Join(methods, ", "))
+		writeError(w, Errorf(http.StatusMethodNotAllowed, "%s takes %s, not %s", r.URL.Path, strings.Join(methods, " and "), r.Method))
+		return
+	}
+	writeError(w, Errorf(http.StatusNotFound, "there is no %s; %sopenapi.yaml says what there is", r.URL.Path, Prefix))
+}
+
 // get serves what f gives as JSON.
 func (a *API) get(name string, f func(r *http.Request) (any, error)) { a.document("GET", name, f) }
 
@@ -75,7 +102,7 @@ func (a *API) get(name string, f func(r *http.Request) (any, error)) { a.documen
 func (a *API) post(name string, f func(r *http.Request) (any, error)) { a.document("POST", name, f) }
 
 func (a *API) document(method, name string, f func(r *http.Request) (any, error)) {
-	a.mux.HandleFunc(method+" "+Prefix+name, func(w http.ResponseWriter, r *http.Request) {
+	a.handle(method, name, func(w http.ResponseWriter, r *http.Request) {
 		v, err := f(r)
 		if err != nil {
 			writeError(w, err)
@@ -87,7 +114,7 @@ func (a *API) document(method, name string, f func(r *http.Request) (any, error)
 
 // stream serves lines while f runs; it ends f's context when the client goes away.
 func (a *API) stream(name string, f func(ctx context.Context, r *http.Request, tell Tell) (any, error)) {
-	a.mux.HandleFunc("POST "+Prefix+name, func(w http.ResponseWriter, r *http.Request) {
+	a.handle("POST", name, func(w http.ResponseWriter, r *http.Request) {
 		writeLines(w, r, f)
 	})
 }

@@ -1,0 +1,76 @@
+package operator_test
+
+import (
+	"github.com/entrepot-dev/entrepot/cache"
+	"github.com/entrepot-dev/entrepot/cache/index"
+	"github.com/entrepot-dev/entrepot/e2e/image"
+	"github.com/entrepot-dev/entrepot/operator"
+)
+
+// exercise is a request that the handlers answer with 200. It is an example of
+// docs/admin-api.md as well.
+type exercise struct {
+	// says introduces the example: "What is here of an image".
+	says string
+	// method and name say what is asked: "GET", "explain".
+	method, name string
+	// query is what follows the question mark, escaped.
+	query string
+	// body is what is sent as JSON; nil sends none.
+	body any
+	// file is the name of a file that is sent, which upload makes; empty sends none.
+	file   string
+	upload func(w *world) []byte
+	// saves is the name under which the answer, the bytes of a file, is kept.
+	saves string
+}
+
+// route is which route it is for: "GET /api/v1/explain".
+func (e exercise) route() string { return e.method + " " + operator.Prefix + e.name }
+
+// exercises are done in this order in the world of begin. Each route has one, and each
+// parameter is in one.
+var exercises = []exercise{
+	{says: "What is running", method: "GET", name: "status"},
+	{says: "This API, for programs that make clients of it", method: "GET", name: "openapi.yaml", saves: "openapi.yaml"},
+	{says: "After the rules of docker.io's tags were edited", method: "POST", name: "reload"},
+	{says: "What is here of an image", method: "GET", name: "explain", query: "reference=nginx:1.27"},
+	{says: "Of what nobody has asked for", method: "GET", name: "explain", query: "reference=ghost:1"},
+	{says: "Of a tag that has moved and is held", method: "GET", name: "explain", query: "reference=app:stable"},
+	{says: "What a tag stood for", method: "GET", name: "history", query: "reference=app:stable"},
+	{says: "All tags of Docker's own images that moved", method: "GET", name: "diff", query: "since=2026-11-01T00:00:00Z&upstream=docker.io&repository=library/*"},
+	{says: "Of a move that is wanted", method: "POST", name: "accept", query: "reference=app:stable"},
+	{says: "Once more, when there is nothing to accept", method: "POST", name: "accept", query: "reference=app:stable"},
+	{says: "At 50 MiB a second", method: "POST", name: "scrub", query: "rate=52428800"},
+}
+
+// begin makes what the exercises find: docker.io/library/nginx:1.27 for linux/amd64, of
+// three platforms, and docker.io/library/app:stable, which has moved and is held.
+func begin(w *world) {
+	nginx := image.Index(image.Options{Seed: 1})
+	w.hub.Push("library/nginx", "1.27", nginx)
+	w.pull("nginx:1.27", nginx, "linux/amd64")
+	for seed := range uint64(2) {
+		app := image.New(image.Options{Seed: 10 + seed})
+		w.hub.Push("library/app", "stable", app)
+		w.pull("app:stable", app, "")
+	}
+}
+
+// schemas are the types that the schemas of openapi.yaml describe.
+var schemas = map[string]any{
+	"Acceptance":        cache.Acceptance{},
+	"Diff":              operator.Diff{},
+	"ExplainedBlob":     cache.ExplainedBlob{},
+	"ExplainedManifest": cache.ExplainedManifest{},
+	"ExplainedMove":     cache.ExplainedMove{},
+	"Explanation":       cache.Explanation{},
+	"History":           cache.History{},
+	"HistoryEntry":      cache.HistoryEntry{},
+	"Line":              operator.Line{},
+	"Move":              cache.Move{},
+	"Problem":           operator.Error{},
+	"Reloaded":          operator.Reloaded{},
+	"Scrub":             index.Scrub{},
+	"Status":            operator.Status{},
+}

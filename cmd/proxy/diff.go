@@ -26,7 +26,10 @@ What nobody asked for was not seen. The upstream is not asked for anything.`,
 		Args: cobra.NoArgs,
 		RunE: p.operates(p.diff),
 	}
-	cmd.Flags().String("since", "24h", "from `when` on: a duration such as 90m or 7d, a date in UTC, or a time such as 2026-11-01T12:30:00Z")
+	addChecked(cmd.Flags(), "since", "", "24h", "from `when` on: a duration such as 90m or 7d, a date in UTC, or a time such as 2026-11-01T12:30:00Z", func(text string) error {
+		_, err := parseSince(text, time.Now())
+		return err
+	})
 	cmd.Flags().String("upstream", "", "`pattern` of the upstreams; * is any characters, ? any one")
 	cmd.Flags().String("repository", "", "`pattern` of the repositories")
 	addOperatorFlags(cmd.Flags())
@@ -48,7 +51,7 @@ func (p *process) diff(o *operation, cmd *cobra.Command, _ []string) error {
 	}
 	since, err := parseSince(query.Get("since"), time.Now())
 	if err != nil {
-		return misuse{fmt.Errorf("--since: %w", err)}
+		return err
 	}
 	query.Set("since", since.Format(time.RFC3339Nano))
 	var d operator.Diff

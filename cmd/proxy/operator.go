@@ -75,10 +75,19 @@ func (p *process) operatesBy(connect func(*operation, *cobra.Command) (end func(
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			return err
+			return told(err)
 		}
 		return nil
 	})
+}
+
+// told gives the error of a command for what the API has said: what was not understood
+// is one of usage.
+func told(err error) error {
+	if e := (*operator.Error)(nil); errors.As(err, &e) && e.Status == http.StatusBadRequest {
+		return misuse{err}
+	}
+	return err
 }
 
 // errInterrupted is why a command ended that was asked to.

@@ -23,22 +23,19 @@ const (
 
 // addOperatorFlags adds what every operator's command takes.
 func addOperatorFlags(flags *pflag.FlagSet) {
-	flags.StringP("output", "o", outputTable, "`format` to print: table or json")
+	addChecked(flags, "output", "o", outputTable, "`format` to print: table or json", func(text string) error {
+		if text != outputTable && text != outputJSON {
+			return fmt.Errorf("give %s or %s", outputTable, outputJSON)
+		}
+		return nil
+	})
 	addDirectoryFlags(flags)
 }
 
 // asJSON tells whether --output is json.
 func asJSON(cmd *cobra.Command) (bool, error) {
 	text, err := cmd.Flags().GetString("output")
-	switch {
-	case err != nil:
-		return false, err
-	case text == outputJSON:
-		return true, nil
-	case text == outputTable:
-		return false, nil
-	}
-	return false, misuse{fmt.Errorf("--output: %q is not known; give %s or %s", text, outputTable, outputJSON)}
+	return text == outputJSON, err
 }
 
 // writeJSON prints v for programs.

@@ -28,7 +28,10 @@ It exits with 1 where damage remains.`,
 		Args: cobra.NoArgs,
 		RunE: p.operates(p.scrub),
 	}
-	cmd.Flags().String("rate", "0", "`bytes` a second to read, such as 50MiB; 0 is no limit")
+	addChecked(cmd.Flags(), "rate", "", "0", "`bytes` a second to read, such as 50MiB; 0 is no limit", func(text string) error {
+		_, err := configs.ParseBytes(text)
+		return err
+	})
 	addOfflineFlag(cmd.Flags())
 	addOperatorFlags(cmd.Flags())
 	return cmd
@@ -41,7 +44,7 @@ func (p *process) scrub(o *operation, cmd *cobra.Command, _ []string) error {
 	}
 	rate, err := configs.ParseBytes(text)
 	if err != nil {
-		return misuse{fmt.Errorf("--rate: %w", err)}
+		return err
 	}
 	asJSON, err := asJSON(cmd)
 	if err != nil {

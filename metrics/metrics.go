@@ -44,7 +44,7 @@ type Metrics struct {
 	Limits *prometheus.GaugeVec
 
 	// UpstreamRequests counts requests to upstreams, by upstream, operation
-	// (resolve, manifest, stat, blob, tags, referrers, token, probe) and HTTP status
+	// (resolve, manifest, stat, blob, tags, referrers, token, probe, examine) and HTTP status
 	// ("error" where none came).
 	UpstreamRequests *prometheus.CounterVec
 	// UpstreamSeconds is the time to an upstream's response header, by

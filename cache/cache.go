@@ -307,6 +307,9 @@ func (c *Cache) Degraded() string {
 	return c.disk.degraded()
 }
 
+// Size gives how many blobs and manifests are stored whole, and their bytes.
+func (c *Cache) Size() (count, bytes int64) { return c.index.Totals() }
+
 // Repositories lists what is cached, "docker.io/library/nginx", sorted.
 func (c *Cache) Repositories(context.Context) ([]string, error) {
 	names, err := c.index.Repositories()

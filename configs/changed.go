@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"encoding/json"
 	"reflect"
 	"slices"
 	"strings"
@@ -66,6 +67,20 @@ func upstreamOf(path string, before, after *Config) string {
 		}
 	}
 	return path
+}
+
+// Values gives each key's value as JSON, secrets hidden, to be compared and not to be
+// read in again: lists of rules are whole, each upstream's keys stand under its name.
+func (c *Config) Values() map[string]string {
+	m := map[string]string{}
+	for path, v := range values(c) {
+		text, err := json.Marshal(v)
+		if err != nil {
+			text = []byte("null") // of strings, numbers and lists of them there is none
+		}
+		m[path] = string(text)
+	}
+	return m
 }
 
 func isLive(path string) bool {

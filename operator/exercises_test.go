@@ -5,6 +5,7 @@ import (
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/e2e/image"
 	"github.com/entrepot-dev/entrepot/operator"
+	"github.com/entrepot-dev/entrepot/upstream"
 )
 
 // exercise is a request that the handlers answer with 200. It is an example of
@@ -32,6 +33,9 @@ func (e exercise) route() string { return e.method + " " + operator.Prefix + e.n
 // parameter is in one.
 var exercises = []exercise{
 	{says: "What is running", method: "GET", name: "status"},
+	{says: "What it may do, and how much it has stored", method: "GET", name: "process"},
+	{says: "What is in force, after the rules of docker.io's tags were edited", method: "GET", name: "configuration"},
+	{says: "Whether the upstreams answer", method: "GET", name: "upstreams"},
 	{says: "This API, for programs that make clients of it", method: "GET", name: "openapi.yaml", saves: "openapi.yaml"},
 	{says: "After the rules of docker.io's tags were edited", method: "POST", name: "reload"},
 	{says: "What is here of an image", method: "GET", name: "explain", query: "reference=nginx:1.27"},
@@ -60,7 +64,9 @@ func begin(w *world) {
 // schemas are the types that the schemas of openapi.yaml describe.
 var schemas = map[string]any{
 	"Acceptance":        cache.Acceptance{},
+	"Configuration":     operator.Configuration{},
 	"Diff":              operator.Diff{},
+	"Examination":       upstream.Examination{},
 	"ExplainedBlob":     cache.ExplainedBlob{},
 	"ExplainedManifest": cache.ExplainedManifest{},
 	"ExplainedMove":     cache.ExplainedMove{},
@@ -70,7 +76,10 @@ var schemas = map[string]any{
 	"Line":              operator.Line{},
 	"Move":              cache.Move{},
 	"Problem":           operator.Error{},
+	"Process":           operator.Process{},
+	"QuotaLeft":         upstream.QuotaLeft{},
 	"Reloaded":          operator.Reloaded{},
 	"Scrub":             index.Scrub{},
 	"Status":            operator.Status{},
+	"Upstreams":         operator.Upstreams{},
 }

@@ -2,6 +2,7 @@ package operator_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/entrepot-dev/entrepot/operator"
+	"github.com/entrepot-dev/entrepot/upstream"
 )
 
 func TestEveryRouteIsDescribedAndDescribedIsARoute(t *testing.T) {
@@ -47,6 +49,20 @@ func exercised(t *testing.T) (*world, []answer) {
 		o.Reload = func() (operator.Reloaded, error) {
 			return operator.Reloaded{Changed: []string{"upstreams.docker.io.tags"}}, nil
 		}
+		o.Configuration = func() operator.Configuration {
+			return operator.Configuration{
+				File: "/etc/entrepot/entrepot.yml", Changed: []string{"upstreams.docker.io.tags"},
+				Values: map[string]string{"listen": `":5000"`, "upstreams.docker.io.credentials.password": `"***"`},
+			}
+		}
+		o.Examine = func(context.Context) []upstream.Examination {
+			return []upstream.Examination{{
+				Upstream: "docker.io", Endpoint: "https://registry-1.docker.io", Address: "192.0.2.7:443", Status: http.StatusUnauthorized,
+				Dated: true, Access: upstream.AccessAccepted, Breaker: "closed",
+				Quota: &upstream.QuotaLeft{Limit: 100, Remaining: 76, Resets: time.Now()},
+			}}
+		}
+		o.Process = operator.Process{PID: 4711, UID: 65532, OpenFiles: 524288, OpenFilesWanted: 13088}
 	})
 	begin(w)
 	var answers []answer

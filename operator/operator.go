@@ -18,6 +18,7 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache"
 	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/upstream"
 )
 
 // Prefix is where the API is, with the slash at its end.
@@ -33,6 +34,12 @@ type Options struct {
 	CacheDir string
 	// Reload reads the configuration again; nil where there is none to read.
 	Reload func() (Reloaded, error)
+	// Examine asks all upstreams whether they answer.
+	Examine func(ctx context.Context) []upstream.Examination
+	// Configuration tells the one in force.
+	Configuration func() Configuration
+	// Process is what this process can tell of itself, but for the cache.
+	Process Process
 	// Log takes what an operator has changed; nil drops it.
 	Log *zap.Logger
 }
@@ -63,6 +70,9 @@ func New(o Options) *API {
 	a.get("history", a.history)
 	a.get("diff", a.diff)
 	a.post("accept", a.accept)
+	a.get("process", a.process)
+	a.get("configuration", a.configuration)
+	a.get("upstreams", a.upstreams)
 	return a
 }
 

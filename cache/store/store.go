@@ -28,13 +28,16 @@ const (
 	blobsDir      = "blobs"
 	ingestDir     = "ingest"
 	damagedDir    = "damaged"
-	lockFile      = "lock"
 	versionFile   = "version"
 	formatVersion = "1\n"
 
 	dirMode  fs.FileMode = 0o700
 	fileMode fs.FileMode = 0o600
 )
+
+// LockFile is the name of the file in a cache directory in which the process that
+// holds it has written its number.
+const LockFile = "lock"
 
 // Store is a cache directory that this process holds. All methods are safe for
 // concurrent use.
@@ -63,7 +66,7 @@ func OpenOn(files Files, dir string) (*Store, error) {
 			return nil, fmt.Errorf("make cache directory: %w", err)
 		}
 	}
-	lock, err := acquire(filepath.Join(dir, lockFile))
+	lock, err := acquire(filepath.Join(dir, LockFile))
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -26,11 +27,17 @@ import (
 const askTimeout = 5 * time.Second
 
 // operator makes the operator's API of the parts.
-// reload reads the configuration again; nil where nothing is served.
-func (p *parts) operator(cfg *configs.Config, reload func() (operator.Reloaded, error)) *operator.API {
-	return operator.New(operator.Options{
-		Cache: p.cache, Router: p.router, Version: p.build.Version, CacheDir: absolute(cfg.Cache.Dir), Reload: reload, Log: p.log,
-	})
+// load reads the configuration again; nil where nothing is served.
+func (p *parts) operator(cfg *configs.Config, file string, load func() (*configs.Config, error)) *operator.API {
+	o := operator.Options{
+		Cache: p.cache, Router: p.router, Version: p.build.Version, CacheDir: absolute(cfg.Cache.Dir), Log: p.log,
+		Examine: p.examine, Process: operator.Process{PID: os.Getpid(), UID: os.Getuid(), OpenFiles: openFiles(), OpenFilesWanted: filesFor(p.started)},
+	}
+	if load != nil {
+		o.Reload = func() (operator.Reloaded, error) { return p.follow(load) }
+		o.Configuration = func() operator.Configuration { return p.configuration(file, load) }
+	}
+	return operator.New(o)
 }
 
 // operation is an operator's command that has been given what it works on.
@@ -207,7 +214,7 @@ func (p *process) connectDirectory(o *operation) (end func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &http.Server{Handler: parts.operator(o.cfg, nil), ReadHeaderTimeout: time.Minute, BaseContext: func(net.Listener) context.Context { return o.ctx }}
+	s := &http.Server{Handler: parts.operator(o.cfg, "", nil), ReadHeaderTimeout: time.Minute, BaseContext: func(net.Listener) context.Context { return o.ctx }}
 	ln := newPipeListener()
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = s.Serve(ln) }) // it ends by Shutdown
@@ -288,25 +295,32 @@ func newOperatorListener(a configs.Admin) (*operatorListener, error) {
 		}
 	}
 	if a.TLS.Cert != "" {
-		pair, err := tls.LoadX509KeyPair(a.TLS.Cert, a.TLS.Key)
-		if err != nil {
-			return nil, fmt.Errorf("admin.tls: %w", err)
+		var err error
+		if o.transport.TLSClientConfig, err = onlyCertificate("admin.tls", a.TLS); err != nil {
+			return nil, err
 		}
 		o.scheme = "https"
-		// The name in it is not this machine's localhost; so it must be the very
-		// certificate that the settings name.
-		o.transport.TLSClientConfig = &tls.Config{
-			MinVersion:         tls.VersionTLS12,
-			InsecureSkipVerify: true, // #nosec G402 -- VerifyConnection takes one certificate alone
-			VerifyConnection: func(s tls.ConnectionState) error {
-				if len(s.PeerCertificates) == 0 || !bytes.Equal(s.PeerCertificates[0].Raw, pair.Certificate[0]) {
-					return errors.New("the admin listener shows another certificate than admin.tls.cert")
-				}
-				return nil
-			},
-		}
 	}
 	return o, nil
+}
+
+// onlyCertificate takes the certificate of c, which the settings at key name, and no
+// other: the name in it is not this machine's localhost.
+func onlyCertificate(key string, c configs.ServerTLS) (*tls.Config, error) {
+	pair, err := tls.LoadX509KeyPair(c.Cert, c.Key)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		InsecureSkipVerify: true, // #nosec G402 -- VerifyConnection takes one certificate alone
+		VerifyConnection: func(s tls.ConnectionState) error {
+			if len(s.PeerCertificates) == 0 || !bytes.Equal(s.PeerCertificates[0].Raw, pair.Certificate[0]) {
+				return fmt.Errorf("the listener shows another certificate than %s.cert", key)
+			}
+			return nil
+		},
+	}, nil
 }
 
 // url gives the URL of a path of the listener.

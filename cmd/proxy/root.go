@@ -42,6 +42,7 @@ the other well-known registries on port 5000.`,
 		newAccept(p),
 		newScrub(p),
 		newHealthcheck(p),
+		newDoctor(p),
 		newVersion(p),
 	)
 	return root

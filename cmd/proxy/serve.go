@@ -73,10 +73,8 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 		return errors.Join(err, closeListeners(frontLn, adminLn))
 	}
 	parts.level = level
-	reload := func() (operator.Reloaded, error) {
-		return parts.follow(func() (*configs.Config, error) { return p.load(cmd, "") })
-	}
-	defer p.followHangups(reload, log)()
+	load := func() (*configs.Config, error) { return p.load(cmd, "") }
+	defer p.followHangups(func() (operator.Reloaded, error) { return parts.follow(load) }, log)()
 	s := &service{
 		front: parts.front, frontLn: frontLn,
 		cache: parts.cache, closeUpstreams: parts.close,
@@ -84,7 +82,7 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 	}
 	shown := banner{version: b.Version, cfg: cfg, listen: frontLn.Addr().String()}
 	if adminLn != nil {
-		o := admin.Options{Metrics: m, Ready: s.ready, Degraded: parts.cache.Degraded, API: parts.operator(cfg, reload), Hosts: cfg.Admin.Hosts, TLS: adminTLS, Log: log}
+		o := admin.Options{Metrics: m, Ready: s.ready, Degraded: parts.cache.Degraded, API: parts.operator(cfg, p.configFile(cmd), load), Hosts: cfg.Admin.Hosts, TLS: adminTLS, Log: log}
 		if adminGuard != nil {
 			o.Guard = adminGuard.Handler
 		}

@@ -1,0 +1,202 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/docker/go-units"
+	"golang.org/x/sys/unix"
+
+	"github.com/entrepot-dev/entrepot/configs"
+	"github.com/entrepot-dev/entrepot/operator"
+)
+
+const (
+	// scarceRoom is what is hardly enough for one large layer, in bytes.
+	scarceRoom = 1 << 30
+	// scarceFiles is the share of a file system's inodes, in hundredths, below which
+	// they run out soon.
+	scarceFiles = 5
+)
+
+// Directory checks the directory of a cache.
+type Directory struct {
+	Cache configs.Cache
+	// Client asks the proxy that runs on it; nil where none does.
+	Client *operator.Client
+	// Lock is the path of the file in it that names the process that holds it.
+	Lock string
+}
+
+// Name is "cache directory".
+func (Directory) Name() string { return "cache directory" }
+
+// Look looks at the directory itself, and at its file system.
+func (d Directory) Look(ctx context.Context) []Finding {
+	dir := d.Cache.Dir
+	var running *operator.Process
+	if d.Client != nil {
+		running = &operator.Process{}
+		if err := d.Client.Get(ctx, "process", nil, running); err != nil {
+			return []Finding{{Status: Failure, Seen: "the running entrepot does not tell of it: " + err.Error()}}
+		}
+	}
+	info, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && running == nil:
+		return []Finding{d.unmade()}
+	case err != nil:
+		return []Finding{{Status: Failure, Seen: fmt.Sprintf("%s can not be looked at: %v", dir, err), Advice: "run this command as the user that the proxy runs as, or as root"}}
+	case !info.IsDir():
+		return []Finding{{Status: Failure, Seen: dir + " is no directory", Advice: "set cache.dir to a directory"}}
+	}
+	found := []Finding{d.held(info, running)}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return append(found, Finding{Status: Warning, Seen: fmt.Sprintf("the file system of %s can not be looked at: %v", dir, err)})
+	}
+	found = append(found, kindFinding(kindOf(&st)))
+	found = append(found, d.room(&st, running), files(&st))
+	return found
+}
+
+// unmade judges a directory that the first start is to make.
+func (d Directory) unmade() Finding {
+	parent := filepath.Dir(d.Cache.Dir)
+	for parent != filepath.Dir(parent) {
+		if _, err := os.Stat(parent); err == nil {
+			break
+		}
+		parent = filepath.Dir(parent)
+	}
+	if unix.Access(parent, unix.W_OK|unix.X_OK) != nil {
+		return Finding{Status: Failure, Seen: fmt.Sprintf("%s is not there, and this user can not make it in %s", d.Cache.Dir, parent),
+			Advice: "make it and give it to the user that the proxy runs as, or set cache.dir to another"}
+	}
+	return Finding{Status: OK, Seen: d.Cache.Dir + " is not there yet: the first start makes it"}
+}
+
+// held tells whose the directory is, who holds it, and whether it can be written to.
+func (d Directory) held(info fs.FileInfo, running *operator.Process) Finding {
+	owner := -1
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		owner = int(st.Uid)
+	}
+	f := Finding{Status: OK, Seen: fmt.Sprintf("%s belongs to %s", d.Cache.Dir, userName(owner))}
+	switch {
+	case running != nil && running.Degraded != "":
+		f.Status, f.Advice = Failure, "mend the disk; what is cached is served meanwhile, and nothing new is kept"
+		f.Seen += "; " + running.Degraded
+		return f
+	case running != nil:
+		f.Seen += fmt.Sprintf(", is held by the running entrepot (process %d of %s), and holds %d blobs in %s",
+			running.PID, userName(running.UID), running.Blobs, units.BytesSize(float64(running.Bytes)))
+		return f
+	}
+	if holder := d.holder(); holder != 0 {
+		f.Status, f.Advice = Warning, "give this command the settings of that one, or its admin listener (--admin-listen)"
+		f.Seen += fmt.Sprintf("; process %d holds it, and is not the one that answers to these settings", holder)
+		return f
+	}
+	f.Seen += ", and nobody holds it"
+	if unix.Access(d.Cache.Dir, unix.W_OK|unix.X_OK) != nil {
+		f.Status, f.Advice = Warning, "run this command as the user that the proxy runs as; if that is this one, give it the directory (chown)"
+		f.Seen += "; this user can not write to it"
+	}
+	return f
+}
+
+// holder gives the process that the lock names, if that lives; else zero.
+func (d Directory) holder() int {
+	text, err := os.ReadFile(d.Lock)
+	if err != nil || len(text) > 64 {
+		return 0
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || pid <= 0 || errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+		return 0
+	}
+	return pid
+}
+
+// userName names a user for people.
+func userName(uid int) string {
+	id := strconv.Itoa(uid)
+	if u, err := user.LookupId(id); err == nil {
+		return u.Username
+	}
+	return "user " + id
+}
+
+// kindFinding judges the kind of a file system.
+func kindFinding(kind string) Finding {
+	switch kind {
+	case "nfs", "cifs", "smb", "smbfs", "9p", "ceph", "afs", "fuse", "macfuse":
+		return Finding{Status: Warning, Seen: "it is on a network or user-space file system (" + kind + ")",
+			Advice: "put it on a disk of this host: locks, renames and syncs of such a file system are slow, and not always what they promise"}
+	case "overlay":
+		return Finding{Status: Warning, Seen: "it is on an overlay file system, which is that of a container",
+			Advice: "mount a volume there: what is cached goes with the container"}
+	case "tmpfs", "ramfs":
+		return Finding{Status: Warning, Seen: "it is in memory (" + kind + ")", Advice: "put it on a disk: what is cached goes with the next boot, and takes memory until then"}
+	}
+	return Finding{Status: OK, Seen: "it is on a file system of this host"}
+}
+
+// room judges how much is free.
+func (d Directory) room(st *unix.Statfs_t, running *operator.Process) Finding {
+	size := int64(st.Bsize)
+	free, total := int64(st.Bavail)*size, int64(st.Blocks)*size
+	var stored int64
+	if running != nil {
+		stored = running.Bytes
+	}
+	limit, least := of(d.Cache.MaxSize, total), of(d.Cache.MinFree, total)
+	f := Finding{Check: "disk", Status: OK, Seen: fmt.Sprintf("%s are free of %s; cache.max_size is %s", units.BytesSize(float64(free)), units.BytesSize(float64(total)), d.Cache.MaxSize)}
+	if _, share := d.Cache.MaxSize.Share(); share {
+		f.Seen += " (" + units.BytesSize(float64(limit)) + ")"
+	}
+	switch {
+	case free < scarceRoom:
+		f.Status, f.Advice = Failure, "make room: a layer that finds none is passed on without being kept"
+	case free < least:
+		f.Status, f.Seen, f.Advice = Warning, f.Seen+"; that is less than cache.min_free ("+units.BytesSize(float64(least))+")", "make room: content is evicted to keep that free, whatever cache.max_size says"
+	case limit > total:
+		f.Status, f.Seen, f.Advice = Warning, f.Seen+", which the file system has not", "lower cache.max_size, or make the file system larger"
+	case running != nil && limit-stored > max(0, free-least):
+		f.Status = Warning
+		f.Seen += fmt.Sprintf(", of which %s are used, and others leave no more than %s for the rest", units.BytesSize(float64(stored)), units.BytesSize(float64(max(0, free-least))))
+		f.Advice = "the cache stays smaller than it may be: that is kept free by eviction; make room, or lower cache.max_size"
+	}
+	return f
+}
+
+// of gives how much of a file system of total bytes r is.
+func of(r configs.Room, total int64) int64 {
+	if percent, ok := r.Share(); ok {
+		return total / 100 * int64(percent)
+	}
+	return int64(r.Size())
+}
+
+// files judges how many more files there can be.
+func files(st *unix.Statfs_t) Finding {
+	total, free := uint64(st.Files), uint64(st.Ffree)
+	switch {
+	case total == 0:
+		return Finding{Check: "inodes", Status: OK, Seen: "the file system makes as many as are needed"}
+	case free == 0:
+		return Finding{Check: "inodes", Status: Failure, Seen: fmt.Sprintf("all %d are taken", total), Advice: "remove files, or make the file system anew with more"}
+	case free < total/100*scarceFiles:
+		return Finding{Check: "inodes", Status: Warning, Seen: fmt.Sprintf("%d are free of %d", free, total), Advice: "remove files, or make the file system anew with more"}
+	}
+	return Finding{Check: "inodes", Status: OK, Seen: fmt.Sprintf("%d are free of %d", free, total)}
+}

@@ -97,3 +97,12 @@ func (c *Cache) settings() *settings { return c.current.Load() }
 
 // Offline tells whether no upstream is asked.
 func (c *Cache) Offline() bool { return c.settings().Offline }
+
+// Platforms gives those that this cache is for.
+func (c *Cache) Platforms() []string {
+	set := c.settings()
+	if len(set.Settings.Platforms) == 0 {
+		return []string{set.platform}
+	}
+	return set.Settings.Platforms
+}

@@ -91,11 +91,14 @@ type TreeOptions struct {
 	Referrers bool
 	// Configs has the bytes of the configs.
 	Configs bool
-	// Ask tells of an index or manifest that is not here whether the upstream is asked
-	// for it, which may be a counted pull; the root's descriptor is empty where the tag
-	// is not known. Where it gives true for a manifest its config is asked for as well,
-	// and for the root its referrers. Nothing of that is kept. Nil asks for nothing.
-	Ask func(d v1.Descriptor) bool
+	// RootOnly looks at nothing below the root.
+	RootOnly bool
+	// Ask has the upstream asked for what is not here: the root, of an index the manifests
+	// for AskPlatforms (none is all that is looked at), each of which may be a counted
+	// pull, and with them their configs, and the referrers of the root. Nothing of that
+	// is kept.
+	Ask          bool
+	AskPlatforms []string
 }
 
 // Tree gives what t names, with all below it, and what of it is here. It counts as no
@@ -106,6 +109,21 @@ func (c *Cache) Tree(ctx context.Context, t rewrite.Target, o TreeOptions) (*Tre
 	if err != nil {
 		return nil, err
 	}
+	return c.tree(ctx, up, t, o)
+}
+
+// keptTree gives the tree of t as it is here, also where its upstream is not configured
+// any more.
+func (c *Cache) keptTree(ctx context.Context, t rewrite.Target, o TreeOptions) (*Tree, error) {
+	o.Ask = false
+	up, err := c.upstream(t.Upstream)
+	if err != nil {
+		up = &upstream{name: t.Upstream}
+	}
+	return c.tree(ctx, up, t, o)
+}
+
+func (c *Cache) tree(ctx context.Context, up *upstream, t rewrite.Target, o TreeOptions) (*Tree, error) {
 	w := &walk{ctx: ctx, cache: c, up: up, target: t, TreeOptions: o, seen: map[digest.Digest]*Node{}}
 	tree := &Tree{Target: t, Root: &Node{Descriptor: v1.Descriptor{Digest: t.Digest}}}
 	if t.Tag != "" {
@@ -114,9 +132,12 @@ func (c *Cache) Tree(ctx context.Context, t rewrite.Target, o TreeOptions) (*Tre
 			tree.Root.Descriptor = c.stoodAt(up, t, rec)
 		}
 	}
-	w.read(tree.Root, true)
+	w.read(tree.Root, true, o.Ask)
 	if tree.Root.Bytes == nil {
 		return nil, tree.Root.Missing
+	}
+	if o.RootOnly {
+		return tree, nil
 	}
 	if err := w.expand(tree.Root, 0); err != nil {
 		return nil, err
@@ -199,9 +220,9 @@ func (w *walk) add(d v1.Descriptor, kind Kind, parent *Node) (*Node, error) {
 // at is t for d.
 func (w *walk) at(d digest.Digest) rewrite.Target { return withDigest(w.target, d) }
 
-// read finds the bytes of an index or manifest: here, or as far as Ask says at the
+// read finds the bytes of an index or manifest: here, or where ask is set at the
 // upstream.
-func (w *walk) read(n *Node, root bool) {
+func (w *walk) read(n *Node, root, ask bool) {
 	c, d := w.cache, n.Digest
 	var m *oci.Manifest
 	if l, ok := c.link(w.target.Upstream, w.target.Repository, d); d != "" && ok && l.Manifest {
@@ -216,7 +237,7 @@ func (w *walk) read(n *Node, root bool) {
 	}
 	switch {
 	case m != nil:
-	case w.Ask == nil || !w.Ask(n.Descriptor):
+	case !ask:
 		n.Missing = notHere(w.target, d, root)
 	default:
 		if m, n.Missing = w.ask(d, root); n.Missing != nil {
@@ -291,7 +312,12 @@ func (w *walk) expand(n *Node, depth int) error {
 }
 
 func (w *walk) expandIndex(n *Node, depth int) error {
-	wanted := w.wanted(n.Parsed)
+	wanted, asked := fitting(n.Parsed, w.Platforms), fitting(n.Parsed, w.AskPlatforms)
+	for _, d := range n.Parsed.Children {
+		if wanted != nil && (rewrite.IsIndex(d.MediaType) || wanted[digest.Digest(d.Annotations[attestedDigest])]) {
+			wanted[d.Digest] = true
+		}
+	}
 	for _, d := range n.Parsed.Children {
 		kind := KindManifest
 		if rewrite.IsIndex(d.MediaType) {
@@ -310,7 +336,7 @@ func (w *walk) expandIndex(n *Node, depth int) error {
 		case depth == maxTreeDepth:
 			child.Missing = fmt.Errorf("indexes are nested more than %d deep", maxTreeDepth)
 		default:
-			w.read(child, false)
+			w.read(child, false, w.Ask && (asked == nil || asked[d.Digest] || kind == KindIndex))
 			if err := w.expand(child, depth+1); err != nil {
 				return err
 			}
@@ -319,24 +345,19 @@ func (w *walk) expandIndex(n *Node, depth int) error {
 	return nil
 }
 
-// wanted gives what of an index is for the platforms that are asked for; nil for all.
-func (w *walk) wanted(p *rewrite.Parsed) map[digest.Digest]bool {
-	if len(w.Platforms) == 0 {
+// fitting gives the manifests of an index that are for some platforms; nil where there
+// are none to be for.
+func fitting(p *rewrite.Parsed, platforms []string) map[digest.Digest]bool {
+	if len(platforms) == 0 {
 		return nil
 	}
-	wanted := map[digest.Digest]bool{}
-	for _, platform := range w.Platforms {
+	fitting := map[digest.Digest]bool{}
+	for _, platform := range platforms {
 		if d, err := rewrite.SelectPlatform(p, platform); err == nil {
-			wanted[d.Digest] = true
+			fitting[d.Digest] = true
 		}
 	}
-	for _, d := range p.Children {
-		attested := digest.Digest(d.Annotations[attestedDigest])
-		if rewrite.IsIndex(d.MediaType) || wanted[attested] {
-			wanted[d.Digest] = true
-		}
-	}
-	return wanted
+	return fitting
 }
 
 // attestedDigest is the annotation by which BuildKit's attestations name what they are of.
@@ -353,15 +374,15 @@ func (w *walk) expandManifest(n *Node) error {
 			return err
 		}
 		if kind == KindConfig && w.Configs {
-			child.Bytes, child.Missing = w.config(n, child)
+			child.Bytes, child.Missing = w.config(child)
 		}
 		n.Children = append(n.Children, child)
 	}
 	return nil
 }
 
-// config reads the config of a manifest.
-func (w *walk) config(manifest, config *Node) ([]byte, error) {
+// config reads a config.
+func (w *walk) config(config *Node) ([]byte, error) {
 	d := config.Descriptor
 	if d.Size > maxConfig {
 		return nil, fmt.Errorf("the config has %d bytes; at most %d are read", d.Size, maxConfig)
@@ -371,7 +392,7 @@ func (w *walk) config(manifest, config *Node) ([]byte, error) {
 			return b, nil
 		}
 	}
-	if w.Ask == nil || !w.Ask(manifest.Descriptor) {
+	if !w.Ask {
 		return nil, notHere(w.target, d.Digest, false)
 	}
 	body, err := w.up.origin.Blob(w.ctx, w.target.Repository, d.Digest, oci.Whole)
@@ -401,7 +422,7 @@ func (w *walk) expandReferrers(n *Node, depth int) error {
 	if !known {
 		list, known = c.index.List(index.Referrers, t.Upstream, t.Repository, string(n.Digest))
 	}
-	if !known && depth == 0 && w.Ask != nil && w.Ask(n.Descriptor) {
+	if !known && depth == 0 && w.Ask {
 		list.Referrers, n.ReferrersMissing = w.up.origin.Referrers(w.ctx, t.Repository, n.Digest)
 	}
 	there := map[digest.Digest]bool{}
@@ -416,8 +437,8 @@ func (w *walk) expandReferrers(n *Node, depth int) error {
 		}
 		child.Tag = tag
 		quiet := *w
-		quiet.Ask = nil // each would be a pull
-		quiet.read(child, false)
+		quiet.Ask = false // each would be a pull
+		quiet.read(child, false, false)
 		n.Referrers = append(n.Referrers, child)
 		err = quiet.expand(child, depth+1)
 		w.nodes = quiet.nodes
@@ -472,4 +493,40 @@ func (c *Cache) peekBlob(ctx context.Context, d digest.Digest) ([]byte, bool) {
 		return nil, false
 	}
 	return b, true
+}
+
+// VerifyNode hashes all bytes of n, a Node of t's tree: what is here, of which what is
+// damaged is set aside, and else, without keeping it, what the upstream has. It gives nil
+// where they are the digest's.
+func (c *Cache) VerifyNode(ctx context.Context, t rewrite.Target, n *Node) error {
+	if n.Stored {
+		v := c.verifying(n.Digest, foundByScrub)
+		v.hurry()
+		return v.wait(ctx)
+	}
+	if n.Kind == KindIndex || n.Kind == KindManifest {
+		if n.Bytes == nil {
+			return n.Missing
+		}
+		return nil // it was hashed when it was read
+	}
+	up, err := c.upstream(t.Upstream)
+	if err != nil {
+		return err
+	}
+	t = withDigest(t, n.Digest)
+	body, err := up.origin.Blob(ctx, t.Repository, t.Digest, oci.Whole)
+	if err != nil {
+		return err
+	}
+	verifier := t.Digest.Verifier()
+	// One byte more than there should be tells what does not end.
+	_, err = io.Copy(verifier, io.LimitReader(body, n.Size+1))
+	if err = errors.Join(err, body.Close()); err != nil {
+		return fillError(t, err)
+	}
+	if !verifier.Verified() {
+		return fillError(t, errMismatch)
+	}
+	return nil
 }

@@ -73,6 +73,10 @@ func New(o Options) *API {
 	a.get("process", a.process)
 	a.get("configuration", a.configuration)
 	a.get("upstreams", a.upstreams)
+	a.get("images", a.images)
+	a.get("inspect", a.inspect)
+	a.stream("verify", a.verify)
+	a.get("manifest", a.manifest)
 	return a
 }
 

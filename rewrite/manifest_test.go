@@ -138,7 +138,7 @@ func FuzzParse(f *testing.F) {
 		}
 		if p.Kind == Index {
 			d, err := SelectPlatform(p, "linux/amd64")
-			if err == nil && isAttestation(&d) {
+			if err == nil && IsAttestation(d) {
 				t.Errorf("chose %+v", d)
 			}
 		}

@@ -41,7 +41,7 @@ func SelectPlatform(index *Parsed, want string) (v1.Descriptor, error) {
 	var unnamed []int
 	for i := range index.Children {
 		d := &index.Children[i]
-		if IsIndex(d.MediaType) || isAttestation(d) {
+		if IsIndex(d.MediaType) || IsAttestation(*d) {
 			continue
 		}
 		if d.Platform == nil {
@@ -73,8 +73,8 @@ func SelectPlatform(index *Parsed, want string) (v1.Descriptor, error) {
 		"the image has no manifest for %s, and the client takes no index; it is there for %s", want, strings.Join(there, ", "))
 }
 
-// isAttestation tells whether d is one of BuildKit's attestation manifests.
-func isAttestation(d *v1.Descriptor) bool {
+// IsAttestation tells whether d is one of BuildKit's attestation manifests.
+func IsAttestation(d v1.Descriptor) bool {
 	if d.Platform != nil && (d.Platform.OS == "unknown" || d.Platform.Architecture == "unknown") {
 		return true
 	}

@@ -1,0 +1,70 @@
+package index
+
+import (
+	"bytes"
+	"encoding/json"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// eachChunk is how many tags or links are read in one transaction, and held for the
+// caller meanwhile.
+const eachChunk = 2000
+
+// scope gives the beginning of the keys of a repository, of an upstream where repo is
+// empty, or of all where upstream is.
+func scope(upstream, repo string) []byte {
+	switch {
+	case upstream == "":
+		return nil
+	case repo == "":
+		return join(upstream, "")
+	}
+	return join(upstream, repo, "")
+}
+
+// Records calls fn for the record of each tag, in the order of their names, until fn
+// gives false: of one repository, of all of an upstream where repo is empty, or where
+// upstream is empty of all. What changes meanwhile may or may not be seen. fn may call
+// the Index.
+func (ix *Index) Records(upstream, repo string, fn func(upstream, repo, tag string, t Tag) bool) error {
+	if err := ix.flush(); err != nil {
+		return err
+	}
+	return each(ix, tagsBucket, scope(upstream, repo), fn)
+}
+
+// Links calls fn for each digest that a repository may serve, as Records does.
+func (ix *Index) Links(upstream, repo string, fn func(upstream, repo string, d digest.Digest, l Link) bool) error {
+	return each(ix, linksBucket, scope(upstream, repo), func(upstream, repo, d string, l Link) bool {
+		return fn(upstream, repo, digest.Digest(d), l)
+	})
+}
+
+// each calls fn for the values of a bucket whose keys have three parts, until fn gives
+// false. What can not be read is left out.
+func each[V any](ix *Index, bucket, prefix []byte, fn func(upstream, repo, name string, v V) bool) error {
+	type found struct {
+		parts [3]string
+		value V
+	}
+	var ready []found
+	more := true
+	return ix.chunksOf(bucket, prefix, eachChunk, func(key, value []byte) bool {
+		f := found{}
+		parts := bytes.Split(key, separator)
+		if len(parts) == 3 && json.Unmarshal(value, &f.value) == nil {
+			f.parts = [3]string{string(parts[0]), string(parts[1]), string(parts[2])}
+			ready = append(ready, f)
+		}
+		return more
+	}, func() error {
+		for _, f := range ready {
+			if more = more && fn(f.parts[0], f.parts[1], f.parts[2], f.value); !more {
+				break
+			}
+		}
+		ready = ready[:0]
+		return nil
+	})
+}

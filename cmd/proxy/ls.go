@@ -1,0 +1,102 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/entrepot-dev/entrepot/cache"
+)
+
+func newLs(p *process) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "ls [PATTERN]",
+		Short: "List the images that are cached",
+		Long: `Ls lists the images whose index or manifest is here: those that tags stand for, and with
+their digest those that no tag stands for. PATTERN is one over the whole reference or over the
+repository, in which * stands for any characters and ? for one; docker.io/library/ may be left
+away. PLATFORMS says for how many of its platforms all is here. SIZE is on disk; what several
+images share counts for each, and once in the sum.`,
+		Example: `  entrepot ls
+  entrepot ls nginx
+  entrepot ls 'ghcr.io/org/*'
+  entrepot ls --output json 'node:2*'`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: p.operates(p.ls),
+	}
+	addOperatorFlags(cmd.Flags())
+	return cmd
+}
+
+func (p *process) ls(o *operation, cmd *cobra.Command, args []string) error {
+	asJSON, err := asJSON(cmd)
+	if err != nil {
+		return err
+	}
+	query := url.Values{"pattern": {strings.Join(args, "")}}
+	var list cache.Images
+	if err := o.Get(o.ctx, "images", query, &list); err != nil {
+		return err
+	}
+	if asJSON {
+		return writeJSON(p.stdout, list)
+	}
+	return writeImages(p.stdout, &list, time.Now())
+}
+
+// maxPlatforms is how many platforms are named in a line.
+const maxPlatforms = 3
+
+// writeImages prints a list for people.
+func writeImages(w io.Writer, list *cache.Images, now time.Time) error {
+	tw := newTable(w)
+	fmt.Fprintln(tw, "REFERENCE\tDIGEST\tPLATFORMS\tSIZE\tFETCHED\tLAST USED")
+	for _, i := range list.Images {
+		reference, _, _ := strings.Cut(i.Reference, "@")
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", reference, short(i.Digest), platforms(i.Platforms), units.BytesSize(float64(i.Size)), ago(i.Fetched, now), ago(i.Used, now))
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "%s, %s on disk\n", count(len(list.Images), "image"), units.BytesSize(float64(list.Size)))
+	return err
+}
+
+// platforms says for which platforms an image is whole, and how many there are.
+func platforms(list []cache.ImagePlatform) string {
+	var whole []string
+	n := 0
+	for _, p := range list {
+		if !p.Whole {
+			continue
+		}
+		if n++; p.Name != "" && n <= maxPlatforms {
+			whole = append(whole, p.Name)
+		}
+	}
+	if n > maxPlatforms {
+		whole = append(whole, "…")
+	}
+	return strings.TrimSpace(fmt.Sprintf("%s (%d of %d)", strings.Join(whole, ", "), n, len(list)))
+}
+
+// ago writes how long ago t was, for people.
+func ago(t, now time.Time) string {
+	if t.IsZero() {
+		return "–"
+	}
+	return units.HumanDuration(max(0, now.Sub(t))) + " ago"
+}
+
+// count writes n of something.
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

@@ -18,7 +18,7 @@ const module = "github.com/entrepot-dev/entrepot/"
 var mayImport = map[string][]string{
 	"access":      {"oci"},
 	"admin":       {"metrics"},
-	"bundle":      {"oci", "rewrite"},
+	"bundle":      {"cache", "oci", "rewrite"},
 	"cache":       {"cache/evict", "cache/index", "cache/store", "metrics", "oci", "rewrite"},
 	"cache/evict": {},
 	"cache/index": {"cache/store"},
@@ -27,7 +27,7 @@ var mayImport = map[string][]string{
 	"doctor":      {"configs", "operator", "upstream"},
 	"grants":      {"metrics", "oci", "rewrite", "upstream"},
 	"images":      {},
-	"operator":    {"cache", "cache/index", "rewrite", "oci", "upstream"},
+	"operator":    {"bundle", "cache", "cache/index", "rewrite", "oci", "upstream"},
 	"metrics":     {},
 	"oci":         {},
 	"rewrite":     {"oci"},

@@ -1,0 +1,344 @@
+package bundle
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/entrepot-dev/entrepot/cache"
+	"github.com/entrepot-dev/entrepot/oci"
+	"github.com/entrepot-dev/entrepot/rewrite"
+)
+
+// AllPlatforms as a platform stands for every one that an index names.
+const AllPlatforms = "all"
+
+// Choice says what is to be in a bundle.
+type Choice struct {
+	// Images are wanted whole. All is every image that is here whole.
+	Images []rewrite.Target
+	All    bool
+	// Platforms are those to take of an index, "linux/arm64", where it has them;
+	// AllPlatforms alone is all that it names; none are those of which the manifest is
+	// here.
+	Platforms []string
+	// Since, where it is set, leaves out blobs: those in Have, or those that were stored
+	// before Since.Time. Manifests are never left out.
+	Since *Since
+	Have  []digest.Digest
+}
+
+// Plan is what will be in a bundle.
+type Plan struct {
+	Contents *Contents `json:"contents"`
+	// Docker is the file for "docker load", see DockerName.
+	Docker []byte `json:"docker"`
+	// Images say what is taken of each of Contents.Images, in their order.
+	Images []Taken `json:"images"`
+	// LeftOut are images that are not whole, where Choice.All is set, and referrers.
+	LeftOut []LeftOut `json:"leftOut,omitempty"`
+}
+
+// Taken says what of an image is in a bundle.
+type Taken struct {
+	Reference string        `json:"reference"`
+	Digest    digest.Digest `json:"digest"`
+	// Platforms are those of an index that are taken.
+	Platforms []string `json:"platforms,omitempty"`
+	Referrer  bool     `json:"referrer,omitempty"`
+	// Blobs are the contents of the image, manifests and indexes among them, and Bytes
+	// are theirs. What images share is counted for each.
+	Blobs int   `json:"blobs"`
+	Bytes int64 `json:"bytes"`
+	// LeftOut and LeftOutBytes are those of them that were left out, as Since says.
+	LeftOut      int   `json:"leftOut"`
+	LeftOutBytes int64 `json:"leftOutBytes"`
+}
+
+// LeftOut is an image of which something is missing.
+type LeftOut struct {
+	Reference string `json:"reference"`
+	Referrer  bool   `json:"referrer,omitempty"`
+	// Missing says what, in words.
+	Missing []string `json:"missing,omitempty"`
+	// Reason is set where that is not why.
+	Reason string `json:"reason,omitempty"`
+}
+
+// MissingError says that images are not here whole.
+type MissingError struct {
+	Images []LeftOut
+	// Platforms are those that were wanted.
+	Platforms []string
+}
+
+// maxTold bounds what is told of what is missing: of how many images, and of each how
+// much.
+const maxTold = 20
+
+func (e *MissingError) Error() string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "%d of the images are not here whole, so that there is no bundle:\n", len(e.Images))
+	again := []string{"entrepot warm"}
+	if len(e.Platforms) > 0 {
+		again = append(again, "--platform", strings.Join(e.Platforms, ","))
+	}
+	for i, image := range e.Images {
+		if i == maxTold {
+			fmt.Fprintf(&s, "  … and %d more\n", len(e.Images)-i)
+			again = append(again, "…")
+			break
+		}
+		again = append(again, image.Reference)
+		fmt.Fprintf(&s, "  %s: %s\n", image.Reference, image.told())
+	}
+	fmt.Fprintf(&s, "fetch them first: %s", strings.Join(again, " "))
+	if len(e.Platforms) == 0 {
+		s.WriteString("\nor name the platforms to take with --platform")
+	}
+	return s.String()
+}
+
+// told says in a line what is missing.
+func (l LeftOut) told() string {
+	if l.Reason != "" {
+		return l.Reason
+	}
+	list := l.Missing
+	if len(list) > maxTold {
+		list = append(slices.Clone(list[:maxTold]), fmt.Sprintf("… and %d more", len(l.Missing)-maxTold))
+	}
+	return "missing: " + strings.Join(list, "; ")
+}
+
+// String says it in a line.
+func (l LeftOut) String() string { return l.Reference + ": " + l.told() }
+
+// Make finds out what is to be in a bundle of choice. Its error is a *MissingError where
+// wanted images are not here whole, an *oci.Error where one is not known or refused, or
+// ctx's.
+func Make(ctx context.Context, from Catalog, choice Choice) (*Plan, error) {
+	p := &planner{
+		from: from, choice: choice, plan: &Plan{Contents: &Contents{Since: choice.Since}},
+		contents: map[digest.Digest]*kept{}, taken: map[string]bool{}, in: map[string]bool{}, have: map[digest.Digest]bool{},
+	}
+	for _, d := range choice.Have {
+		p.have[d] = true
+	}
+	wanted := choice.Images
+	if choice.All {
+		named, err := from.Named(ctx)
+		if err != nil {
+			return nil, err
+		}
+		wanted = append(slices.Clone(wanted), named...)
+	}
+	var missing []LeftOut
+	for i, t := range wanted {
+		if err := ctx.Err(); err != nil {
+			return nil, context.Cause(ctx)
+		}
+		own := i >= len(choice.Images) // nobody has asked for it
+		if own && t.Digest != "" && p.in[inRepository(t, t.Digest)] {
+			continue
+		}
+		lacks, err := p.takeWith(ctx, t)
+		switch {
+		case err != nil && own:
+			p.leave(t, isReferrerTag(t.Tag), nil, err)
+		case err != nil:
+			return nil, err
+		case len(lacks) > 0 && own:
+			p.leave(t, isReferrerTag(t.Tag), lacks, nil)
+		case len(lacks) > 0:
+			missing = append(missing, LeftOut{Reference: t.String(), Missing: lacks})
+		}
+	}
+	if len(missing) > 0 {
+		return nil, &MissingError{Images: missing, Platforms: choice.Platforms}
+	}
+	return p.finish()
+}
+
+// words gives the sentence of an error that was made for people.
+func words(err error) string {
+	if e := (*oci.Error)(nil); errors.As(err, &e) {
+		return e.Message
+	}
+	return err.Error()
+}
+
+// planner gathers a Plan.
+type planner struct {
+	from   Catalog
+	choice Choice
+	plan   *Plan
+	// contents are what is taken by now.
+	contents map[digest.Digest]*kept
+	// taken are the images that are, or were left out, by their references.
+	taken map[string]bool
+	// in are the manifests that a repository has in the bundle.
+	in   map[string]bool
+	have map[digest.Digest]bool
+	// docker are the images for DockerName, and tags those of each.
+	docker []*dockerImage
+}
+
+// kept is a Content with what is found out only later.
+type kept struct {
+	Content
+	in map[string]bool
+}
+
+func inRepository(t rewrite.Target, d digest.Digest) string {
+	return t.Upstream + "/" + t.Repository + "@" + d.String()
+}
+
+func (p *planner) leave(t rewrite.Target, referrer bool, missing []string, err error) {
+	l := LeftOut{Reference: t.String(), Referrer: referrer, Missing: missing}
+	if err != nil {
+		l.Reason = words(err)
+	}
+	p.plan.LeftOut = append(p.plan.LeftOut, l)
+}
+
+// takeWith takes an image and what refers to it. It gives what is missing of it, and
+// then takes nothing.
+func (p *planner) takeWith(ctx context.Context, t rewrite.Target) (missing []string, err error) {
+	if p.taken[t.String()] {
+		return nil, nil
+	}
+	d, seen, err := p.from.StandsFor(t)
+	if err != nil {
+		return nil, err
+	}
+	o := cache.TreeOptions{Referrers: true}
+	if !p.wantsAll() {
+		o.Platforms = p.choice.Platforms
+	}
+	tree, err := p.from.Tree(ctx, rewrite.Target{Upstream: t.Upstream, Repository: t.Repository, Digest: d}, o)
+	if oci.IsAbsent(err) {
+		return []string{"manifest " + d.String()}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return p.take(t, tree.Root, seen), nil
+}
+
+func (p *planner) wantsAll() bool {
+	return len(p.choice.Platforms) > 0 && p.choice.Platforms[0] == AllPlatforms
+}
+
+// take takes the image that t names, of which n is the manifest or index, and what
+// refers to it as far as that is here whole; or gives what is missing.
+func (p *planner) take(t rewrite.Target, n *cache.Node, seen time.Time) (missing []string) {
+	p.taken[t.String()] = true
+	w := &walk{planner: p, in: t, seen: map[digest.Digest]bool{}}
+	w.node(n, "")
+	if len(w.missing) > 0 {
+		return w.missing
+	}
+	image := Image{
+		Upstream: t.Upstream, Repository: t.Repository, Tag: t.Tag, Digest: n.Digest, MediaType: n.MediaType,
+		Fetched: seen.UTC().Truncate(time.Second), Referrer: n.Parsed.Subject != nil || isReferrerTag(t.Tag),
+	}
+	taken := Taken{Reference: image.String(), Digest: n.Digest, Platforms: w.platforms, Referrer: image.Referrer}
+	for _, found := range w.found {
+		k := p.keep(t, found)
+		taken.Blobs++
+		taken.Bytes += k.Size
+		if !k.Present {
+			taken.LeftOut++
+			taken.LeftOutBytes += k.Size
+		}
+	}
+	for _, d := range w.named {
+		p.in[inRepository(t, d)] = true
+	}
+	p.plan.Contents.Images = append(p.plan.Contents.Images, image)
+	p.plan.Images = append(p.plan.Images, taken)
+	p.noteForDocker(image, n)
+	// None is taken twice, so that this ends.
+	for _, of := range w.manifests {
+		p.takeReferrers(t, of)
+	}
+	return nil
+}
+
+// takeReferrers takes what is here of what refers to a manifest of t's repository.
+func (p *planner) takeReferrers(t rewrite.Target, of *cache.Node) {
+	for _, n := range of.Referrers {
+		r := rewrite.Target{Upstream: t.Upstream, Repository: t.Repository, Tag: n.Tag}
+		if n.Tag == "" {
+			r.Digest = n.Digest
+		}
+		if n.Bytes == nil || p.taken[r.String()] {
+			continue
+		}
+		_, seen, err := p.from.StandsFor(r)
+		if err != nil {
+			p.leave(r, true, nil, err)
+			continue
+		}
+		if missing := p.take(r, n, seen); len(missing) > 0 {
+			p.leave(r, true, missing, nil)
+		}
+	}
+}
+
+// keep adds content that t's repository may serve.
+func (p *planner) keep(t rewrite.Target, found stored) *kept {
+	k := p.contents[found.Digest]
+	if k == nil {
+		k = &kept{Content: found.Content, in: map[string]bool{}}
+		s := p.choice.Since
+		k.Present = s == nil || !p.have[k.Digest] && !found.stored.Before(s.Time)
+		p.contents[found.Digest] = k
+	}
+	if found.IsManifest() {
+		// What one repository has as a layer may be another's manifest.
+		k.MediaType, k.Present = found.MediaType, true
+		p.in[inRepository(t, found.Digest)] = true
+	}
+	k.in[t.Upstream+"/"+t.Repository] = true
+	return k
+}
+
+// referrerTag are the tags that stand for what refers to a digest: that of the referrers
+// tag schema (distribution-spec, "Referrers Tag Schema"), and cosign's.
+var referrerTag = regexp.MustCompile(`^sha(256-[0-9a-f]{64}|384-[0-9a-f]{96}|512-[0-9a-f]{64,128})(\.(sig|att|sbom))?$`)
+
+func isReferrerTag(tag string) bool { return referrerTag.MatchString(tag) }
+
+// finish puts all in order.
+func (p *planner) finish() (*Plan, error) {
+	c := p.plan.Contents
+	for _, k := range p.contents {
+		k.In = slices.Sorted(maps.Keys(k.in))
+		c.Contents = append(c.Contents, k.Content)
+	}
+	if c.Images == nil {
+		c.Images, c.Contents, p.plan.Images = []Image{}, []Content{}, []Taken{}
+	}
+	if err := c.seal(); err != nil {
+		return nil, err
+	}
+	at := make(map[string]int, len(c.Images))
+	for i, image := range c.Images {
+		at[image.String()] = i
+	}
+	slices.SortFunc(p.plan.Images, func(a, b Taken) int { return cmp.Compare(at[a.Reference], at[b.Reference]) })
+	slices.SortFunc(p.plan.LeftOut, func(a, b LeftOut) int { return cmp.Compare(a.Reference, b.Reference) })
+	var err error
+	p.plan.Docker, err = p.dockerFile()
+	return p.plan, err
+}

@@ -1,0 +1,136 @@
+package bundle
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/entrepot-dev/entrepot/cache"
+	"github.com/entrepot-dev/entrepot/rewrite"
+)
+
+// walk looks through an image for what is wanted of it.
+type walk struct {
+	*planner
+	in   rewrite.Target
+	seen map[digest.Digest]bool
+	// found is what the image consists of, manifests those of it, and missing what of it
+	// is not here.
+	found     []stored
+	manifests []*cache.Node
+	missing   []string
+	platforms []string
+	// named are the manifests of indexes, also those that are not taken.
+	named []digest.Digest
+}
+
+// stored is content that is here, since a time.
+type stored struct {
+	Content
+	stored time.Time
+}
+
+func (w *walk) lack(what string, n *cache.Node, platform string) {
+	if platform != "" {
+		what += " for " + platform
+	}
+	w.missing = append(w.missing, fmt.Sprintf("%s %s", what, n.Digest))
+}
+
+// node takes n and what is wanted of what it names. platform is the one that it is for.
+func (w *walk) node(n *cache.Node, platform string) {
+	if w.seen[n.Digest] {
+		return
+	}
+	w.seen[n.Digest] = true
+	size, at, here := w.from.Stored(rewrite.Target{Upstream: w.in.Upstream, Repository: w.in.Repository, Digest: n.Digest})
+	found := stored{Content{Digest: n.Digest, Size: size}, at}
+	isManifest := n.Kind == cache.KindIndex || n.Kind == cache.KindManifest
+	switch {
+	case !here && n.Foreign: // registries need not have it
+		return
+	case !here, isManifest && n.Bytes == nil:
+		w.lack(string(n.Kind), n, platform)
+		return
+	case isManifest && n.Parsed == nil:
+		w.lack("a manifest that can be read as one:", n, platform)
+		return
+	}
+	if isManifest {
+		found.MediaType = n.MediaType
+		w.manifests = append(w.manifests, n)
+	}
+	w.found = append(w.found, found)
+	if n.Kind == cache.KindIndex {
+		w.index(n)
+		return
+	}
+	for _, child := range n.Children {
+		w.node(child, platform)
+	}
+}
+
+// index takes what is wanted of what an index names.
+func (w *walk) index(n *cache.Node) {
+	before := len(w.found)
+	for _, child := range n.Children {
+		w.named = append(w.named, child.Digest)
+		platform := rewrite.PlatformName(child.Platform)
+		switch {
+		case child.Left:
+		case rewrite.IsAttestation(child.Descriptor), child.Kind == cache.KindIndex && !w.wantsAll():
+			w.ifWhole(child)
+		case child.Stored || len(w.choice.Platforms) > 0:
+			missing := len(w.missing)
+			w.node(child, platform)
+			if platform != "" && len(w.missing) == missing && !slices.Contains(w.platforms, platform) {
+				w.platforms = append(w.platforms, platform)
+			}
+		}
+	}
+	if len(w.found) == before && len(w.missing) == 0 && len(n.Children) > 0 {
+		w.missing = append(w.missing, w.whyNone(n))
+	}
+}
+
+// whyNone says why nothing was taken of what an index names.
+func (w *walk) whyNone(n *cache.Node) string {
+	if len(w.choice.Platforms) > 0 && !w.wantsAll() {
+		if _, err := rewrite.SelectPlatform(n.Parsed, w.choice.Platforms[0]); err != nil {
+			return words(err)
+		}
+	}
+	return fmt.Sprintf("all %d manifests that the index names", len(n.Children))
+}
+
+// ifWhole takes n where all of it is here, and else does not miss it.
+func (w *walk) ifWhole(n *cache.Node) {
+	if !n.Stored {
+		return
+	}
+	before := *w
+	if w.node(n, ""); len(w.missing) == len(before.missing) {
+		return
+	}
+	for _, s := range w.found[len(before.found):] {
+		delete(w.seen, s.Digest)
+	}
+	*w = before
+}
+
+// firstPlatform gives the manifest of an image: n, or of an index the first of a
+// platform that is taken; nil where there is none.
+func firstPlatform(n *cache.Node, taken func(digest.Digest) bool) *cache.Node {
+	if n.Kind == cache.KindManifest {
+		return n
+	}
+	i := slices.IndexFunc(n.Children, func(child *cache.Node) bool {
+		return child.Kind == cache.KindManifest && child.Parsed != nil && taken(child.Digest) && !rewrite.IsAttestation(child.Descriptor)
+	})
+	if i < 0 {
+		return nil
+	}
+	return n.Children[i]
+}

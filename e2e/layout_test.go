@@ -33,6 +33,8 @@ var mayImport = map[string][]string{
 	"rewrite":     {"oci"},
 	"server":      {"access", "cache", "metrics", "oci", "rewrite"},
 	"upstream":    {"metrics", "oci", "rewrite"},
+
+	"doctor/client": {"configs"},
 }
 
 // TestImportsPointOneWay also holds that fasthttp is known to server only.

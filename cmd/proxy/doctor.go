@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/configs"
 	"github.com/entrepot-dev/entrepot/doctor"
+	"github.com/entrepot-dev/entrepot/doctor/client"
 	"github.com/entrepot-dev/entrepot/metrics"
 	"github.com/entrepot-dev/entrepot/operator"
 )
@@ -37,14 +39,23 @@ asks nothing that an upstream counts as a pull, and shows no secret.
 
 With --url it looks at a cache on another machine, as the clients of this one see it.
 
+With --client it prints what the configuration of a client on this host has to say, or
+puts it into place with --write: what else the files say stays, and a copy of what was
+there is kept beside them. No service is restarted; it is said what is to be.
+
 It exits with 0 where nothing has failed, also where it warns, and with 1 elsewhere.`,
 		Example: `  entrepot doctor
   entrepot doctor --config /etc/entrepot.yml --output json
-  entrepot doctor --url http://cache:5000`,
+  entrepot doctor --url http://cache:5000
+  entrepot doctor --client docker
+  entrepot doctor --client containerd --url http://cache:5000 --write`,
 		Args: cobra.NoArgs,
 		RunE: does(p.doctor),
 	}
 	cmd.Flags().String("url", "", "`address` by which clients reach the cache, http://cache:5000")
+	cmd.Flags().String("client", "", "`name` of a client: "+strings.Join(client.Names(), ", "))
+	cmd.Flags().Bool("write", false, "put the client's configuration into place")
+	cmd.Flags().String("root", "", "`directory` that stands for / where the client's files are looked for")
 	addOperatorFlags(cmd.Flags())
 	return cmd
 }
@@ -52,32 +63,61 @@ It exits with 0 where nothing has failed, also where it warns, and with 1 elsewh
 // examined is what the doctor prints.
 type examined struct {
 	Findings []doctor.Finding `json:"findings"`
+	// Files are those of the client; nil where none was named.
+	Files []clientFile `json:"files,omitempty"`
+}
+
+// doctorFlags is what the doctor was told.
+type doctorFlags struct {
+	asJSON, write     bool
+	url, client, root string
+}
+
+func readDoctorFlags(cmd *cobra.Command) (f doctorFlags, err error) {
+	if f.asJSON, err = asJSON(cmd); err != nil {
+		return f, err
+	}
+	flags := cmd.Flags()
+	for name, to := range map[string]*string{"url": &f.url, "client": &f.client, "root": &f.root} {
+		if *to, err = flags.GetString(name); err != nil {
+			return f, err
+		}
+	}
+	if f.write, err = flags.GetBool("write"); err != nil {
+		return f, err
+	}
+	switch {
+	case f.client != "" && !slices.Contains(client.Names(), f.client):
+		return f, misuse{fmt.Errorf("--client: %q is not known; give one of %s", f.client, strings.Join(client.Names(), ", "))}
+	case f.client == "" && (f.write || f.root != ""):
+		return f, misuse{errors.New("--write and --root are for --client")}
+	}
+	if f.url, err = cacheURL(f.url); err != nil {
+		return f, misuse{err}
+	}
+	return f, nil
 }
 
 func (p *process) doctor(cmd *cobra.Command, _ []string) error {
-	asJSON, err := asJSON(cmd)
+	f, err := readDoctorFlags(cmd)
 	if err != nil {
 		return err
-	}
-	at, err := cmd.Flags().GetString("url")
-	if err != nil {
-		return err
-	}
-	if at, err = cacheURL(at); err != nil {
-		return misuse{err}
 	}
 	ctx, stop := p.interruptible(cmd.Context())
 	defer stop()
-	e := p.newExamination(ctx, cmd, at)
+	e := p.newExamination(ctx, cmd, f.url)
 	defer e.end()
 	result := examined{Findings: doctor.Run(ctx, e.checks, patience)}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if asJSON {
+	if f.client != "" {
+		e.treat(f, &result)
+	}
+	if f.asJSON {
 		err = writeJSON(p.stdout, result)
 	} else {
-		err = writeFindings(p.stdout, result.Findings)
+		err = writeExamined(p.stdout, &result)
 	}
 	if err != nil {
 		return err
@@ -108,7 +148,9 @@ var errUnnamed = errors.New("that of the cache is not known here")
 
 // examination is what the doctor looks at, and by what. The caller calls end.
 type examination struct {
-	url    string
+	url string
+	// cfg are the settings; nil where they are wrong.
+	cfg    *configs.Config
 	checks []doctor.Check
 	end    func()
 }
@@ -122,6 +164,7 @@ func (p *process) newExamination(ctx context.Context, cmd *cobra.Command, at str
 	if loadErr != nil {
 		cfg = nil
 	}
+	e.cfg = cfg
 	var front http.RoundTripper = &http.Transport{TLSHandshakeTimeout: patience}
 	if !remote && cfg != nil {
 		e.url, front = ownListener(cfg)
@@ -129,27 +172,27 @@ func (p *process) newExamination(ctx context.Context, cmd *cobra.Command, at str
 	if e.url != "" {
 		e.checks = append(e.checks, doctor.Listener{URL: e.url, HTTP: front})
 	}
-	var client *operator.Client
+	var running *operator.Client
 	if cfg != nil {
 		o := &operation{ctx: ctx, cfg: cfg}
 		err := errUnnamed
 		if !remote || isNamed(cmd) {
 			var end func() error
 			if end, err = p.connectRunning(o, isNamed(cmd)); err == nil {
-				client, e.end = o.Client, func() { _ = end() }
+				running, e.end = o.Client, func() { _ = end() }
 			}
 		}
-		e.checks = append(e.checks, doctor.Admin{Client: client, Err: err, Optional: remote || cfg.Admin.Listen == configs.AdminOff})
+		e.checks = append(e.checks, doctor.Admin{Client: running, Err: err, Optional: remote || cfg.Admin.Listen == configs.AdminOff})
 	}
 	if !remote {
-		e.checks = append(e.checks, doctor.Configuration{File: p.configFile(cmd), Config: cfg, Err: loadErr, Given: given(cmd), Client: client})
+		e.checks = append(e.checks, doctor.Configuration{File: p.configFile(cmd), Config: cfg, Err: loadErr, Given: given(cmd), Client: running})
 		if cfg != nil {
-			e.checks = append(e.checks, doctor.Directory{Cache: cfg.Cache, Client: client, Lock: filepath.Join(cfg.Cache.Dir, store.LockFile)},
-				p.filesCheck(ctx, cfg, client))
+			e.checks = append(e.checks, doctor.Directory{Cache: cfg.Cache, Client: running, Lock: filepath.Join(cfg.Cache.Dir, store.LockFile)},
+				p.filesCheck(ctx, cfg, running))
 		}
 	}
-	if client != nil || cfg != nil && !remote {
-		e.checks = append(e.checks, doctor.Upstreams{Ask: func(ctx context.Context) (*operator.Upstreams, error) { return p.askUpstreams(ctx, cfg, client) }, Unasked: unasked(cfg)})
+	if running != nil || cfg != nil && !remote {
+		e.checks = append(e.checks, doctor.Upstreams{Ask: func(ctx context.Context) (*operator.Upstreams, error) { return p.askUpstreams(ctx, cfg, running) }, Unasked: unasked(cfg)})
 	}
 	if e.url != "" {
 		e.checks = append(e.checks, doctor.Environment{URL: e.url, Proxy: http.ProxyFromEnvironment})
@@ -192,12 +235,12 @@ func given(cmd *cobra.Command) []string {
 }
 
 // filesCheck is about the running proxy, or about one that this shell would start.
-func (p *process) filesCheck(ctx context.Context, cfg *configs.Config, client *operator.Client) doctor.Check {
-	if client != nil {
+func (p *process) filesCheck(ctx context.Context, cfg *configs.Config, asked *operator.Client) doctor.Check {
+	if asked != nil {
 		ctx, cancel := context.WithTimeout(ctx, askTimeout)
 		defer cancel()
 		var running operator.Process
-		if err := client.Get(ctx, "process", nil, &running); err == nil {
+		if err := asked.Get(ctx, "process", nil, &running); err == nil {
 			return doctor.Files{Allowed: running.OpenFiles, Wanted: running.OpenFilesWanted, Whose: "the running entrepot"}
 		}
 	}
@@ -215,11 +258,11 @@ func unasked(cfg *configs.Config) map[string]bool {
 }
 
 // askUpstreams has the running proxy ask the upstreams, or asks them itself where
-// client is nil.
-func (p *process) askUpstreams(ctx context.Context, cfg *configs.Config, client *operator.Client) (*operator.Upstreams, error) {
+// asked is nil.
+func (p *process) askUpstreams(ctx context.Context, cfg *configs.Config, asked *operator.Client) (*operator.Upstreams, error) {
 	u := &operator.Upstreams{Offline: cfg.Cache.Offline}
-	if client != nil {
-		return u, client.Get(ctx, "upstreams", nil, u)
+	if asked != nil {
+		return u, asked.Get(ctx, "upstreams", nil, u)
 	}
 	if u.Offline {
 		return u, nil
@@ -240,7 +283,19 @@ func (p *process) askUpstreams(ctx context.Context, cfg *configs.Config, client 
 	return u, nil
 }
 
-// writeFindings prints them for people.
+// writeExamined prints what was found for people, and then what files are to say.
+func writeExamined(w io.Writer, e *examined) error {
+	if err := writeFindings(w, e.Findings); err != nil {
+		return err
+	}
+	for _, f := range e.Files {
+		if err := f.print(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func writeFindings(w io.Writer, list []doctor.Finding) error {
 	tw := newTable(w)
 	for i, f := range list {

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestDoctorWritesTheConfigurationOfAClientOnce(t *testing.T) {
+	r := startServing(t, nil)
+	root := t.TempDir()
+	path := filepath.Join(root, "etc/docker/daemon.json")
+	doctor := func(more ...string) (e examined, got result) {
+		t.Helper()
+		got = runCommand(nil, append([]string{"doctor", "--output", "json", "--url", r.url, "--client", "docker", "--root", root}, more...)...)
+		if got.code != 0 {
+			t.Errorf("%v: %+v", more, got)
+		}
+		if err := json.Unmarshal([]byte(got.stdout), &e); err != nil || len(e.Files) != 1 {
+			t.Fatalf("%v: %s", err, got.stdout)
+		}
+		return e, got
+	}
+	e, _ := doctor()
+	if f := e.Files[0]; f.Exists || f.Complete || f.Written || !strings.Contains(f.Says, r.url) || f.Path != path {
+		t.Errorf("want what to make of a file that is not there, got %+v", f)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(`{"http-proxy": "http://user:hunter2@squid:3128"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, write := range [][]string{nil, {"--write"}} {
+		if _, got := doctor(write...); strings.Contains(got.stdout+got.stderr, "hunter2") {
+			t.Errorf("what others have put in is shown: %s", got.stdout)
+		}
+	}
+	text, err := os.ReadFile(path)
+	if err != nil || !strings.Contains(string(text), r.url) || !strings.Contains(string(text), "hunter2") {
+		t.Errorf("want the mirror beside what was there, got %s, %v", text, err)
+	}
+	e, _ = doctor("--write")
+	if f := e.Files[0]; !f.Complete || f.Written || f.Backup != "" {
+		t.Errorf("there was nothing to do, got %+v", f)
+	}
+
+	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := runCommand(nil, "doctor", "--url", r.url, "--client", "docker", "--root", root, "--write")
+	if got.code != 1 || !strings.Contains(got.stdout, "no JSON object") || !strings.Contains(got.stdout, `"registry-mirrors": ["`+r.url+`"]`) {
+		t.Errorf("want why it is left alone, and what to put in: %+v", got)
+	}
+	for _, args := range [][]string{{"--client", "rkt"}, {"--write"}, {"--root", root}, {"--client"}} {
+		if got := runCommand(nil, append([]string{"doctor"}, args...)...); got.code != 2 {
+			t.Errorf("%v: want exit code 2, got %+v", args, got)
+		}
+	}
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/entrepot-dev/entrepot/configs"
+	"github.com/entrepot-dev/entrepot/doctor"
+	"github.com/entrepot-dev/entrepot/doctor/client"
+)
+
+// clientFile is a configuration file of a client, as it is told of: without what others
+// have put into it, which may be secret.
+type clientFile struct {
+	Path string `json:"path"`
+	// Exists is set where there was one.
+	Exists bool `json:"exists"`
+	// Complete is set where it says already what it is to say, or does now.
+	Complete bool `json:"complete"`
+	// Written is set where it was written, Backup where what was there is.
+	Written bool   `json:"written"`
+	Backup  string `json:"backup,omitempty"`
+	// Says is what it is to say.
+	Says string `json:"says"`
+	// Restart is what has to be done so that it is taken over.
+	Restart string `json:"restart,omitempty"`
+}
+
+// print prints what is to be pasted into a file; nothing where nothing is.
+func (f *clientFile) print(w io.Writer) error {
+	if f.Complete {
+		return nil
+	}
+	verb := "is to be"
+	if f.Exists {
+		verb = "is to say as well"
+	}
+	_, err := fmt.Fprintf(w, "\n%s %s:\n\n%s", f.Path, verb, f.Says)
+	if err == nil && f.Restart != "" {
+		_, err = fmt.Fprintf(w, "\nthen: %s\n", f.Restart)
+	}
+	return err
+}
+
+// treat finds out what the files of a client are to say, and has that written where it
+// is to be.
+func (e *examination) treat(f doctorFlags, result *examined) {
+	check := f.client + " configuration"
+	tell := func(s doctor.Status, seen, advice string) {
+		result.Findings = append(result.Findings, doctor.Finding{Check: check, Status: s, Seen: seen, Advice: advice})
+	}
+	if e.url == "" {
+		tell(doctor.Failure, "the address of the cache is not known, for its configuration is wrong", "mend that, or give --url")
+		return
+	}
+	files, err := client.Plan(f.client, client.Site{URL: e.url, Upstreams: mirrored(e.cfg), Root: f.root})
+	if unmerged := (*client.Unmerged)(nil); errors.As(err, &unmerged) {
+		tell(doctor.Failure, fmt.Sprintf("%s can not be changed: %s", unmerged.Path, unmerged.Why), "put in by hand what is printed below")
+		result.Files = append(result.Files, clientFile{Path: unmerged.Path, Exists: true, Says: unmerged.Text})
+		return
+	}
+	if err != nil {
+		tell(doctor.Failure, err.Error(), "run this command as a user who may read it")
+		return
+	}
+	for _, file := range files {
+		told := clientFile{Path: file.Path, Exists: file.Exists, Complete: !file.Changes(), Says: file.Ready, Restart: file.Restart}
+		switch {
+		case told.Complete:
+			tell(doctor.OK, file.Path+" says what it is to say", "")
+		case !f.write && file.Exists:
+			tell(doctor.Warning, file.Path+" does not say that the cache is to be asked first", "put in what is printed below, or have it written: --write")
+		case !f.write:
+			tell(doctor.Warning, file.Path+" is not there", "make it as is printed below, or have it written: --write")
+		default:
+			told.Backup, err = file.Write(time.Now())
+			if err != nil {
+				tell(doctor.Failure, fmt.Sprintf("%s could not be written: %v", file.Path, err), "run this command as a user who may write it")
+				break
+			}
+			told.Written, told.Complete = true, true
+			seen := file.Path + " has been written"
+			if told.Backup != "" {
+				seen += "; what was there is in " + told.Backup
+			}
+			if file.Restart != "" {
+				tell(doctor.Warning, seen, file.Restart)
+			} else {
+				tell(doctor.OK, seen, "")
+			}
+		}
+		for _, note := range file.Notes {
+			tell(doctor.Warning, note, "")
+		}
+		result.Files = append(result.Files, told)
+	}
+}
+
+// mirrored are the names of the upstreams, the default one first; those that are there
+// by default where the settings are not known.
+func mirrored(cfg *configs.Config) []string {
+	if cfg == nil {
+		cfg = configs.Default()
+	}
+	var names []string
+	for name := range cfg.Upstreams {
+		names = append(names, name)
+	}
+	slices.SortFunc(names, func(a, b string) int {
+		switch cfg.DefaultUpstream {
+		case a:
+			return -1
+		case b:
+			return 1
+		}
+		return strings.Compare(a, b)
+	})
+	return names
+}

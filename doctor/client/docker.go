@@ -1,0 +1,110 @@
+package client
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// mirrorsKey is that of daemon.json.
+const mirrorsKey = "registry-mirrors"
+
+// planDocker adds the cache to the mirrors of daemon.json, as the first of them.
+func planDocker(s Site) ([]*File, error) {
+	ready, err := s.ready("daemon.json")
+	if err != nil {
+		return nil, err
+	}
+	f, err := plan(s.at("/etc/docker/daemon.json"), ready, func(old string) (string, error) { return mergeDaemon(old, s.URL) })
+	if err != nil {
+		return nil, err
+	}
+	f.Restart = "systemctl reload docker, or send dockerd a SIGHUP; no container is stopped by that"
+	if len(s.Upstreams) > 0 && s.Upstreams[0] != "docker.io" {
+		f.Notes = append(f.Notes, "a Docker daemon asks its mirror for Docker Hub's images without saying so: set default_upstream to docker.io, which is "+s.Upstreams[0])
+	}
+	return []*File{f}, nil
+}
+
+// mergeDaemon puts url before the other mirrors of daemon.json, and changes nothing else.
+func mergeDaemon(old, url string) (string, error) {
+	var was map[string]any
+	if err := json.Unmarshal([]byte(old), &was); err != nil {
+		return "", fmt.Errorf("it is no JSON object (%w)", err)
+	}
+	var mirrors []string
+	if v, ok := was[mirrorsKey]; ok {
+		list, ok := v.([]any)
+		if !ok {
+			return "", errors.New(mirrorsKey + " is no list")
+		}
+		for _, one := range list {
+			text, ok := one.(string)
+			if !ok {
+				return "", errors.New(mirrorsKey + " is no list of URLs")
+			}
+			mirrors = append(mirrors, text)
+		}
+	}
+	if len(mirrors) > 0 && strings.TrimSuffix(mirrors[0], "/") == url {
+		return old, nil
+	}
+	mirrors = slices.DeleteFunc(mirrors, func(m string) bool { return strings.TrimSuffix(m, "/") == url })
+	value, err := json.Marshal(slices.Insert(mirrors, 0, url))
+	if err != nil {
+		return "", err
+	}
+	from, to, err := span(old, mirrorsKey)
+	if err != nil {
+		return "", err
+	}
+	text := old[:from] + string(value) + old[to:]
+	if from == to { // there is none yet
+		rest := strings.TrimLeft(old[from:], " \t\r\n")
+		comma := ","
+		if strings.HasPrefix(rest, "}") {
+			comma = "\n"
+			if strings.HasPrefix(old[from:], "\n") {
+				comma = ""
+			}
+		}
+		text = old[:from] + fmt.Sprintf("\n  %q: %s%s", mirrorsKey, value, comma) + old[from:]
+	}
+	var is map[string]any
+	if err := json.Unmarshal([]byte(text), &is); err != nil {
+		return "", fmt.Errorf("it could not be changed (%w)", err)
+	}
+	delete(was, mirrorsKey)
+	delete(is, mirrorsKey)
+	if !reflect.DeepEqual(was, is) {
+		return "", errors.New("it could not be changed without changing something else")
+	}
+	return text, nil
+}
+
+// span gives where the value of a key of the object in text stands; where there is no
+// such key, the place behind the brace that begins the object, twice.
+func span(text, key string) (from, to int, err error) {
+	d := json.NewDecoder(strings.NewReader(text))
+	if _, err := d.Token(); err != nil {
+		return 0, 0, err
+	}
+	begin := int(d.InputOffset())
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return 0, 0, err
+		}
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return 0, 0, err
+		}
+		if end := int(d.InputOffset()); name == key {
+			return end - len(value), end, nil
+		}
+	}
+	return begin, begin, nil
+}

@@ -69,6 +69,8 @@ type evictor struct {
 	served map[digest.Digest]time.Time
 	// retained is what is kept of tags' history.
 	retained retained
+	// pins are what nothing may evict.
+	pins pins
 	// stuck is until when it is no use to try, warned when that was last said.
 	stuck, warned time.Time
 }
@@ -285,8 +287,13 @@ func (e *evictor) dropPlanned(done *evicted, need evict.Need, idle []store.Unfin
 	e.takeUses()
 	e.forgetServed(promiseFor)
 	promised, kept := e.promised(), e.retain(need.Limit)
+	pinned, err := e.pins.protected(c.ctx, c)
+	if err != nil {
+		c.log.Error("the index could not be read to evict by", zap.Error(err))
+		return
+	}
 	item := func(d digest.Digest, b index.Blob) evict.Item {
-		return evict.Item{Size: b.Stamp.Size, Age: now.Sub(b.Used), Uses: b.Uses, Pinned: b.Pinned || kept[d], Promised: promised[d]}
+		return evict.Item{Size: b.Stamp.Size, Age: now.Sub(b.Used), Uses: b.Uses, Pinned: pinned[d] || kept[d], Promised: promised[d]}
 	}
 	part := func(u store.Unfinished) evict.Item {
 		return evict.Item{Size: u.Bytes, Age: now.Sub(u.Touched), Uses: 1}
@@ -300,7 +307,7 @@ func (e *evictor) dropPlanned(done *evicted, need evict.Need, idle []store.Unfin
 		}
 	}
 	var going []digest.Digest
-	err := errors.Join(
+	err = errors.Join(
 		c.index.Blobs(func(d digest.Digest, b index.Blob) bool {
 			plan.Add(item(d, b))
 			return c.ctx.Err() == nil

@@ -146,25 +146,6 @@ func TestWhatWasUsedLastStaysAlsoAfterARestart(t *testing.T) {
 	})
 }
 
-func TestPinnedContentIsNeverEvicted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		hub := newRegistry()
-		c := open(t, Options{Settings: Settings{MaxSize: Room{Bytes: 20 * mib}}}, map[string]*registry{"docker.io": hub})
-		layers := several(18, mib)
-		pullLayers(t, c, hub, layers)
-		for _, i := range []int{0, 2} {
-			d := digest.FromBytes(layers[i])
-			b, _ := c.index.Blob(d)
-			b.Pinned = true
-			if err := c.index.PutBlob(d, b); err != nil {
-				t.Fatal(err)
-			}
-		}
-		pullLayers(t, c, hub, [][]byte{content(100, mib), content(101, mib)})
-		wantHeld(t, c, layers, map[int]bool{0: true, 1: false, 2: true, 3: false, 17: true})
-	})
-}
-
 func TestWhatAServedManifestNamesStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := newRegistry()

@@ -35,6 +35,8 @@ type Image struct {
 	// manifest of the index was last asked for.
 	Fetched time.Time `json:"fetched"`
 	Used    time.Time `json:"used"`
+	// Pinned says that it is not evicted.
+	Pinned bool `json:"pinned"`
 }
 
 // ImagePlatform is a platform that an image is there for.
@@ -58,12 +60,15 @@ type ImagesFilter struct {
 	// any characters, ? for one. Those of docker.io may be written as people do,
 	// "nginx:1.*". Empty is all.
 	Pattern string
+	// Pinned lists those alone that are pinned, and those of them, too, of which
+	// nothing is here any more.
+	Pinned bool
 }
 
 // Images lists the images of which the index or manifest is here, by name. An error is
 // ctx's or of the index. No upstream is asked, and it counts as no use of anything.
 func (c *Cache) Images(ctx context.Context, f ImagesFilter) (*Images, error) {
-	l := &imageLister{ctx: ctx, cache: c, pattern: referencePattern(f.Pattern), counted: map[digest.Digest]bool{}, list: Images{Images: []Image{}}}
+	l := &imageLister{ctx: ctx, cache: c, pattern: referencePattern(f.Pattern), pinned: f.Pinned, counted: map[digest.Digest]bool{}, list: Images{Images: []Image{}}}
 	names, err := c.index.Repositories()
 	if err != nil {
 		return nil, fmt.Errorf("list the cached repositories: %w", err)
@@ -72,6 +77,11 @@ func (c *Cache) Images(ctx context.Context, f ImagesFilter) (*Images, error) {
 		upstream, repo, _ := strings.Cut(name, "/")
 		if err := l.repository(upstream, repo); err != nil {
 			return nil, fmt.Errorf("list the images of %s: %w", name, err)
+		}
+	}
+	if f.Pinned {
+		if err := l.lostPins(); err != nil {
+			return nil, fmt.Errorf("list what is pinned: %w", err)
 		}
 	}
 	return &l.list, nil
@@ -106,6 +116,7 @@ type imageLister struct {
 	ctx     context.Context
 	cache   *Cache
 	pattern *regexp.Regexp
+	pinned  bool
 	counted map[digest.Digest]bool
 	list    Images
 }
@@ -178,10 +189,39 @@ func (l *imageLister) add(t rewrite.Target, reached map[digest.Digest]bool) erro
 	for n := range tree.Nodes() {
 		reached[n.Digest] = true
 	}
-	if tree.Root.Stored && matchesReference(l.pattern, t) {
-		l.list.Images = append(l.list.Images, l.image(tree))
+	pinned := l.cache.isPinned(t, tree.Root.Digest)
+	if tree.Root.Stored && matchesReference(l.pattern, t) && (pinned || !l.pinned) {
+		i := l.image(tree)
+		i.Pinned = pinned
+		l.list.Images = append(l.list.Images, i)
 	}
 	return nil
+}
+
+// lostPins adds what is pinned and not listed: parts of images, and that of which nothing
+// is here.
+func (l *imageLister) lostPins() error {
+	listed := map[string]bool{}
+	for _, i := range l.list.Images {
+		listed[i.Reference] = true
+		// A tag may be listed for what its digest is pinned as.
+		if t, _, ok := strings.Cut(i.Reference, "@"); !ok {
+			listed[t[:strings.LastIndexByte(t, ':')]+"@"+string(i.Digest)] = true
+		}
+	}
+	return l.cache.index.Pins("", "", func(upstream, repo, ref string, p index.Pin) bool {
+		t := pinTarget(upstream, repo, ref)
+		if listed[t.String()] || !matchesReference(l.pattern, t) {
+			return true
+		}
+		i := Image{Reference: t.String(), Digest: p.Digest, Platforms: []ImagePlatform{}}
+		if tree, err := l.cache.keptTree(l.ctx, t, TreeOptions{Referrers: true}); err == nil && tree.Root.Stored {
+			i = l.image(tree)
+		}
+		i.Pinned = true
+		l.list.Images = append(l.list.Images, i)
+		return l.ctx.Err() == nil
+	})
 }
 
 // image makes an Image of what is here of tree, its referrers aside.

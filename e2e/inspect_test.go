@@ -192,3 +192,34 @@ func TestInspectVerifiesWhatIsCachedAndWhatIsNot(t *testing.T) {
 		t.Errorf("what is damaged is still there: %v", err)
 	}
 }
+
+func TestPinsAreKeptByTheRunningProxyAndWithoutIt(t *testing.T) {
+	t.Parallel()
+	h, p := start(t, believing)
+	i := image.New(image.Options{Seed: 1})
+	h.Push("library/app", "1.0", i)
+	operate(t, p, "pin", "app:1.0").want(t, 1, "docker.io/library/app:1.0 is not in the cache", "entrepot warm docker.io/library/app:1.0")
+	operate(t, p, "unpin", "app:1.0").want(t, 0, "docker.io/library/app:1.0 was not pinned")
+	get(t, p, "/v2/library/app/manifests/1.0")
+	pullRaw(t, p, "library/app", i)
+	p.WaitIdle(t)
+	bothWays(t, p, func() []string {
+		pinned := operate(t, p, "pin", "app:1.0")
+		pinned.want(t, 0, "docker.io/library/app:1.0 is pinned: ", " on disk")
+		operate(t, p, "pin", "app:1.0").want(t, 0, "docker.io/library/app:1.0 was pinned before: ")
+		list := operate(t, p, "ls", "--pinned", "-o", "json")
+		list.want(t, 0, `"pinned": true`)
+		operate(t, p, "ls").want(t, 0, "PINNED", "yes")
+		unpinned := operate(t, p, "unpin", "app:1.0", "-o", "json")
+		unpinned.want(t, 0, `"changed": true`)
+		operate(t, p, "ls", "--pinned").want(t, 0, "0 images")
+		operate(t, p, "pin").want(t, 2, "arg")
+		operate(t, p, "pin", "No Such Name").want(t, 2, "is no reference")
+		operate(t, p, "unpin", "a", "b").want(t, 2, "arg")
+		return []string{pinned.out, list.out, unpinned.out}
+	})
+	// What was pinned on the directory is so for the proxy that starts on it.
+	operate(t, p, "pin", "app:1.0").want(t, 0, "is pinned")
+	p.Restart(t)
+	operate(t, p, "ls", "--pinned").want(t, 0, "docker.io/library/app:1.0", "1 image")
+}

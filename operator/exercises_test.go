@@ -50,6 +50,9 @@ var exercises = []exercise{
 	{says: "The index of an image", method: "GET", name: "manifest", query: "reference=nginx:1.27&cached=true"},
 	{says: "The manifest of a platform", method: "GET", name: "manifest", query: "reference=nginx:1.27&platform=linux/arm64"},
 	{says: "All bytes of what is here of an image", method: "POST", name: "verify", query: "reference=nginx:1.27&platform=all&cached=true"},
+	{says: "That an image is to stay", method: "POST", name: "pin", query: "reference=nginx:1.27"},
+	{says: "What is to stay", method: "GET", name: "images", query: "pinned=true"},
+	{says: "That it need not stay", method: "POST", name: "unpin", query: "reference=nginx:1.27"},
 	{says: "At 50 MiB a second", method: "POST", name: "scrub", query: "rate=52428800"},
 }
 
@@ -88,6 +91,7 @@ var schemas = map[string]any{
 	"Line":              operator.Line{},
 	"ManifestBytes":     operator.ManifestBytes{},
 	"Move":              cache.Move{},
+	"Pinned":            cache.Pinned{},
 	"Problem":           operator.Error{},
 	"Process":           operator.Process{},
 	"Progress":          operator.Progress{},

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -180,12 +179,9 @@ func (a *API) tree(r *http.Request, name string, o cache.TreeOptions) (*cache.Tr
 	if text == "" {
 		return nil, invalidf("name a reference: %s%s?reference=docker.io/library/nginx:1.27", Prefix, name)
 	}
-	cached := false
-	if s := q.Get("cached"); s != "" {
-		var err error
-		if cached, err = strconv.ParseBool(s); err != nil {
-			return nil, invalidf("cached is true or false")
-		}
+	cached, err := flag(r, "cached")
+	if err != nil {
+		return nil, err
 	}
 	t, err := Target(a.Router, text)
 	if err != nil {

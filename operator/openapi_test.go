@@ -198,6 +198,8 @@ func TestErrorsTellWhatToDo(t *testing.T) {
 		{"GET", "inspect", "reference=nginx:never&cached=true", 404, "nginx:never is not in the cache"},
 		{"GET", "manifest", "reference=nginx&platform=all", 400, "a manifest is for one platform"},
 		{"POST", "verify", "reference=nginx&platform=amd64", 400, "os/arch"},
+		{"POST", "pin", "reference=nginx:never", 404, "fetch it with `entrepot warm docker.io/library/nginx:never` first"},
+		{"POST", "unpin", "", 400, "name a reference: /api/v1/unpin?reference="},
 		{"GET", "history", "", 400, "name a tag: /api/v1/history?reference="},
 		{"GET", "history", "reference=nginx:never", 404, "nginx:never"},
 		{"GET", "history", "reference=nginx@" + string(digest.FromString("")), 400, "names a digest, which never changes; name a tag"},

@@ -77,6 +77,8 @@ func New(o Options) *API {
 	a.get("inspect", a.inspect)
 	a.stream("verify", a.verify)
 	a.get("manifest", a.manifest)
+	a.post("pin", a.pin)
+	a.post("unpin", a.unpin)
 	return a
 }
 

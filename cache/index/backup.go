@@ -18,9 +18,8 @@ import (
 )
 
 // The backup is a file beside the index that holds what no look at the tree can
-// tell: the tags, their ledger, the links, and the records of what is pinned. The
-// records of other content and the lists are not in it; they are made or asked for
-// again.
+// tell: the pins, the tags, their ledger and the links. The records of content and
+// the lists are not in it; they are made or asked for again.
 //
 // It is written aside and renamed: a first line, and packed by gzip, which has a
 // checksum, entries of a byte for the bucket, key and value with their lengths,
@@ -40,9 +39,10 @@ const (
 )
 
 // backedUp are the buckets that are in the backup, by their byte.
-var backedUp = map[byte][]byte{'t': tagsBucket, 'h': ledgerBucket, 'l': linksBucket, 'p': blobsBucket}
+var backedUp = map[byte][]byte{'t': tagsBucket, 'h': ledgerBucket, 'l': linksBucket, 'p': pinsBucket}
 
-var backupOrder = []byte{'t', 'h', 'l', 'p'}
+// The pins are first: what they protect may be evicted until they are back.
+var backupOrder = []byte{'p', 't', 'h', 'l'}
 
 // wholeKey is set in an index that holds what its backup held.
 var wholeKey = []byte("whole")
@@ -166,12 +166,6 @@ func (ix *Index) putMissing(list []entry) (put int, err error) {
 			}
 			var err error
 			switch e.bucket {
-			case 'p':
-				b, ok := decodeBlob(e.value)
-				if !ok {
-					continue
-				}
-				err = ix.setBlob(tx, e.key, &b)
 			case 'h':
 				err = errors.Join(bucket.Put(e.key, e.value), countObservations(tx, 1))
 			default:
@@ -261,11 +255,6 @@ func (ix *Index) writeEntries(w io.Writer) error {
 	var buf []byte
 	for _, kind := range backupOrder {
 		err := ix.chunks(backedUp[kind], backupChunk, func(key, value []byte) bool {
-			if kind == 'p' {
-				if b, ok := decodeBlob(value); !ok || !b.Pinned {
-					return true
-				}
-			}
 			n++
 			buf = append(buf, kind)
 			buf = append(binary.AppendUvarint(buf, uint64(len(key))), key...)

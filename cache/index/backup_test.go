@@ -14,8 +14,9 @@ import (
 	"github.com/entrepot-dev/entrepot/cache/store"
 )
 
-// filled makes an index at path with tags, links, a pinned blob and another one,
-// and closes it.
+var pin = Pin{Digest: digest.FromString("pinned"), Since: time.Unix(100, 0)}
+
+// filled makes an index at path with tags, links, a pin and a blob, and closes it.
 func filled(t *testing.T, path string, n int) {
 	t.Helper()
 	ix := opened(t, path)
@@ -28,11 +29,11 @@ func filled(t *testing.T, path string, n int) {
 	}
 	if err := ix.Put(Change{
 		Upstream: "docker.io", Repository: "library/nginx", Tag: "latest", Record: one, Links: links,
-		Blobs: map[digest.Digest]Blob{
-			digest.FromString("pinned"): {Stamp: store.Stamp{Size: 5}, Pinned: true},
-			digest.FromString("other"):  {Stamp: store.Stamp{Size: 7}},
-		},
+		Blobs: map[digest.Digest]Blob{digest.FromString("other"): {Stamp: store.Stamp{Size: 7}}},
 	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := ix.PutPin("docker.io", "library/nginx", "latest", pin); err != nil {
 		t.Fatal(err)
 	}
 	closed(t, ix)
@@ -47,8 +48,8 @@ func wantFilled(t *testing.T, ix *Index, n int) {
 			t.Fatalf("link %d: %+v, %v", i, l, ok)
 		}
 	}
-	if b, ok := ix.Blob(digest.FromString("pinned")); !ok || !b.Pinned {
-		t.Errorf("pinned: %+v, %v", b, ok)
+	if p, ok := ix.Pin("docker.io", "library/nginx", "latest"); !ok || p.Digest != pin.Digest || !p.Since.Equal(pin.Since) {
+		t.Errorf("pin: %+v, %v", p, ok)
 	}
 }
 
@@ -83,8 +84,8 @@ func TestLostIndexIsRestoredFromItsBackup(t *testing.T) {
 			if _, ok := ix.Blob(digest.FromString("other")); ok {
 				t.Error("a record that the tree will give is in the backup")
 			}
-			if blobs, size := ix.Totals(); blobs != 1 || size != 5 {
-				t.Errorf("%d blobs of %d bytes are counted; want 1 of 5", blobs, size)
+			if blobs, size := ix.Totals(); blobs != 0 || size != 0 {
+				t.Errorf("%d blobs of %d bytes are counted; want none", blobs, size)
 			}
 			closed(t, ix)
 			if ix = opened(t, path); !ix.Whole() {

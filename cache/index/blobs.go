@@ -25,8 +25,6 @@ type Blob struct {
 	// requests of one pull counted as one.
 	Used time.Time
 	Uses uint32
-	// Pinned content is never evicted.
-	Pinned bool
 }
 
 const (
@@ -75,8 +73,8 @@ func blobDigest(key []byte) digest.Digest {
 	return digest.NewDigestFromBytes(alg, key[1:])
 }
 
-// A record is a version byte and seven fields of fixed width, since there may
-// be millions.
+// A record is a version byte, seven fields of fixed width, since there may be
+// millions, and a byte that is not in use.
 const (
 	blobVersion = 1
 	blobLen     = 1 + 8 + 8 + 8 + 8 + 4 + 4 + 4 + 1
@@ -92,9 +90,6 @@ func (b Blob) encode() []byte {
 	v = binary.BigEndian.AppendUint32(v, seconds(b.Verified))
 	v = binary.BigEndian.AppendUint32(v, seconds(b.Used))
 	v = binary.BigEndian.AppendUint32(v, b.Uses)
-	if b.Pinned {
-		return append(v, 1)
-	}
 	return append(v, 0)
 }
 
@@ -109,7 +104,6 @@ func decodeBlob(v []byte) (Blob, bool) {
 		Verified: fromSeconds(u32(33)),
 		Used:     fromSeconds(u32(37)),
 		Uses:     u32(41),
-		Pinned:   v[45] == 1,
 	}, true
 }
 

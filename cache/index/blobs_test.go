@@ -14,7 +14,7 @@ import (
 
 var stored = Blob{
 	Stamp:    store.Stamp{Size: 1 << 40, Modified: -1, Changed: 1 << 60, Inode: 1<<64 - 1},
-	Verified: time.Unix(100, 0), Used: time.Unix(200, 0), Uses: 7, Pinned: true,
+	Verified: time.Unix(100, 0), Used: time.Unix(200, 0), Uses: 7,
 }
 
 func TestBlobIsThereAfterReopeningAndGoneWhenDropped(t *testing.T) {

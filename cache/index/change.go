@@ -57,9 +57,6 @@ func (ix *Index) Put(c Change) error {
 			if key == nil {
 				return fmt.Errorf("no digest that is stored: %q", d)
 			}
-			if b.Pinned {
-				ix.backupSoon()
-			}
 			if err := ix.setBlob(tx, key, &b); err != nil {
 				return err
 			}

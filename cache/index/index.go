@@ -83,7 +83,9 @@ var (
 	// ledgerBucket holds an observed under the tag and the time, see ledger.go.
 	ledgerBucket = []byte("ledger")
 	blobsBucket  = []byte("blobs")
-	metaBucket   = []byte("meta")
+	// pinsBucket holds a Pin under the repository and the tag or digest.
+	pinsBucket = []byte("pins")
+	metaBucket = []byte("meta")
 )
 
 // flushEvery is how long a Touch may wait for the disk.
@@ -173,7 +175,7 @@ func begin(path string) (*bbolt.DB, error) {
 	// Writers that come together share one sync; none waits long for company.
 	db.MaxBatchDelay = 2 * time.Millisecond
 	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, b := range [][]byte{tagsBucket, linksBucket, listsBucket, blobsBucket, metaBucket, ledgerBucket} {
+		for _, b := range [][]byte{tagsBucket, linksBucket, listsBucket, blobsBucket, metaBucket, ledgerBucket, pinsBucket} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return err
 			}
@@ -412,13 +414,14 @@ func join(parts ...string) []byte {
 func (ix *Index) get(bucket, key []byte, v any) bool {
 	ok := false
 	err := ix.view(func(tx *bbolt.Tx) error {
-		if b := tx.Bucket(bucket).Get(key); b != nil {
-			ok = json.Unmarshal(b, v) == nil
-		}
+		ok = decode(tx.Bucket(bucket).Get(key), v)
 		return nil
 	})
 	return ok && err == nil
 }
+
+// decode reads a value; false where there is none, or none that can be read.
+func decode(b []byte, v any) bool { return b != nil && json.Unmarshal(b, v) == nil }
 
 func (ix *Index) put(bucket, key []byte, v any) error {
 	return ix.batch(func(tx *bbolt.Tx) error { return putJSON(tx.Bucket(bucket), key, v) })

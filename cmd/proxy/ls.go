@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,10 +26,12 @@ images share counts for each, and once in the sum.`,
 		Example: `  entrepot ls
   entrepot ls nginx
   entrepot ls 'ghcr.io/org/*'
+  entrepot ls --pinned
   entrepot ls --output json 'node:2*'`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: p.operates(p.ls),
 	}
+	cmd.Flags().Bool("pinned", false, "list those that are pinned")
 	addOperatorFlags(cmd.Flags())
 	return cmd
 }
@@ -38,7 +41,11 @@ func (p *process) ls(o *operation, cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	query := url.Values{"pattern": {strings.Join(args, "")}}
+	pinned, err := cmd.Flags().GetBool("pinned")
+	if err != nil {
+		return err
+	}
+	query := url.Values{"pattern": {strings.Join(args, "")}, "pinned": {strconv.FormatBool(pinned)}}
 	var list cache.Images
 	if err := o.Get(o.ctx, "images", query, &list); err != nil {
 		return err
@@ -55,10 +62,14 @@ const maxPlatforms = 3
 // writeImages prints a list for people.
 func writeImages(w io.Writer, list *cache.Images, now time.Time) error {
 	tw := newTable(w)
-	fmt.Fprintln(tw, "REFERENCE\tDIGEST\tPLATFORMS\tSIZE\tFETCHED\tLAST USED")
+	fmt.Fprintln(tw, "REFERENCE\tDIGEST\tPLATFORMS\tSIZE\tFETCHED\tLAST USED\tPINNED")
 	for _, i := range list.Images {
 		reference, _, _ := strings.Cut(i.Reference, "@")
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", reference, short(i.Digest), platforms(i.Platforms), units.BytesSize(float64(i.Size)), ago(i.Fetched, now), ago(i.Used, now))
+		pinned := "no"
+		if i.Pinned {
+			pinned = "yes"
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", reference, short(i.Digest), platforms(i.Platforms), units.BytesSize(float64(i.Size)), ago(i.Fetched, now), ago(i.Used, now), pinned)
 	}
 	if err := tw.Flush(); err != nil {
 		return err

@@ -62,6 +62,12 @@ func exercised(t *testing.T) (*world, []answer) {
 				Quota: &upstream.QuotaLeft{Limit: 100, Remaining: 76, Resets: time.Now()},
 			}}
 		}
+		o.Watch = func(_ context.Context, _ operator.Interest, began func() error, tell func(*operator.Request) error) (int64, error) {
+			return 0, errors.Join(began(), tell(&operator.Request{
+				Time: time.Now(), Method: http.MethodGet, Kind: "manifest", Upstream: "docker.io", Repository: "library/nginx", Reference: "1.27",
+				Outcome: "hit", Status: http.StatusOK, Bytes: 1778, Client: "192.0.2.9", UserAgent: "containerd/2.1.4",
+			}))
+		}
 		o.Process = operator.Process{PID: 4711, UID: 65532, OpenFiles: 524288, OpenFilesWanted: 13088}
 	})
 	begin(w)

@@ -38,6 +38,10 @@ type Options struct {
 	Examine func(ctx context.Context) []upstream.Examination
 	// Configuration tells the one in force.
 	Configuration func() Configuration
+	// Watch tells of the clients' requests from now on that are of interest, until ctx
+	// ends; began is called once, before the first. It gives how many it could not tell
+	// of. Nil where nothing is served.
+	Watch func(ctx context.Context, i Interest, began func() error, tell func(*Request) error) (dropped int64, err error)
 	// Process is what this process can tell of itself, but for the cache.
 	Process Process
 	// Log takes what an operator has changed; nil drops it.
@@ -73,6 +77,7 @@ func New(o Options) *API {
 	a.get("process", a.process)
 	a.get("configuration", a.configuration)
 	a.get("upstreams", a.upstreams)
+	a.stream("watch", a.watch)
 	a.get("images", a.images)
 	a.get("inspect", a.inspect)
 	a.stream("verify", a.verify)

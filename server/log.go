@@ -31,6 +31,9 @@ func (x *exchange) record() {
 	series.transfer.Observe(now.Sub(x.begin).Seconds())
 	series.sent(x.out.sent)
 	x.watch(now)
+	if list := x.s.watches.now.Load(); list != nil {
+		x.show(*list, now, outcome)
+	}
 	level := zapcore.InfoLevel
 	if x.err != nil && (x.status >= 500 || x.status == 429 || x.status < 400 && !isClientGone(x.err)) {
 		level = zapcore.WarnLevel

@@ -100,6 +100,7 @@ type Server struct {
 	content  Content
 	admit    atomic.Pointer[admission]
 	bypasses *bypasses
+	watches  watches
 	log      *zap.Logger
 	metrics  *metrics.Metrics
 	series   *seriesOf

@@ -18,6 +18,9 @@ type Files interface {
 	Remove(name string) error
 	// SyncDir makes the names in a directory outlive a power cut.
 	SyncDir(name string) error
+	// SyncAll makes all that is below a directory, bytes and names, outlive a power
+	// cut.
+	SyncAll(name string) error
 }
 
 // File is a file that is being written.

@@ -20,6 +20,8 @@ type Unfinished struct {
 	Bytes int64
 	// Touched is when it was last written.
 	Touched time.Time
+	// Incoming is set where it is no part of a fill and is being taken in, or was.
+	Incoming bool
 
 	name string
 }
@@ -41,12 +43,9 @@ func (s *Store) Unfinished() ([]Unfinished, error) {
 		}
 		u := Unfinished{Bytes: allocated(st), Touched: st.ModTime(), name: e.Name()}
 		if base, ok := cutPart(e.Name()); ok {
-			if alg, hex, ok := strings.Cut(base, "-"); ok {
-				u.Digest = digest.NewDigestFromEncoded(digest.Algorithm(alg), hex)
-			}
-			if u.Digest.Validate() != nil {
-				u.Digest = ""
-			}
+			u.Digest = digestOf(base)
+		} else if base, ok := strings.CutSuffix(e.Name(), incomingSuffix); ok {
+			u.Digest, u.Incoming = digestOf(base), true
 		} else if base, ok := strings.CutSuffix(e.Name(), noteSuffix); ok {
 			if s.hasPart(base) {
 				continue // it belongs to its part
@@ -55,6 +54,16 @@ func (s *Store) Unfinished() ([]Unfinished, error) {
 		list = append(list, u)
 	}
 	return list, nil
+}
+
+// digestOf gives the digest that the name of a file below ingest/ begins with; empty
+// where that is none.
+func digestOf(base string) digest.Digest {
+	alg, hex, _ := strings.Cut(base, "-")
+	if d := digest.NewDigestFromEncoded(digest.Algorithm(alg), hex); d.Validate() == nil {
+		return d
+	}
+	return ""
 }
 
 // RemoveUnfinished drops a file that Unfinished gave. Nobody may be writing it.

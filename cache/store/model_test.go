@@ -144,6 +144,28 @@ func (c *crashing) SyncDir(name string) error {
 	return nil
 }
 
+func (c *crashing) SyncAll(name string) error {
+	if err := c.step(); err != nil {
+		return err
+	}
+	below := func(path string) bool { return strings.HasPrefix(path, name+string(filepath.Separator)) }
+	for path := range c.durable {
+		if _, there := c.now[path]; !there && below(path) {
+			delete(c.durable, path)
+		}
+	}
+	for path, ino := range c.now {
+		if !below(path) {
+			continue
+		}
+		c.durable[path] = ino
+		if ino != nil {
+			ino.synced = slices.Clone(ino.data)
+		}
+	}
+	return nil
+}
+
 type crashingFile struct {
 	File
 	c   *crashing
@@ -291,7 +313,7 @@ func (e *expected) digest() digest.Digest { return digest.FromBytes(e.content) }
 func (st *story) act() {
 	e := st.all[st.rnd.IntN(len(st.all))]
 	d := e.digest()
-	op := st.rnd.IntN(8)
+	op := st.rnd.IntN(9)
 	from := st.rnd.IntN(len(e.content))
 	to := from + 1 + st.rnd.IntN(len(e.content)-from)
 	var err error
@@ -311,6 +333,8 @@ func (st *story) act() {
 		}
 	case op == 3:
 		err = st.store.Check()
+	case op == 8:
+		err = st.takeIn()
 	case e.part == nil:
 		var have Spans
 		e.part, have, _, err = st.store.Part(d)
@@ -359,6 +383,52 @@ func (st *story) act() {
 		}
 	}
 	st.steps = append(st.steps, fmt.Sprintf("%d on %.15s: %v", op, d, err))
+}
+
+// takeIn takes some digests in together, and sometimes ends before they have names.
+func (st *story) takeIn() error {
+	var ds []digest.Digest
+	group := st.all[:1+st.rnd.IntN(len(st.all))]
+	for _, e := range group {
+		name := e.digest()
+		if st.rnd.IntN(4) == 0 {
+			name = "" // not known yet
+		}
+		in, err := st.store.Incoming(name)
+		if err != nil {
+			return err
+		}
+		_, err = in.Write(e.content[:len(e.content)/2])
+		if err == nil && st.rnd.IntN(8) == 0 {
+			return errors.Join(in.Close(), errors.New("ended in the middle"))
+		}
+		if err == nil {
+			_, err = in.Write(e.content[len(e.content)/2:])
+		}
+		if err == nil {
+			err = in.Finish(e.digest())
+		}
+		if err := errors.Join(err, in.Close()); err != nil {
+			return err
+		}
+		ds = append(ds, e.digest())
+	}
+	if st.rnd.IntN(4) == 0 {
+		for _, d := range ds {
+			if err := st.store.RemoveIncoming(d); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, e := range group {
+		e.may = true
+	}
+	err := st.store.Place(ds, func(_ digest.Digest, change func() error) error { return change() })
+	for _, e := range group {
+		e.must = e.must || err == nil
+	}
+	return err
 }
 
 // checkPart checks that what was saved of a part is found again.
@@ -488,6 +558,7 @@ func tell(t *testing.T, seed uint64, crashAt, failEvery int) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.few = 2
 	files.steps, files.crashAt, files.failEvery = 0, crashAt, failEvery
 	st := newStory(t, s, rnd)
 	for i := 0; i < 40 && !files.dead(); i++ {

@@ -46,6 +46,8 @@ type Store struct {
 	lock  *os.File
 	files Files
 	shelf shelf
+	// few is how many files are synced one by one: fewFiles, but in tests.
+	few int
 	// unsynced is set while a directory may have a name that a power cut would
 	// take, and all below it.
 	unsynced atomic.Bool
@@ -70,7 +72,7 @@ func OpenOn(files Files, dir string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{dir: dir, lock: lock, files: files}
+	s := &Store{dir: dir, lock: lock, files: files, few: fewFiles}
 	if err := s.checkVersion(); err != nil {
 		lock.Close()
 		return nil, err

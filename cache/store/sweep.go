@@ -11,9 +11,9 @@ import (
 // partKept is for how long a part is kept that nobody goes on with.
 const partKept = 7 * 24 * time.Hour
 
-// sweep removes what an earlier process has left among the parts and what no fill
+// sweep removes what an earlier process has left among the parts and what nobody
 // will use: temporary files, parts without a note of what is in them, and those
-// that have waited for partKept. It runs before there are parts of this process.
+// that have waited for partKept, as has what was being taken in. It runs before there are parts of this process.
 // What can not be removed stays: it takes room, no more.
 func (s *Store) sweep(now time.Time) {
 	dir := filepath.Join(s.dir, ingestDir)
@@ -21,8 +21,15 @@ func (s *Store) sweep(now time.Time) {
 	if err != nil {
 		return
 	}
-	kept := map[string]bool{} // parts, by their name without its extension
+	kept := map[string]bool{}     // parts, by their name without its extension
+	incoming := map[string]bool{} // files of what was being taken in
 	for _, f := range files {
+		if base, ok := strings.CutSuffix(f.Name(), incomingSuffix); ok {
+			if st, err := f.Info(); err == nil && now.Sub(st.ModTime()) <= partKept && digestOf(base) != "" {
+				incoming[f.Name()] = true
+			}
+			continue
+		}
 		base, noted := strings.CutSuffix(f.Name(), noteSuffix)
 		whole := false
 		if !noted {
@@ -40,7 +47,7 @@ func (s *Store) sweep(now time.Time) {
 	}
 	for _, f := range files {
 		base, ext, _ := strings.Cut(f.Name(), ".")
-		if f.Type().IsRegular() && !(kept[base] && slices.Contains([]string{partSuffix, wholeSuffix, noteSuffix}, "."+ext)) {
+		if f.Type().IsRegular() && !incoming[f.Name()] && !(kept[base] && slices.Contains([]string{partSuffix, wholeSuffix, noteSuffix}, "."+ext)) {
 			_ = os.Remove(filepath.Join(dir, f.Name()))
 		}
 	}

@@ -3,8 +3,10 @@ package index
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go/v1"
 	"go.etcd.io/bbolt"
 )
 
@@ -17,52 +19,94 @@ type Change struct {
 	Record Tag
 	// How it was seen, for the ledger.
 	How Seen
+	// NotOlder leaves a tag as it is of which the record was checked after Record.
+	NotOlder bool
 	// Moved, where it is not nil, is called with what the tag stood for before,
 	// where that was something else, once the change is kept.
 	Moved func(from digest.Digest)
 	// Links are digests that the repository may serve.
 	Links map[digest.Digest]Link
+	// Referrers are added to those that are known of a digest of the repository. Checked
+	// counts where none were known.
+	Referrers map[digest.Digest]List
 	// Blobs is content that has been stored or verified.
 	Blobs map[digest.Digest]Blob
 }
 
-// Put remembers all of c. When it returns nil that outlives a crash.
-func (ix *Index) Put(c Change) error {
-	tag := join(c.Upstream, c.Repository, c.Tag)
-	var touched *Tag
-	if c.Tag != "" {
-		ix.mu.Lock()
-		if t, ok := ix.touched[string(tag)]; ok {
-			touched = &t
+// Put remembers all of the changes, or nothing. When it returns nil that outlives a
+// crash.
+func (ix *Index) Put(changes ...Change) error {
+	touched := make([]*Tag, len(changes))
+	for i, c := range changes {
+		if c.Tag != "" {
+			tag := string(join(c.Upstream, c.Repository, c.Tag))
+			ix.mu.Lock()
+			if t, ok := ix.touched[tag]; ok {
+				touched[i] = &t
+			}
+			delete(ix.touched, tag)
+			ix.mu.Unlock()
 		}
-		delete(ix.touched, string(tag))
-		ix.mu.Unlock()
-	}
-	if c.Tag != "" || len(c.Links) > 0 {
-		ix.backupSoon()
+		if c.Tag != "" || len(c.Links) > 0 {
+			ix.backupSoon()
+		}
 	}
 	return ix.batch(func(tx *bbolt.Tx) error {
-		if c.Tag != "" {
-			if err := ix.putTag(tx, tag, c, touched); err != nil {
-				return err
-			}
-		}
-		for d, l := range c.Links {
-			if err := putJSON(tx.Bucket(linksBucket), join(c.Upstream, c.Repository, d.String()), l); err != nil {
-				return err
-			}
-		}
-		for d, b := range c.Blobs {
-			key := blobKey(d)
-			if key == nil {
-				return fmt.Errorf("no digest that is stored: %q", d)
-			}
-			if err := ix.setBlob(tx, key, &b); err != nil {
+		for i, c := range changes {
+			if err := ix.apply(tx, c, touched[i]); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// apply puts c. touched is the record of its tag before, where that is not written
+// yet.
+func (ix *Index) apply(tx *bbolt.Tx, c Change, touched *Tag) error {
+	if c.Tag != "" {
+		if err := ix.putTag(tx, join(c.Upstream, c.Repository, c.Tag), c, touched); err != nil {
+			return err
+		}
+	}
+	for d, l := range c.Links {
+		if err := putJSON(tx.Bucket(linksBucket), join(c.Upstream, c.Repository, d.String()), l); err != nil {
+			return err
+		}
+	}
+	for d, l := range c.Referrers {
+		if err := addReferrers(tx, join(Referrers, c.Upstream, c.Repository, d.String()), l); err != nil {
+			return err
+		}
+	}
+	for d, b := range c.Blobs {
+		key := blobKey(d)
+		if key == nil {
+			return fmt.Errorf("no digest that is stored: %q", d)
+		}
+		if err := ix.setBlob(tx, key, &b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addReferrers adds those of more that are not in the list at key.
+func addReferrers(tx *bbolt.Tx, key []byte, more List) error {
+	b, l := tx.Bucket(listsBucket), List{}
+	if j := b.Get(key); j == nil || json.Unmarshal(j, &l) != nil {
+		l = List{Checked: more.Checked}
+	}
+	known := len(l.Referrers)
+	for _, r := range more.Referrers {
+		if !slices.ContainsFunc(l.Referrers, func(k v1.Descriptor) bool { return k.Digest == r.Digest }) {
+			l.Referrers = append(l.Referrers, r)
+		}
+	}
+	if known > 0 && len(l.Referrers) == known {
+		return nil
+	}
+	return putJSON(b, key, l)
 }
 
 // putTag puts the record of a tag, and observes it. touched is the record before,
@@ -72,6 +116,9 @@ func (ix *Index) putTag(tx *bbolt.Tx, tag []byte, c Change, touched *Tag) error 
 	was := readTag(b, tag)
 	if touched != nil {
 		was = *touched
+	}
+	if c.NotOlder && was.Checked.After(c.Record.Checked) {
+		return putJSON(b, tag, was)
 	}
 	from, err := ix.observe(tx, tag, was, c.Record.Digest, c.How, c.Record.Checked)
 	if err != nil {

@@ -35,6 +35,8 @@ const (
 	SeenGet  Seen = "get"
 	// SeenRevalidation: the upstream was asked whether the tag still stood.
 	SeenRevalidation Seen = "revalidation"
+	// SeenImport: a bundle says so, of the time when its cache was told.
+	SeenImport Seen = "import"
 )
 
 // Observation is what a tag stood for during a time.

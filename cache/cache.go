@@ -135,6 +135,8 @@ type Cache struct {
 	closed bool
 	fills  map[digest.Digest]*blobFill
 	claims map[digest.Digest]chan struct{} // closed when given up, see claim
+	// importing is the import that runs; nil where none does.
+	importing *Import
 
 	// moves counts the tags that have moved.
 	moves atomic.Uint64

@@ -25,11 +25,12 @@ func (c *Cache) awaitClaim(d digest.Digest) {
 	}
 }
 
-// tryClaim takes the claim on d, unless it is taken or a fill of d runs.
+// tryClaim takes the claim on d, unless it is taken, a fill of d runs or an import
+// holds it.
 func (c *Cache) tryClaim(d digest.Digest) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.claims[d] != nil || c.fills[d] != nil {
+	if c.claims[d] != nil || c.fills[d] != nil || c.imports(d) {
 		return false
 	}
 	c.claims[d] = make(chan struct{})

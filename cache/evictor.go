@@ -191,11 +191,15 @@ func (e *evictor) look() (held, error) {
 		return h, err
 	}
 	var onDisk int64
+	importing := c.heldByImport()
+	here, coming := c.incoming(list)
+	h.parts, h.coming = here, coming
 	for _, u := range list {
 		onDisk += u.Bytes
 		expected, fills := running[u.Digest]
 		switch {
-		case !fills:
+		case u.Incoming && importing[u.Digest]:
+		case !fills || u.Incoming:
 			h.idle = append(h.idle, u)
 			h.parts += u.Bytes
 		case expected > 0:
@@ -286,14 +290,14 @@ func (e *evictor) dropPlanned(done *evicted, need evict.Need, idle []store.Unfin
 	c := e.cache
 	e.takeUses()
 	e.forgetServed(promiseFor)
-	promised, kept := e.promised(), e.retain(need.Limit)
+	promised, kept, importing := e.promised(), e.retain(need.Limit), c.heldByImport()
 	pinned, err := e.pins.protected(c.ctx, c)
 	if err != nil {
 		c.log.Error("the index could not be read to evict by", zap.Error(err))
 		return
 	}
 	item := func(d digest.Digest, b index.Blob) evict.Item {
-		return evict.Item{Size: b.Stamp.Size, Age: now.Sub(b.Used), Uses: b.Uses, Pinned: pinned[d] || kept[d], Promised: promised[d]}
+		return evict.Item{Size: b.Stamp.Size, Age: now.Sub(b.Used), Uses: b.Uses, Pinned: pinned[d] || kept[d] || importing[d], Promised: promised[d]}
 	}
 	part := func(u store.Unfinished) evict.Item {
 		return evict.Item{Size: u.Bytes, Age: now.Sub(u.Touched), Uses: 1}

@@ -180,6 +180,8 @@ func (m *memory) setList(key string, l index.List) {
 	m.replace(name{kind: ofList, reference: key}, l, cost+int64(len(l.Referrers))*entryCost)
 }
 
+func (m *memory) dropList(key string) { m.drop(name{kind: ofList, reference: key}) }
+
 // get gives the entry of n, nil where there is none.
 func (m *memory) get(n name) *entry {
 	if m.lru == nil {

@@ -1,6 +1,12 @@
 package operator_test
 
 import (
+	"archive/tar"
+	"bytes"
+	"encoding/json"
+
+	"github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/entrepot-dev/entrepot/cache"
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/e2e/image"
@@ -54,6 +60,7 @@ var exercises = []exercise{
 	{says: "That an image is to stay", method: "POST", name: "pin", query: "reference=nginx:1.27"},
 	{says: "What is to stay", method: "GET", name: "images", query: "pinned=true"},
 	{says: "That it need not stay", method: "POST", name: "unpin", query: "reference=nginx:1.27"},
+	{says: "An image layout that does not say what its image is called", method: "POST", name: "import", query: "name=app:2&bytes=10240", file: "layout.tar", upload: layout},
 	{says: "At 50 MiB a second", method: "POST", name: "scrub", query: "rate=52428800"},
 }
 
@@ -68,6 +75,36 @@ func begin(w *world) {
 		w.hub.Push("library/app", "stable", app)
 		w.pull("app:stable", app, "")
 	}
+}
+
+// layout makes an image layout of one image, as a tar.
+func layout(w *world) []byte {
+	var b bytes.Buffer
+	t := tar.NewWriter(&b)
+	add := func(name string, content []byte) {
+		w.t.Helper()
+		if err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(content)), Mode: 0o644}); err != nil {
+			w.t.Fatal(err)
+		}
+		if _, err := t.Write(content); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	i := image.New(image.Options{Seed: 20})
+	index, err := json.Marshal(v1.Index{MediaType: v1.MediaTypeImageIndex, Manifests: []v1.Descriptor{i.Descriptor()}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	add(v1.ImageLayoutFile, []byte(`{"imageLayoutVersion":"1.0.0"}`))
+	add(v1.ImageIndexFile, index)
+	add("blobs/sha256/"+i.Digest.Encoded(), i.Bytes())
+	for d, content := range i.Blobs {
+		add("blobs/sha256/"+d.Encoded(), content)
+	}
+	if err := t.Close(); err != nil {
+		w.t.Fatal(err)
+	}
+	return b.Bytes()
 }
 
 // schemas are the types that the schemas of openapi.yaml describe.
@@ -86,6 +123,8 @@ var schemas = map[string]any{
 	"ImageConfig":       operator.ImageConfig{},
 	"ImagePlatform":     cache.ImagePlatform{},
 	"Images":            cache.Images{},
+	"Imported":          cache.Imported{},
+	"ImportedImage":     cache.ImportedImage{},
 	"Inspected":         operator.Inspected{},
 	"InspectedManifest": operator.InspectedManifest{},
 	"Inspection":        operator.Inspection{},

@@ -70,6 +70,7 @@ func New(o Options) *API {
 	a.get("status", a.status)
 	a.get("explain", a.explain)
 	a.stream("scrub", a.scrub)
+	a.stream("import", a.importArchive)
 	a.post("reload", a.reload)
 	a.get("history", a.history)
 	a.get("diff", a.diff)
@@ -136,6 +137,9 @@ func (a *API) document(method, name string, f func(r *http.Request) (any, error)
 // stream serves lines while f runs; it ends f's context when the client goes away.
 func (a *API) stream(name string, f func(ctx context.Context, r *http.Request, tell Tell) (any, error)) {
 	a.handle("POST", name, func(w http.ResponseWriter, r *http.Request) {
+		// How far it has come is told while the request is still read. HTTP/2 can do
+		// nothing else, and knows no such call.
+		_ = http.NewResponseController(w).EnableFullDuplex()
 		writeLines(w, r, f)
 	})
 }

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/entrepot-dev/entrepot/bundle"
+	"github.com/entrepot-dev/entrepot/cache"
+	"github.com/entrepot-dev/entrepot/operator"
+)
+
+func newImport(p *process) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "import ARCHIVE...",
+		Short: "Take in images that were carried here in a file",
+		Long: `Import takes in bundles that export has written: a file, a directory, or volumes, of
+which one may be named and the others are found. The images are served by the same names,
+tags and digests as where they come from, also offline, with the signatures and SBOMs
+that came with them. Plain OCI image layouts and what docker save writes are taken as
+well; - is standard input.
+
+All of an archive is verified before any of it becomes visible. One that is wrong,
+truncated or hostile is refused whole, with the reason. What is here already is not
+written again, so that an import that was interrupted goes on where it was. A tag that
+was seen to stand for something else since is not made older.`,
+		Example: `  entrepot import bundle.tar
+  entrepot import bundle.tar.001                 the other volumes are found beside it
+  entrepot import --name docker.io/library/app:1 layout.tar
+  docker save app:1 | entrepot import -`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: p.operates(p.importArchives),
+	}
+	cmd.Flags().String("name", "", "`reference` of the image, where an archive has one and does not say it, or says another")
+	addOperatorFlags(cmd.Flags())
+	return cmd
+}
+
+func (p *process) importArchives(o *operation, cmd *cobra.Command, args []string) error {
+	asJSON, err := asJSON(cmd)
+	if err != nil {
+		return err
+	}
+	name, err := cmd.Flags().GetString("name")
+	if err != nil {
+		return err
+	}
+	if name != "" && len(args) > 1 {
+		return misuse{errors.New("--name is for one archive")}
+	}
+	var all cache.Imported
+	for n, arg := range args {
+		if arg == "-" && len(args) > 1 {
+			return misuse{fmt.Errorf("- is standard input, and stands alone (argument %d)", n+1)}
+		}
+	}
+	if args[0] == "-" {
+		err = p.importArchive(o, "standard input", name, 0, io.NopCloser(cmd.InOrStdin()), &all)
+	} else {
+		err = p.importFiles(o, args, name, &all)
+	}
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return writeJSON(p.stdout, all)
+	}
+	return writeImported(p.stdout, &all)
+}
+
+func (p *process) importFiles(o *operation, paths []string, name string, all *cache.Imported) error {
+	sources, err := bundle.Archives(paths)
+	if err != nil {
+		return err
+	}
+	for _, s := range sources {
+		r, err := s.Open()
+		if err != nil {
+			return err
+		}
+		if err := p.importArchive(o, s.Name, name, s.Size, r, all); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sent is what is sent, by another goroutine, and why that broke off.
+type sent struct {
+	io.ReadCloser
+	err atomic.Pointer[error]
+}
+
+func (s *sent) Read(b []byte) (int, error) {
+	n, err := s.ReadCloser.Read(b)
+	if err != nil && err != io.EOF {
+		s.err.Store(&err)
+	}
+	return n, err
+}
+
+// importArchive sends r, which it closes, and adds to all what has become of it.
+func (p *process) importArchive(o *operation, what, name string, size int64, r io.ReadCloser, all *cache.Imported) error {
+	q := url.Values{"bytes": {strconv.FormatInt(size, 10)}}
+	if name != "" {
+		q.Set("name", name)
+	}
+	body := &sent{ReadCloser: r}
+	defer body.Close()
+	progress := p.newProgress("import")
+	var done cache.Imported
+	err := o.Upload(o.ctx, "import", q, body, func(event json.RawMessage) error {
+		var s operator.Progress
+		if err := json.Unmarshal(event, &s); err != nil {
+			return err
+		}
+		progress.tell(s)
+		return nil
+	}, &done)
+	progress.end()
+	switch e := (*operator.Error)(nil); {
+	case err == nil:
+	case errors.As(err, &e):
+		return fmt.Errorf("%s: nothing of it is taken in: %w", what, err)
+	case body.err.Load() != nil:
+		return *body.err.Load()
+	default:
+		return fmt.Errorf("%s: %w", what, unwrapURL(err))
+	}
+	all.Images = append(all.Images, done.Images...)
+	all.Blobs += done.Blobs
+	all.Bytes += done.Bytes
+	all.BlobsThere += done.BlobsThere
+	all.BytesThere += done.BytesThere
+	return nil
+}
+
+// writeImported prints what was taken in for people.
+func writeImported(w io.Writer, done *cache.Imported) error {
+	tw := newTable(w)
+	fmt.Fprintln(tw, "IMAGE\tDIGEST\tPLATFORMS\tNEW BLOBS\tALREADY THERE\tNEW BYTES")
+	for _, i := range done.Images {
+		platforms := strings.Join(i.Platforms, ",")
+		if platforms == "" {
+			platforms = "-"
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%d\t%s\n", i.Reference, i.Digest, platforms, i.Blobs, i.BlobsThere, units.BytesSize(float64(i.Bytes)))
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	for _, i := range done.Images {
+		if i.Note != "" {
+			fmt.Fprintf(w, "%s: %s\n", i.Reference, i.Note)
+		}
+	}
+	_, err := fmt.Fprintf(w, "new: %d blobs, %s; already there: %d blobs, %s\n",
+		done.Blobs, units.BytesSize(float64(done.Bytes)), done.BlobsThere, units.BytesSize(float64(done.BytesThere)))
+	return err
+}

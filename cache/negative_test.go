@@ -217,6 +217,10 @@ func (m *metered) SparePull(context.Context) error {
 	return &oci.Error{Code: oci.CodeTooManyRequests, Message: "3 more pulls"}
 }
 
+func (m *metered) SparePulls(ctx context.Context, _ int) (time.Duration, error) {
+	return 0, m.SparePull(ctx)
+}
+
 func TestNoPullIsSpentOnATagThatIsHereWhereNoneIsSpared(t *testing.T) {
 	for _, silent := range []bool{false, true} {
 		t.Run(fmt.Sprintf("silent on HEAD %v", silent), func(t *testing.T) {

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
@@ -16,6 +17,9 @@ type Metered interface {
 	// here already, to refresh it or ahead of a client. It gives nil, or an
 	// *oci.Error that says why what is left is kept for what is not here.
 	SparePull(ctx context.Context) error
+	// SparePulls is SparePull for n pulls at a time. With the error it says when more
+	// are granted; zero where that is not known.
+	SparePulls(ctx context.Context, n int) (again time.Duration, err error)
 }
 
 // Origin is one upstream as the cache sees it. All methods are safe for

@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
@@ -105,4 +106,11 @@ func (l *Live) SparePull(ctx context.Context) error {
 	r, done := l.ask()
 	defer done()
 	return r.SparePull(ctx)
+}
+
+// SparePulls is Registry.SparePulls.
+func (l *Live) SparePulls(ctx context.Context, n int) (again time.Duration, err error) {
+	r, done := l.ask()
+	defer done()
+	return r.SparePulls(ctx, n)
 }

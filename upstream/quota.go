@@ -231,28 +231,29 @@ func (g *governor) expire(q *quota) {
 	g.metrics.RateReset.DeleteLabelValues(g.upstream)
 }
 
-// spare tells whether the account that was answered last has pulls beyond the
-// reserve, and how many are left. A reserve of more than half of what is granted
-// counts as half. What is not known is not spared.
-func (g *governor) spare(reserve int) (left int, ok bool) {
+// spare tells whether the account that was answered last has n pulls beyond the
+// reserve, how many are left, and where it has not, when it is granted more; zero
+// where that is not known. A reserve of more than half of what is granted counts as
+// half. What is not known is not spared.
+func (g *governor) spare(reserve, n int) (left int, wait time.Duration, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	q := g.accounts[g.last]
 	now := time.Now()
 	switch {
 	case now.Before(g.all.until):
-		return 0, false
+		return 0, g.all.until.Sub(now), false
 	case q == nil:
-		return 0, true
+		return 0, 0, true
 	case now.Before(q.pulls.until):
-		return 0, false
+		return 0, q.pulls.until.Sub(now), false
 	case !q.known:
-		return 0, true
+		return 0, 0, true
 	}
 	if q.limit > 0 {
 		reserve = min(reserve, q.limit/2)
 	}
-	return q.remaining, q.remaining > reserve
+	return q.remaining, q.resets.Sub(now), q.remaining-n >= reserve
 }
 
 // readQuota reads the first number of s, and the window behind it:
@@ -277,22 +278,29 @@ func readQuota(s string) (n int, window time.Duration, ok bool) {
 // SparePull tells whether a manifest may be fetched now for the sake of what is
 // here already, to refresh it or ahead of a client. It gives nil, or an
 // *oci.Error where what the upstream still grants is kept for what is not here.
-func (r *Registry) SparePull(context.Context) error {
-	var why error
+func (r *Registry) SparePull(ctx context.Context) error {
+	_, err := r.SparePulls(ctx, 1)
+	return err
+}
+
+// SparePulls is SparePull for n pulls at a time. With the error it says when the
+// upstream grants more; zero where that is not known.
+func (r *Registry) SparePulls(_ context.Context, n int) (again time.Duration, err error) {
 	for _, ep := range r.endpoints {
 		if _, _, refused := ep.breaker.refusal(); refused {
 			continue
 		}
-		left, ok := ep.governor.spare(r.reserve)
+		left, wait, ok := ep.governor.spare(r.reserve, n)
 		if ok {
-			return nil
+			return 0, nil
 		}
-		if why == nil {
-			why = &oci.Error{Code: oci.CodeTooManyRequests, Message: fmt.Sprintf(
+		if err == nil {
+			again = max(wait, 0)
+			err = &oci.Error{Code: oci.CodeTooManyRequests, Message: fmt.Sprintf(
 				"upstream %s grants %d more pulls, which are kept for what is not in the cache; upstreams.%s.quota_reserve bounds that", r.name, left, r.name)}
 		}
 	}
-	return why
+	return again, err
 }
 
 // reasonHeld is that of a request which was not sent, for the upstream would

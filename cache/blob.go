@@ -58,6 +58,9 @@ func (c *Cache) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob
 	if b := c.hotBlob(t); b != nil {
 		return b, Outcome{Status: Hit}, nil
 	}
+	if b := c.hotFile(ctx, t); b != nil {
+		return b, Outcome{Status: Hit}, nil
+	}
 	t = owned(t)
 	link, linked := c.link(t.Upstream, t.Repository, t.Digest)
 	if linked {

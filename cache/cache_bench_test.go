@@ -78,18 +78,18 @@ func BenchmarkLargeBlobHit(b *testing.B) {
 	}
 }
 
-func TestHotManifestsAndSmallBlobsAreFoundWithoutAnAllocation(t *testing.T) {
+func TestWhatIsHotIsFoundWithoutAnAllocation(t *testing.T) {
 	if raced {
 		t.Skip("the race detector allocates")
 	}
-	c, tag, small, _ := warmed(t)
+	c, tag, small, large := warmed(t)
 	ctx := t.Context()
 	m, _, err := c.Manifest(ctx, tag, rewrite.Accept{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	byDigest := digested(tag.Repository, m.Digest)
-	blob := digested(tag.Repository, small)
+	blob, big := digested(tag.Repository, small), digested(tag.Repository, large)
 	// It is in memory once it has been read from disk, a moment after the fill.
 	for try := 0; ; try++ {
 		if _, here, _ := c.memory.blob(small); here {
@@ -101,6 +101,20 @@ func TestHotManifestsAndSmallBlobsAreFoundWithoutAnAllocation(t *testing.T) {
 		c.memory.lru.Wait()
 		time.Sleep(10 * time.Millisecond)
 	}
+	// The large one is a hit once its fill has ended, behind its last byte.
+	for try := 0; ; try++ {
+		b, o, err := c.Blob(ctx, big, oci.Whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Close()
+		if o.Status == Hit {
+			break
+		} else if try == 3000 {
+			t.Fatal("the large blob is never a hit")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 	for what, ask := range map[string]func() (Outcome, error){
 		"manifest by tag":    func() (Outcome, error) { _, o, err := c.Manifest(ctx, tag, rewrite.Accept{}); return o, err },
 		"manifest by digest": func() (Outcome, error) { _, o, err := c.Manifest(ctx, byDigest, rewrite.Accept{}); return o, err },
@@ -108,6 +122,13 @@ func TestHotManifestsAndSmallBlobsAreFoundWithoutAnAllocation(t *testing.T) {
 		"HEAD by digest":     func() (Outcome, error) { _, o, err := c.Describe(ctx, byDigest, rewrite.Accept{}); return o, err },
 		"small blob": func() (Outcome, error) {
 			b, o, err := c.Blob(ctx, blob, oci.Whole)
+			if err == nil {
+				err = b.Close()
+			}
+			return o, err
+		},
+		"large blob": func() (Outcome, error) {
+			b, o, err := c.Blob(ctx, big, oci.Whole)
 			if err == nil {
 				err = b.Close()
 			}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
@@ -27,8 +28,18 @@ type storedBlob struct {
 	unverified bool
 }
 
-func (b *storedBlob) Size() int64  { return b.size }
-func (b *storedBlob) Close() error { return b.file.Close() }
+// storedBlobs are used again: each hit wants one.
+var storedBlobs = sync.Pool{New: func() any { return new(storedBlob) }}
+
+func (b *storedBlob) Size() int64 { return b.size }
+
+// Close may be called once.
+func (b *storedBlob) Close() error {
+	file := b.file
+	*b = storedBlob{}
+	storedBlobs.Put(b)
+	return file.Close()
+}
 
 // Send of the whole of an unverified blob holds the last chunk back until it has
 // been hashed; that of a range has it hashed behind.

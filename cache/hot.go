@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"context"
 	"strings"
 	"time"
 
@@ -72,6 +73,37 @@ func (c *Cache) hotBlob(t rewrite.Target) Blob {
 		c.uses.note(d, false)
 	}
 	return b
+}
+
+// hotFile gives the blob that t names where it is large, its file is open, and
+// memory knows that it is verified and by when to do so again; else nil.
+func (c *Cache) hotFile(ctx context.Context, t rewrite.Target) Blob {
+	if _, linked := c.memory.link(t.Upstream, t.Repository, t.Digest); !linked {
+		return nil
+	}
+	known, d := c.memory.verifiedBlob(t.Digest)
+	if known == nil || c.isDue(known) || c.isUnfit(d) {
+		return nil
+	}
+	file, stamp := c.store.ShareOpen(d)
+	if file == nil {
+		return nil
+	}
+	if stamp != known.stamp {
+		_ = file.Close() // it was only read
+		return nil
+	}
+	c.uses.note(d, false)
+	b := storedBlobs.Get().(*storedBlob)
+	*b = storedBlob{ctx: ctx, cache: c, digest: d, file: file, size: stamp.Size}
+	return b
+}
+
+// isDue tells whether what is known of a blob is so old that it is to be verified
+// while it is sent.
+func (c *Cache) isDue(known *verified) bool {
+	after := c.settings().ReverifyAfter
+	return known.at.IsZero() || after > 0 && time.Since(known.at) > after
 }
 
 // owned copies what of t may lie in somebody's buffer.

@@ -49,7 +49,8 @@ func (c *Cache) keptBlob(ctx context.Context, d digest.Digest, size int64) (Blob
 		if file == nil || err != nil {
 			return nil, err
 		}
-		b := &storedBlob{ctx: ctx, cache: c, digest: d, file: file, size: stamp.Size}
+		b := storedBlobs.Get().(*storedBlob)
+		*b = storedBlob{ctx: ctx, cache: c, digest: d, file: file, size: stamp.Size}
 		if stamp.Size <= smallBlob {
 			return c.readVerified(b, stamp)
 		}
@@ -60,7 +61,7 @@ func (c *Cache) keptBlob(ctx context.Context, d digest.Digest, size int64) (Blob
 		case known == nil && c.filling(d) != nil:
 			// It has its name since a moment, and its record not yet: who
 			// follows the fill need not verify it again.
-			return nil, file.Close()
+			return nil, b.Close()
 		case known == nil && (size < 0 || size == stamp.Size):
 			b.unverified = true // the index has forgotten it
 			return b, nil
@@ -68,12 +69,11 @@ func (c *Cache) keptBlob(ctx context.Context, d digest.Digest, size int64) (Blob
 			b.unverified = true
 			return b, nil
 		case known != nil && known.stamp == stamp:
-			after := c.settings().ReverifyAfter
-			b.unverified = known.at.IsZero() || after > 0 && time.Since(known.at) > after
+			b.unverified = c.isDue(known)
 			return b, nil
 		}
 		// Something has touched it, or cut it short.
-		if err := file.Close(); err != nil {
+		if err := b.Close(); err != nil {
 			return nil, err
 		}
 		v := c.verifying(d, foundOnOpen)

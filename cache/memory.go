@@ -139,6 +139,21 @@ func (m *memory) smallBlob(d digest.Digest) (Blob, digest.Digest) {
 	return e.value.(Blob), digest.Digest(e.name.reference)
 }
 
+// verifiedBlob gives how the file of d looked when it was verified, with its digest;
+// nil where that is not known.
+func (m *memory) verifiedBlob(d digest.Digest) (*verified, digest.Digest) {
+	e := m.get(blobName(d))
+	if e == nil {
+		return nil, ""
+	}
+	v, ok := e.value.(*verified)
+	if !ok {
+		return nil, ""
+	}
+	m.m.MemoryHits.Inc()
+	return v, digest.Digest(e.name.reference)
+}
+
 func (m *memory) setBlob(d digest.Digest, b []byte) { m.set(blobName(d), memoryBlob(b), int64(len(b))) }
 
 func (m *memory) setVerified(d digest.Digest, v *verified) { m.replace(blobName(d), v, 0) }

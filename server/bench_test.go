@@ -206,10 +206,7 @@ func BenchmarkLargeBlobByTCP(b *testing.B) {
 	}
 	s := newShelf()
 	s.blobs[blobDigest] = &parcel{bytes: nil, send: func(w io.Writer, span oci.Span) (int64, error) {
-		if _, err := f.Seek(span.From, io.SeekStart); err != nil {
-			return 0, err
-		}
-		return w.(io.ReaderFrom).ReadFrom(&io.LimitedReader{R: f, N: span.To - span.From})
+		return w.(*pacer).SendFile(f, span.From, span.To)
 	}}
 	_, base := start(b, sized{s, size})
 	conn, err := net.Dial("tcp", base[len("http://"):])

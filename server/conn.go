@@ -3,7 +3,6 @@ package server
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"io"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -29,7 +28,7 @@ type conn struct {
 	readBy  time.Time
 	pending bool
 
-	// socket is set where the client speaks plain TCP.
+	// socket is set on Linux where the client speaks TCP.
 	socket *socket
 
 	// said is the last Accept header that was read, and accept what it means;
@@ -81,14 +80,6 @@ func (c *conn) enter(phase int32) {
 	}
 }
 
-// ReadFrom is sendfile's way in.
-func (c *conn) ReadFrom(r io.Reader) (int64, error) {
-	if dst, ok := c.Conn.(io.ReaderFrom); ok {
-		return dst.ReadFrom(r)
-	}
-	return io.Copy(writerOnly{c.Conn}, r)
-}
-
 func (c *conn) Close() error {
 	if !c.closed.Swap(true) {
 		c.server.door.leave(c.from)
@@ -110,13 +101,27 @@ func (c *conn) Read(b []byte) (int, error) {
 			return 0, err
 		}
 	}
-	n, err := c.Conn.Read(b)
+	n, err := c.receive(b)
 	if !c.greeted && n > 0 && c.server.tls != nil {
 		if plain := c.checkScheme(b[:n]); plain != nil {
 			return 0, plain
 		}
 	}
 	return n, err
+}
+
+func (c *conn) receive(b []byte) (int, error) {
+	if c.socket != nil {
+		return c.socket.read(b)
+	}
+	return c.Conn.Read(b)
+}
+
+func (c *conn) Write(b []byte) (int, error) {
+	if c.socket != nil {
+		return c.socket.write(b)
+	}
+	return c.Conn.Write(b)
 }
 
 // setReadDeadline gives who is still sending a request little time once the

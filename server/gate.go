@@ -49,11 +49,7 @@ func (g gate) Accept() (net.Conn, error) {
 			g.s.refuseConn(raw, refusal)
 			continue
 		}
-		c := &conn{Conn: raw, server: g.s, from: from}
-		if g.s.tls == nil {
-			c.socket = newSocket(raw)
-		}
-		return c, nil
+		return &conn{Conn: raw, server: g.s, from: from, socket: newSocket(raw)}, nil
 	}
 }
 

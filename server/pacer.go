@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/entrepot-dev/entrepot/cache"
@@ -17,15 +18,18 @@ const (
 	largeBody = 64 << 10
 	// largeSpan is that of blobs, which are files from here on.
 	largeSpan = 32 << 10
-	// piece is what is passed on at a time, by one sendfile: within one call
-	// nobody would see whether it moves.
+	// piece is what is passed on at a time: within one call nobody would see
+	// whether it moves.
 	piece = 512 << 10
-	// filePiece is that where each wait is seen: it is how long a server that
-	// stops may have to wait.
+	// filePiece is that of a file where each wait is seen: it is how long a server
+	// that stops may have to wait.
 	filePiece = 2 << 20
 	// tlsPiece is that for TLS, a record: a connection whose write was cut
 	// short can not go on.
 	tlsPiece = 16 << 10
+	// copyPiece is what is read of a file at a time where it can not be sent as
+	// it is.
+	copyPiece = 32 << 10
 	// glance is how long a write waits that asks whether there is any room.
 	glance = 100 * time.Millisecond
 )
@@ -47,7 +51,7 @@ type pacer struct {
 	// socket is set where SendFile need not read the file. putsOff is putOff,
 	// and outlives an answer.
 	socket  *socket
-	putsOff func()
+	putsOff func(time.Time)
 
 	last     time.Time // when the deadline was last set
 	glancing bool
@@ -66,7 +70,7 @@ func (p *pacer) Write(b []byte) (int, error) {
 	}
 	written := 0
 	for len(b) > 0 {
-		p.putOff()
+		p.putOff(time.Now())
 		n, err := dst.Write(b[:min(len(b), most)])
 		written += n
 		p.took(int64(n))
@@ -85,14 +89,14 @@ func (p *pacer) Write(b []byte) (int, error) {
 // position, which others may share.
 func (p *pacer) SendFile(file cache.File, from, to int64) (int64, error) {
 	if !p.direct || p.socket == nil || to-from > p.left {
-		return p.ReadFrom(io.NewSectionReader(file, from, to-from))
+		return p.copyFile(file, from, to)
 	}
 	if p.putsOff == nil {
 		p.putsOff = p.putOff
 	}
 	at := from
 	for at < to {
-		p.putOff() // a deadline that has passed would let nothing begin
+		p.putOff(time.Now()) // a deadline that has passed would let nothing begin
 		n, err := p.socket.sendFile(file, at, int(min(to-at, filePiece)), p.putsOff)
 		at += n
 		p.took(n)
@@ -106,56 +110,16 @@ func (p *pacer) SendFile(file cache.File, from, to int64) (int64, error) {
 	return at - from, nil
 }
 
-// ReadFrom keeps to what package net turns into sendfile: an *os.File, bare or
-// in one *io.LimitedReader.
-func (p *pacer) ReadFrom(r io.Reader) (int64, error) {
-	limited, isLimited := r.(*io.LimitedReader)
-	if !isLimited {
-		limited = &io.LimitedReader{R: r, N: 1<<63 - 1}
-	}
-	dst, ok := p.w.(io.ReaderFrom)
-	var file io.Seeker
-	var begin int64
-	if p.direct {
-		dst, ok = p.conn.(io.ReaderFrom)
-		if ok {
-			file, ok = limited.R.(io.Seeker)
-		}
-		if ok {
-			var err error
-			begin, err = file.Seek(0, io.SeekCurrent)
-			ok = err == nil && limited.N <= p.left
-		}
-	}
-	if !ok {
-		return io.Copy(writerOnly{p}, r)
-	}
-	most := int64(p.piece())
-	var part io.LimitedReader
-	var total int64
-	for limited.N > 0 {
-		p.putOff()
-		part = io.LimitedReader{R: limited.R, N: min(limited.N, most)}
-		want := part.N
-		n, err := dst.ReadFrom(&part)
-		limited.N -= n
-		total += n
-		p.took(n)
-		switch {
-		case err == nil && n < want:
-			return total, nil // the file ends
-		case err == nil:
-		case !p.mayGoOn(n > 0, err):
-			return total, err
-		default:
-			// More may have been read from the file than was written.
-			if _, err := file.Seek(begin+total, io.SeekStart); err != nil {
-				return total, err
-			}
-		}
-	}
-	return total, nil
+// copyFile is SendFile where the bytes have to be read.
+func (p *pacer) copyFile(file cache.File, from, to int64) (int64, error) {
+	b := copyBuffers.Get().(*[copyPiece]byte)
+	defer copyBuffers.Put(b)
+	// Neither side is to bring a way of its own, and a buffer with it.
+	return io.CopyBuffer(writerOnly{p}, readerOnly{io.NewSectionReader(file, from, to-from)}, b[:])
 }
+
+// copyBuffers are for TLS, where each answer wants one.
+var copyBuffers = sync.Pool{New: func() any { return new([copyPiece]byte) }}
 
 func (p *pacer) piece() int {
 	if _, ok := p.conn.(*tls.Conn); ok {
@@ -192,8 +156,8 @@ func (p *pacer) mayGoOn(moved bool, err error) bool {
 	return true
 }
 
-func (p *pacer) putOff() {
-	now := time.Now()
+// putOff puts the deadline off, now that something moves or begins to.
+func (p *pacer) putOff(now time.Time) {
 	if p.first.IsZero() {
 		p.first = now
 	}
@@ -205,4 +169,7 @@ func (p *pacer) putOff() {
 	_ = p.conn.SetWriteDeadline(now.Add(p.stall))
 }
 
-type writerOnly struct{ io.Writer }
+type (
+	writerOnly struct{ io.Writer }
+	readerOnly struct{ io.Reader }
+)

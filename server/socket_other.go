@@ -5,6 +5,7 @@ package server
 import (
 	"errors"
 	"net"
+	"time"
 
 	"github.com/entrepot-dev/entrepot/cache"
 )
@@ -14,6 +15,10 @@ type socket struct{}
 
 func newSocket(net.Conn) *socket { return nil }
 
-func (*socket) sendFile(cache.File, int64, int, func()) (int64, error) {
+func (*socket) sendFile(cache.File, int64, int, func(time.Time)) (int64, error) {
 	return 0, errors.ErrUnsupported
 }
+
+func (*socket) read([]byte) (int, error) { return 0, errors.ErrUnsupported }
+
+func (*socket) write([]byte) (int, error) { return 0, errors.ErrUnsupported }

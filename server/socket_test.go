@@ -6,13 +6,19 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/entrepot-dev/entrepot/cache"
 	"github.com/entrepot-dev/entrepot/oci"
@@ -98,5 +104,120 @@ func TestFileThatEndsEarlyCutsTheAnswerOff(t *testing.T) {
 	defer resp.Body.Close()
 	if got, err := io.Copy(io.Discard, resp.Body); err == nil || got > 100_000 {
 		t.Errorf("got %d bytes, %v; want an error, and no more than the file has", got, err)
+	}
+}
+
+// ends gives a socket and the client at its other end.
+func ends(t *testing.T) (*socket, *net.TCPConn, net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	ours, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ours.Close() })
+	return newSocket(ours), ours.(*net.TCPConn), client
+}
+
+// A client that takes its time has the socket full again and again, also in the
+// middle of a piece; and what is sent need not be in the page cache.
+func TestSocketSendsToAClientThatTakesItsTime(t *testing.T) {
+	content := make([]byte, 9<<20+17)
+	_, _ = rand.Read(content)
+	file, err := os.Create(filepath.Join(t.TempDir(), "blob"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := file.Write(content); err != nil {
+		t.Fatal(err)
+	}
+	for _, cold := range []bool{false, true} {
+		if cold {
+			if err := file.Sync(); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s, ours, client := ends(t)
+		got := make(chan []byte)
+		go func() {
+			var all []byte
+			b := make([]byte, 300_000)
+			for len(all) < len(content) {
+				n, err := client.Read(b)
+				all = append(all, b[:n]...)
+				if err != nil {
+					t.Error(err)
+					break
+				}
+				if len(all)%7 == 0 {
+					time.Sleep(time.Millisecond)
+				}
+			}
+			got <- all
+		}()
+		_ = ours.SetWriteBuffer(50_000)
+		_ = ours.SetWriteDeadline(time.Now().Add(time.Minute))
+		waits := 0
+		n, err := s.sendFile(file, 0, len(content)+5, func(time.Time) { waits++ })
+		if err != nil || n != int64(len(content)) {
+			t.Errorf("cold %v: sent %d bytes of %d, %v", cold, n, len(content), err)
+			ours.Close()
+		}
+		if !bytes.Equal(<-got, content) {
+			t.Errorf("cold %v: other bytes came", cold)
+		}
+		if waits < 2 {
+			t.Errorf("cold %v: the socket was never full", cold)
+		}
+	}
+}
+
+func TestSocketReadsAndWritesAsPackageNetDoes(t *testing.T) {
+	s, ours, client := ends(t)
+	_ = ours.SetDeadline(time.Now().Add(20 * time.Millisecond))
+	b := make([]byte, 10)
+	if n, err := s.read(b); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("of a silent client: %d, %v; want a deadline", n, err)
+	}
+	_ = ours.SetDeadline(time.Now().Add(time.Second))
+	much := make([]byte, 64<<20)
+	if n, err := s.write(much); n == 0 || n == len(much) || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("to a client that takes nothing: %d, %v; want some bytes and a deadline", n, err)
+	}
+	_ = ours.SetDeadline(time.Now().Add(time.Minute))
+	if _, err := client.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.read(b); string(b[:n]) != "hello" || err != nil {
+		t.Errorf("got %q, %v", b[:n], err)
+	}
+	if err := client.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.read(b); n != 0 || err != io.EOF {
+		t.Errorf("at the end: %d, %v; want io.EOF", n, err)
+	}
+	client.Close()
+	for err := error(nil); err == nil; {
+		if _, err = s.write(b); err != nil && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("to a client that is gone: %v", err)
+		}
+	}
+	ours.Close()
+	if _, err := s.read(b); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("when closed: %v", err)
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -163,16 +162,11 @@ func TestDeadlineIsPutOffAsLongAsTheClientTakesBytes(t *testing.T) {
 		p := &pacer{w: &conn.got, conn: conn, stall: stall, last: time.Now()}
 		for range 1000 {
 			time.Sleep(stall / 20)
-			for _, pass := range []func() error{
-				func() error { _, err := p.Write(make([]byte, 10)); return err },
-				func() error { _, err := p.ReadFrom(strings.NewReader("0123456789")); return err },
-			} {
-				if err := pass(); err != nil {
-					t.Fatal(err)
-				}
-				if left := time.Until(conn.last); left < stall*7/8 || left > stall {
-					t.Fatalf("with %v left of %v, %d deadlines set", left, stall, conn.set)
-				}
+			if _, err := p.Write(make([]byte, 10)); err != nil {
+				t.Fatal(err)
+			}
+			if left := time.Until(conn.last); left < stall*7/8 || left > stall {
+				t.Fatalf("with %v left of %v, %d deadlines set", left, stall, conn.set)
 			}
 		}
 		if conn.set > 500 {
@@ -359,53 +353,6 @@ func TestConnectionIsKeptForTheNextRequest(t *testing.T) {
 			t.Fatalf("%s: error %v, closes %v", path, err, resp.Close)
 		}
 	}
-}
-
-func TestFileOfABlobReachesTheConnectionsReadFrom(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "blob")
-	if err := os.WriteFile(name, blobBytes, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	dst := &readFromWitness{t: t}
-	p := &pacer{w: dst, stall: time.Hour, last: time.Now()}
-	limited := &io.LimitedReader{R: f, N: int64(len(blobBytes)) - 1}
-	n, err := p.ReadFrom(limited)
-	if err != nil || n != int64(len(blobBytes))-1 || limited.N != 0 || p.sent != n {
-		t.Errorf("ReadFrom: %d, %v; left %d, sent %d", n, err, limited.N, p.sent)
-	}
-	if !bytes.Equal(dst.got.Bytes(), blobBytes[:len(blobBytes)-1]) {
-		t.Error("the bytes are not the file's")
-	}
-	// A file that is shorter than what is asked for ends without a loop.
-	if n, err := p.ReadFrom(&io.LimitedReader{R: f, N: 1 << 40}); n != 1 || err != nil {
-		t.Errorf("at the file's end: %d, %v; want the last byte", n, err)
-	}
-}
-
-type readFromWitness struct {
-	t   *testing.T
-	got bytes.Buffer
-}
-
-func (w *readFromWitness) Write([]byte) (int, error) {
-	w.t.Error("Write was used, not ReadFrom")
-	return 0, io.ErrClosedPipe
-}
-
-func (w *readFromWitness) ReadFrom(r io.Reader) (int64, error) {
-	l, ok := r.(*io.LimitedReader)
-	if !ok {
-		w.t.Fatalf("reader is a %T, want an *io.LimitedReader", r)
-	}
-	if _, ok := l.R.(*os.File); !ok {
-		w.t.Fatalf("reader limits a %T, want an *os.File", l.R)
-	}
-	return w.got.ReadFrom(r)
 }
 
 func TestRequestIsLoggedOnceItsBodyIsSent(t *testing.T) {

@@ -68,17 +68,24 @@ type shelf struct {
 	seen uint64
 }
 
-// take gives a user more to d's file; nil where it is not here. Who opens it then
-// gives drops to put.
-func (s *shelf) take(d digest.Digest) (c *Content, drops uint64) {
+// take gives a user more to d's file; nil where it is not here.
+func (s *shelf) take(d digest.Digest) *Content {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c = s.kept[d]; c != nil {
+	c := s.kept[d]
+	if c != nil {
 		s.clock++
 		c.users++
 		c.used = s.clock
 	}
-	return c, s.drops
+	return c
+}
+
+// dropped gives what whoever is about to open a file gives to put.
+func (s *shelf) dropped() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.drops
 }
 
 // put keeps c, which has just been opened, unless something was dropped
@@ -151,29 +158,37 @@ func (s *shelf) letGo(c *Content) {
 // Share is Get for whoever does not use the file's position: the file may be open
 // already. The stamp is the one that it has now.
 func (s *Store) Share(d digest.Digest) (*Content, Stamp, error) {
-	c, drops := s.shelf.take(d)
-	if c != nil {
-		// A file that was removed, replaced or touched has another stamp.
-		if now, err := c.look(); err == nil && now == c.stamp {
-			return c, now, nil
-		}
-		s.shelf.drop(d)
-		if err := c.Close(); err != nil {
-			return nil, Stamp{}, err
-		}
-		_, drops = s.shelf.take("")
+	if c, stamp := s.ShareOpen(d); c != nil {
+		return c, stamp, nil
 	}
+	drops := s.shelf.dropped()
 	f, err := os.Open(s.path(d))
 	if err != nil {
 		return nil, Stamp{}, err
 	}
-	c = newContent(f)
+	c := newContent(f)
 	c.digest, c.shelf = d, &s.shelf
 	if c.stamp, err = c.look(); err != nil {
 		return nil, Stamp{}, errors.Join(err, f.Close())
 	}
 	s.shelf.put(c, drops)
 	return c, c.stamp, nil
+}
+
+// ShareOpen is Share where d's file is open already; it gives nil where that is not
+// so, or where the file is not as it was. Nothing of d is kept.
+func (s *Store) ShareOpen(d digest.Digest) (*Content, Stamp) {
+	c := s.shelf.take(d)
+	if c == nil {
+		return nil, Stamp{}
+	}
+	// A file that was removed, replaced or touched has another stamp.
+	if now, err := c.look(); err != nil || now != c.stamp {
+		s.shelf.drop(d)
+		_ = c.Close() // it was only read
+		return nil, Stamp{}
+	}
+	return c, c.stamp
 }
 
 // newContent gives f, with one user, as a Content that nobody shares.

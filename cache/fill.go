@@ -107,7 +107,8 @@ type fill struct {
 	size    int64 // -1 until known; hides the task's
 	have    store.Spans
 	growth  growth
-	unsaved int64 // bytes that have come since the part was saved
+	came    int64 // bytes that have come from an upstream, wrong ones included
+	unsaved int64 // those that have come since the part was saved
 	saving  bool  // the part is being saved
 	writers []*writer
 	group   *errgroup.Group // the round's goroutines; nil once it fails, and between rounds
@@ -484,6 +485,7 @@ func (f *fill) advance(w *writer, n int64) (endless bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.have.Add(w.at, w.at+n)
+	f.came += n
 	f.unsaved += n
 	w.at += n
 	w.begun = true
@@ -696,6 +698,13 @@ func (f *fill) failure() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.err
+}
+
+// progress gives how many bytes of the blob are here, and how many have come for that.
+func (f *fill) progress() (have, came int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.have.Len(), f.came
 }
 
 // verified tells whether all of the blob is here and right, and its size.

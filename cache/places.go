@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -19,6 +20,9 @@ const (
 	// fillRetry is when a client may come back that found no place.
 	fillRetry = 5 * time.Second
 )
+
+// errNoPlace says that a fill found no place.
+var errNoPlace = errors.New("limits.fills is reached")
 
 // places bounds the fills that run at a time. Fills of one upstream have at most
 // three quarters of them: one that hangs does not take them all.
@@ -64,7 +68,7 @@ func (c *Cache) admit(up *upstream) (leave func(), err error) {
 	}
 	c.metrics.Refused.WithLabelValues("fills").Inc()
 	return nil, &oci.Error{
-		Code: oci.CodeUnavailable, RetryAfter: fillRetry,
+		Code: oci.CodeUnavailable, RetryAfter: fillRetry, Err: errNoPlace,
 		Message: "the cache fetches as many blobs as it may (limits.fills), and none of them ended soon; ask again",
 	}
 }

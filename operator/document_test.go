@@ -218,6 +218,9 @@ func (w *world) shown(a answer) string {
 	var s strings.Builder
 	if a.contentType == "application/x-ndjson" {
 		lines := bytes.Split(bytes.TrimSpace(a.body), []byte("\n"))
+		if a.byTheClock {
+			lines = lines[len(lines)-1:]
+		}
 		if len(lines) > shownEntries+1 {
 			lines = append(lines[:shownEntries:shownEntries], lines[len(lines)-1])
 		}

@@ -28,6 +28,8 @@ type exercise struct {
 	// file is the name of a file that is sent, which upload makes; empty sends none.
 	file   string
 	upload func(w *world) []byte
+	// byTheClock says that its events come as time passes: the example has none.
+	byTheClock bool
 	// saves is the name under which the answer, the bytes of a file, is kept.
 	saves string
 }
@@ -61,6 +63,13 @@ var exercises = []exercise{
 	{says: "What is to stay", method: "GET", name: "images", query: "pinned=true"},
 	{says: "That it need not stay", method: "POST", name: "unpin", query: "reference=nginx:1.27"},
 	{says: "An image layout that does not say what its image is called", method: "POST", name: "import", query: "name=app:2&bytes=10240", file: "layout.tar", upload: layout},
+	{says: "What it would cost to have an image for two platforms, with its signatures", method: "POST", name: "warm", byTheClock: true,
+		body: operator.WarmRequest{
+			Images: []operator.ListedImage{{Reference: "nginx:1.27"}}, Platforms: []string{"linux/amd64", "linux/arm64"},
+			WithReferrers: true, DryRun: true,
+		}},
+	{says: "Two images, one of which is not there", method: "POST", name: "warm", byTheClock: true,
+		body: operator.WarmRequest{Images: []operator.ListedImage{{Reference: "nginx:1.27", Platforms: []string{"linux/arm64"}}, {Reference: "ghost:1"}}}},
 	{says: "At 50 MiB a second", method: "POST", name: "scrub", query: "rate=52428800"},
 }
 
@@ -130,16 +139,21 @@ var schemas = map[string]any{
 	"Inspection":        operator.Inspection{},
 	"Line":              operator.Line{},
 	"ManifestBytes":     operator.ManifestBytes{},
+	"ListedImage":       operator.ListedImage{},
 	"Move":              cache.Move{},
 	"Pinned":            cache.Pinned{},
 	"Problem":           operator.Error{},
 	"Process":           operator.Process{},
-	"Progress":          operator.Progress{},
 	"QuotaLeft":         upstream.QuotaLeft{},
+	"Progress":          operator.Progress{},
 	"Reloaded":          operator.Reloaded{},
 	"Request":           operator.Request{},
 	"Scrub":             index.Scrub{},
 	"Status":            operator.Status{},
+	"WarmPulls":         cache.WarmPulls{},
+	"WarmRequest":       operator.WarmRequest{},
+	"Warmed":            cache.Warmed{},
+	"WarmedImage":       cache.WarmedImage{},
 	"Transfer":          operator.Transfer{},
 	"Upstreams":         operator.Upstreams{},
 	"WatchResult":       operator.WatchResult{},

@@ -85,6 +85,7 @@ func New(o Options) *API {
 	a.get("manifest", a.manifest)
 	a.post("pin", a.pin)
 	a.post("unpin", a.unpin)
+	a.stream("warm", a.warm)
 	return a
 }
 

@@ -14,6 +14,8 @@ type Progress struct {
 	TotalBytes int64 `json:"totalBytes"`
 	// Current is what is being worked on, in a steady order.
 	Current []Transfer `json:"current,omitempty"`
+	// Waiting says what is waited for, in a sentence; empty where nothing is.
+	Waiting string `json:"waiting,omitempty"`
 }
 
 // Transfer is one thing on its way.

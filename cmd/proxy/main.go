@@ -4,6 +4,6 @@ package main
 import "os"
 
 func main() {
-	p := process{args: os.Args[1:], environ: os.Environ(), stdout: os.Stdout, stderr: os.Stderr, signals: stopSignals, hangups: hangups}
+	p := process{args: os.Args[1:], environ: os.Environ(), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, signals: stopSignals, hangups: hangups}
 	os.Exit(p.run())
 }

@@ -16,6 +16,7 @@ import (
 type process struct {
 	args           []string
 	environ        []string
+	stdin          io.Reader // nil is none
 	stdout, stderr io.Writer
 	// signals gives the signals that ask for an end, until stop is called.
 	signals func() (received <-chan os.Signal, stop func())

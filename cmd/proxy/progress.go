@@ -78,6 +78,9 @@ func counts(s operator.Progress) string {
 	if s.TotalBytes > 0 {
 		text += fmt.Sprintf(", %s of %s", units.BytesSize(float64(s.Bytes)), units.BytesSize(float64(s.TotalBytes)))
 	}
+	if s.Waiting != "" {
+		text += "; waiting: " + printable(s.Waiting)
+	}
 	return text
 }
 

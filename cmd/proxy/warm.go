@@ -1,0 +1,177 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/cobra"
+
+	"github.com/entrepot-dev/entrepot/cache"
+	"github.com/entrepot-dev/entrepot/operator"
+)
+
+func newWarm(p *process) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "warm [REFERENCE...]",
+		Short: "Fetch images into the cache, and what refers to them",
+		Long: `Warm fetches images before anybody pulls them: of an index the manifests of the platforms that
+are asked for, configs and layers, and with --with-referrers the signatures, SBOMs and
+attestations that refer to them, also those under cosign's tags. What is here is not fetched
+again, and what breaks off, or is interrupted, is resumed by the next run. A tag stands for what
+it has moved to once all of that is here.
+
+` + imageListHelp + `
+
+Manifests count as pulls at Docker Hub. Where it grants no more than upstreams.NAME.quota_reserve
+keeps for clients, what needs one fails, unless --wait-for-quota is given; what needs none is
+fetched. --dry-run says what would be fetched. Tags are asked for by HEAD, which is free; a
+manifest that is not here has to be fetched, for else its layers are not known: it counts, and
+is kept, so that the run afterwards does not pay for it again.
+
+It exits with 1 where something could not be fetched, and tells what, and why. An image that has
+some of the platforms and not all is noted; one that has none of them has failed.`,
+		Example: `  entrepot warm nginx:1.27 ghcr.io/org/app:2
+  entrepot warm --file images.txt --platform linux/amd64,linux/arm64 --with-referrers
+  helm template ./chart | entrepot warm --file - --dry-run
+  entrepot warm --file Dockerfile --file compose.yaml --platform all --output json`,
+		RunE: p.operates(p.warm),
+	}
+	addImageFlags(cmd.Flags())
+	cmd.Flags().Bool("with-referrers", false, "fetch signatures, SBOMs and attestations too")
+	cmd.Flags().Bool("dry-run", false, "say what would be fetched")
+	cmd.Flags().Int("jobs", cache.DefaultWarmJobs, fmt.Sprintf("`number` of images and blobs to fetch at a time, 1 to %d", cache.MaxWarmJobs))
+	cmd.Flags().Bool("wait-for-quota", false, "wait until the upstream grants pulls again")
+	addOperatorFlags(cmd.Flags())
+	return cmd
+}
+
+func (p *process) warm(o *operation, cmd *cobra.Command, args []string) error {
+	asJSON, err := asJSON(cmd)
+	if err != nil {
+		return err
+	}
+	req, list, err := p.warmRequest(cmd, args)
+	if err != nil {
+		return err
+	}
+	progress := p.newProgress("warm")
+	var done cache.Warmed
+	err = o.Run(o.ctx, "warm", nil, req, func(event json.RawMessage) error {
+		var s operator.Progress
+		if err := json.Unmarshal(event, &s); err != nil {
+			return err
+		}
+		progress.tell(s)
+		return nil
+	}, &done)
+	progress.end()
+	if err != nil {
+		return err
+	}
+	for _, u := range list.unread {
+		done.Images = append(done.Images, cache.WarmedImage{Reference: u.reference, Platforms: []string{}, Error: u.reason})
+		done.Failed++
+	}
+	if asJSON {
+		err = writeJSON(p.stdout, done)
+	} else {
+		err = writeWarmed(p.stdout, &done)
+	}
+	if err == nil && done.Failed > 0 {
+		err = fmt.Errorf("%d of %d images are not here as they should be", done.Failed, len(done.Images))
+	}
+	return err
+}
+
+// warmRequest makes the request that a command line asks for.
+func (p *process) warmRequest(cmd *cobra.Command, args []string) (*operator.WarmRequest, *imageList, error) {
+	req := &operator.WarmRequest{}
+	list, err := p.readImages(cmd, args)
+	if err != nil {
+		return nil, nil, err
+	}
+	req.Images = list.images
+	if req.Platforms, err = platformsOf(cmd); err != nil {
+		return nil, nil, err
+	}
+	flags := cmd.Flags()
+	var errs [4]error
+	req.WithReferrers, errs[0] = flags.GetBool("with-referrers")
+	req.DryRun, errs[1] = flags.GetBool("dry-run")
+	req.Jobs, errs[2] = flags.GetInt("jobs")
+	req.WaitForQuota, errs[3] = flags.GetBool("wait-for-quota")
+	switch err := errors.Join(errs[:]...); {
+	case err != nil:
+		return nil, nil, err
+	case req.Jobs < 1 || req.Jobs > cache.MaxWarmJobs:
+		return nil, nil, misuse{fmt.Errorf("--jobs: %d is not between 1 and %d", req.Jobs, cache.MaxWarmJobs)}
+	case len(args) == 0 && !flags.Changed("file"):
+		return nil, nil, misuse{errors.New("name images, or a file that does by --file")}
+	}
+	return req, list, nil
+}
+
+// writeWarmed prints what became of each image.
+func writeWarmed(w io.Writer, done *cache.Warmed) error {
+	var s strings.Builder
+	tw := newTable(&s)
+	come, word := "FETCHED", "fetched"
+	if done.DryRun {
+		come, word = "TO FETCH", "to fetch"
+	}
+	fmt.Fprintf(tw, "IMAGE\tDIGEST\tPLATFORMS\tLAYERS\tREFERRERS\t%s\tHERE\tRESULT\n", come)
+	for _, i := range done.Images {
+		result, bytes := "ok", i.BytesFetched
+		switch {
+		case i.Error != "":
+			result = "failed"
+		case i.Note != "":
+			result = "noted"
+		}
+		if done.DryRun {
+			bytes = i.BytesToFetch
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\n", i.Reference, shortDigest(i.Digest), strings.Join(i.Platforms, ","),
+			i.Layers, i.Referrers, units.BytesSize(float64(bytes)), units.BytesSize(float64(i.BytesHere)), result)
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	for _, i := range done.Images {
+		if i.Error != "" {
+			fmt.Fprintf(&s, "%s failed: %s\n", i.Reference, i.Error)
+		}
+		if i.Note != "" {
+			fmt.Fprintf(&s, "%s: %s\n", i.Reference, i.Note)
+		}
+	}
+	total := done.BytesFetched
+	if done.DryRun {
+		total = done.BytesToFetch
+	}
+	fmt.Fprintf(&s, "%d images, %d failed; %s %s, %s were here\n", len(done.Images), done.Failed,
+		units.BytesSize(float64(total)), word, units.BytesSize(float64(done.BytesHere)))
+	for _, u := range done.Pulls {
+		fmt.Fprintf(&s, "%s was asked for %d manifests, which it may count as pulls", u.Upstream, u.Pulls)
+		if done.DryRun {
+			s.WriteString("; they are kept, and a run does not ask for them again")
+		}
+		s.WriteByte('\n')
+	}
+	_, err := io.WriteString(w, s.String())
+	return err
+}
+
+// shortDigest gives enough of a digest to tell it from others.
+func shortDigest(d digest.Digest) string {
+	const n = 12
+	if d.Validate() != nil || len(d.Encoded()) < n {
+		return string(d)
+	}
+	return d.Algorithm().String() + ":" + d.Encoded()[:n]
+}

@@ -230,6 +230,16 @@ func open(t *testing.T, o Options, upstreams map[string]*registry, rules ...TagR
 	return c
 }
 
+// until waits for what is done behind a request.
+func until(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); !cond(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("still waiting for %s", what)
+		}
+	}
+}
+
 func tagged(repo, tag string) rewrite.Target {
 	return rewrite.Target{Upstream: "docker.io", Repository: repo, Tag: tag}
 }

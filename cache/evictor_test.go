@@ -480,9 +480,7 @@ func TestEvictionAndFillsOfOneDigestAgree(t *testing.T) {
 	clients.Wait()
 	close(stop)
 	evictor.Wait()
-	for len(c.runningFills()) > 0 {
-		time.Sleep(time.Millisecond)
-	}
+	fillsEnd(t, c)
 	wantTotals(t, c)
 	tree := map[digest.Digest]bool{}
 	c.store.Walk(func(d digest.Digest, _ int64) error { tree[d] = true; return nil })

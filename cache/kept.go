@@ -89,7 +89,8 @@ func (c *Cache) keptBlob(ctx context.Context, d digest.Digest, size int64) (Blob
 	}
 }
 
-// keptSize gives the size of the blob of d as keptBlob would give it.
+// keptSize gives the size of the blob of d as keptBlob would give it. It brings a
+// small one into memory, as that does.
 func (c *Cache) keptSize(ctx context.Context, d digest.Digest, size int64) (int64, bool, error) {
 	content, small, known := c.memory.blob(d)
 	if small {
@@ -99,7 +100,7 @@ func (c *Cache) keptSize(ctx context.Context, d digest.Digest, size int64) (int6
 	if err != nil || c.isUnfit(d) {
 		return 0, false, nil
 	}
-	if known == nil {
+	if known == nil && stamp.Size > smallBlob {
 		known = c.recall(d)
 	}
 	if known != nil && known.stamp == stamp {

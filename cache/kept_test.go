@@ -93,9 +93,7 @@ func filled(t *testing.T, o Options, layer []byte) (*Cache, *registry) {
 	c := open(t, o, map[string]*registry{"docker.io": hub})
 	d := digest.FromBytes(layer)
 	wantBlob(t, c, digested("app", d), layer, Miss)
-	for c.filling(d) != nil {
-		time.Sleep(time.Millisecond) // its end is another goroutine's
-	}
+	fillsEnd(t, c) // in another goroutine
 	return c, hub
 }
 
@@ -116,9 +114,7 @@ func TestDamageAtRestIsFoundOnOpenAndMendedInTheSameRequest(t *testing.T) {
 				if got := hub.count()["blob"] - before; got != 1 {
 					t.Errorf("fetched %d times, want once", got)
 				}
-				for c.filling(d) != nil {
-					time.Sleep(time.Millisecond)
-				}
+				fillsEnd(t, c)
 				wantBlob(t, c, digested("app", d), layer, Hit)
 			})
 		}
@@ -150,6 +146,28 @@ func TestDamageAtRestIsNeverServedOffline(t *testing.T) {
 	}
 }
 
+// A hit of it allocates nothing then, be it a HEAD or a GET.
+func TestAHeadBringsASmallBlobIntoMemory(t *testing.T) {
+	layer := content(9, 1000)
+	d := digest.FromBytes(layer)
+	dir := t.TempDir()
+	c, hub := filled(t, Options{Dir: dir}, layer)
+	if err := c.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, Options{Dir: dir, MemoryBytes: 1 << 20}, map[string]*registry{"docker.io": hub})
+	if _, known := c.index.Blob(d); !known {
+		t.Fatal("the index knows nothing of the blob")
+	}
+	if size, out, err := c.Stat(t.Context(), digested("app", d)); err != nil || size != int64(len(layer)) || out.Status != Hit {
+		t.Fatalf("HEAD: %d, %s, %v, want %d, %s", size, out.Status, err, len(layer), Hit)
+	}
+	c.memory.lru.Wait()
+	if got, small, _ := c.memory.blob(d); !small || !bytes.Equal(got, layer) {
+		t.Errorf("in memory: %d bytes, small is %t; want all %d", len(got), small, len(layer))
+	}
+}
+
 func TestTouchedContentIsVerifiedOnceAndServed(t *testing.T) {
 	layer := content(8, 200_000)
 	d := digest.FromBytes(layer)
@@ -175,10 +193,10 @@ func TestTouchedContentIsVerifiedOnceAndServed(t *testing.T) {
 	if _, _, known := c.memory.blob(d); known == nil || known.stamp != stamp {
 		t.Errorf("in memory: %+v, want the stamp %+v", known, stamp)
 	}
-	// The index is written behind the request.
-	for rec, _ := c.index.Blob(d); rec.Stamp != stamp; rec, _ = c.index.Blob(d) {
-		time.Sleep(time.Millisecond)
-	}
+	until(t, "the index to know the stamp, behind the request", func() bool {
+		rec, _ := c.index.Blob(d)
+		return rec.Stamp == stamp
+	})
 }
 
 // age makes the index say that d was last verified so long ago.
@@ -218,9 +236,10 @@ func TestContentNotVerifiedForLongIsHashedWhileItIsServed(t *testing.T) {
 	c, hub := filled(t, Options{Dir: dir, Settings: Settings{ReverifyAfter: week}}, layer)
 	age(t, c, d, 2*week)
 	wantBlob(t, c, digested("app", d), layer, Hit)
-	for rec, _ := c.index.Blob(d); time.Since(rec.Verified) > week; rec, _ = c.index.Blob(d) {
-		time.Sleep(time.Millisecond)
-	}
+	until(t, "the index to know that it was verified", func() bool {
+		rec, _ := c.index.Blob(d)
+		return time.Since(rec.Verified) <= week
+	})
 	if got := hub.count()["blob"]; got != 1 {
 		t.Errorf("fetched %d times, want once", got)
 	}
@@ -267,9 +286,7 @@ func TestRotIsFoundBehindARangeThatIsServed(t *testing.T) {
 		t.Errorf("%d bytes, %v", got.Len(), err)
 	}
 	b.Close()
-	for c.holds(d) {
-		time.Sleep(time.Millisecond) // hashed behind the request
-	}
+	until(t, "the damage to be found, behind the request", func() bool { return !c.holds(d) })
 	wantBlob(t, c, digested("app", d), layer, Miss)
 }
 

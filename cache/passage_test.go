@@ -131,7 +131,7 @@ func TestDiskThatFailsServesWhatIsCachedAndPassesTheRestOn(t *testing.T) {
 				files := &failing{}
 				c := open(t, Options{MemoryBytes: 1 << 20, files: files}, map[string]*registry{"docker.io": hub}, TagRule{Match: "*", Immutable: true})
 				wantBlob(t, c, digested("app", digest.FromBytes(old)), old, Miss)
-				fillsEnd(c)
+				fillsEnd(t, c)
 
 				files.fail(failure, room)
 				wantManifest(t, c, tagged("app", "latest"), image, Miss)
@@ -140,7 +140,7 @@ func TestDiskThatFailsServesWhatIsCachedAndPassesTheRestOn(t *testing.T) {
 						if got, st, err := readBlob(t, c, digested("app", digest.FromBytes(l))); err != nil || !bytes.Equal(got, l) {
 							t.Errorf("layer %d: %d bytes of %d, %v, %v", i, len(got), len(l), st, err)
 						}
-						fillsEnd(c)
+						fillsEnd(t, c)
 					}
 				}
 				wantBlob(t, c, digested("app", digest.FromBytes(old)), old, Hit)
@@ -156,7 +156,7 @@ func TestDiskThatFailsServesWhatIsCachedAndPassesTheRestOn(t *testing.T) {
 				if _, _, err := readBlob(t, c, large); err != nil {
 					t.Error(err)
 				}
-				fillsEnd(c)
+				fillsEnd(t, c)
 				wantBlob(t, c, large, layers[1], Hit)
 			})
 		}
@@ -164,16 +164,13 @@ func TestDiskThatFailsServesWhatIsCachedAndPassesTheRestOn(t *testing.T) {
 }
 
 // fillsEnd waits until no fill runs.
-func fillsEnd(c *Cache) {
-	for {
+func fillsEnd(t testing.TB, c *Cache) {
+	t.Helper()
+	until(t, "the fills to end", func() bool {
 		c.mu.Lock()
-		n := len(c.fills)
-		c.mu.Unlock()
-		if n == 0 {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
+		defer c.mu.Unlock()
+		return len(c.fills) == 0
+	})
 }
 
 func TestFillThatMeetsAFullDiskHalfWayGoesOnFromTheByteThatItHas(t *testing.T) {

@@ -162,9 +162,7 @@ func TestRecordsAndTreeAgreeHoweverTheyComeAndGo(t *testing.T) {
 	}
 	close(stop)
 	<-stopped
-	for len(c.runningFills()) > 0 {
-		time.Sleep(time.Millisecond)
-	}
+	fillsEnd(t, c)
 	wantTotals(t, c)
 	c.index.Blobs(func(d digest.Digest, b index.Blob) bool {
 		if stamp, err := c.store.Stamp(d); err != nil || stamp != b.Stamp && b.Stamp != (store.Stamp{}) {

@@ -23,7 +23,7 @@ func rotted(t *testing.T, o Options) (*Cache, *registry, []digest.Digest) {
 	for _, l := range layers {
 		d := digest.FromBytes(l)
 		wantBlob(t, c, digested("app", d), l, Miss)
-		fillsEnd(c)
+		fillsEnd(t, c)
 		list = append(list, d)
 	}
 	flip(t, blobPath(o.Dir, image.Digest), 20)

@@ -24,7 +24,7 @@ import (
 // counts as used.
 func (c *Cache) Named(ctx context.Context) ([]rewrite.Target, error) {
 	var tags []rewrite.Target
-	err := c.index.Tags(func(upstream, repo, tag string) bool {
+	err := c.index.Records("", "", func(upstream, repo, tag string, _ index.Tag) bool {
 		tags = append(tags, rewrite.Target{Upstream: upstream, Repository: repo, Tag: tag})
 		return ctx.Err() == nil
 	})
@@ -48,8 +48,10 @@ func (c *Cache) Named(ctx context.Context) ([]rewrite.Target, error) {
 		return ctx.Err() == nil
 	}))
 	var manifests []rewrite.Target
-	err = errors.Join(err, c.index.Manifests(func(upstream, repo string, d digest.Digest, _ index.Link) bool {
-		manifests = append(manifests, rewrite.Target{Upstream: upstream, Repository: repo, Digest: d})
+	err = errors.Join(err, c.index.Links("", "", func(upstream, repo string, d digest.Digest, l index.Link) bool {
+		if l.Manifest {
+			manifests = append(manifests, rewrite.Target{Upstream: upstream, Repository: repo, Digest: d})
+		}
 		return ctx.Err() == nil
 	}))
 	refers := map[rewrite.Target]bool{}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 
 	"github.com/entrepot-dev/entrepot/oci"
@@ -91,4 +92,37 @@ func writeLines(w http.ResponseWriter, r *http.Request, f func(ctx context.Conte
 	default:
 		_ = write(Line{Result: v})
 	}
+}
+
+// trailer is the header behind the bytes of an answer that has been broken off: the
+// Error as JSON.
+const trailer = "Entrepot-Problem"
+
+// writeBytes answers with the bytes that f writes.
+func writeBytes(w http.ResponseWriter, r *http.Request, f func(ctx context.Context, r *http.Request, w io.Writer) error) {
+	out := &begun{w: w}
+	err := f(r.Context(), r, out)
+	switch {
+	case err == nil:
+	case !out.began:
+		writeError(w, err)
+	default:
+		if b, err := json.Marshal(problem(err)); err == nil {
+			w.Header().Set(http.TrailerPrefix+trailer, string(b))
+		}
+	}
+}
+
+// begun knows whether an answer has begun.
+type begun struct {
+	w     http.ResponseWriter
+	began bool
+}
+
+func (b *begun) Write(p []byte) (int, error) {
+	if !b.began {
+		b.w.Header().Set("Content-Type", "application/octet-stream")
+		b.began = true
+	}
+	return b.w.Write(p)
 }

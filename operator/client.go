@@ -69,9 +69,32 @@ func (c *Client) Upload(ctx context.Context, name string, query url.Values, body
 	return c.lines(name, resp.Body, event, result)
 }
 
-// Download asks for bytes. The caller closes the body. request is as in Run.
+// Download asks for bytes. The caller closes the body, which at its end gives the
+// problem that broke the answer off, an *Error, instead of io.EOF. request is as in Run.
 func (c *Client) Download(ctx context.Context, name string, query url.Values, request any) (*http.Response, error) {
-	return c.send(ctx, http.MethodPost, name, query, request)
+	resp, err := c.send(ctx, http.MethodPost, name, query, request)
+	if err == nil {
+		resp.Body = &download{ReadCloser: resp.Body, resp: resp}
+	}
+	return resp, err
+}
+
+// download is the body of an answer behind which a problem may stand.
+type download struct {
+	io.ReadCloser
+	resp *http.Response
+}
+
+func (d *download) Read(b []byte) (int, error) {
+	n, err := d.ReadCloser.Read(b)
+	if text := d.resp.Trailer.Get(trailer); err == io.EOF && text != "" {
+		e := &Error{}
+		if json.Unmarshal([]byte(text), e) != nil {
+			e = Errorf(http.StatusInternalServerError, "the answer was broken off")
+		}
+		return n, e
+	}
+	return n, err
 }
 
 // lines reads a long answer, and closes it.

@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"encoding/json"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/entrepot-dev/entrepot/bundle"
 	"github.com/entrepot-dev/entrepot/cache"
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/e2e/image"
@@ -70,6 +72,8 @@ var exercises = []exercise{
 		}},
 	{says: "Two images, one of which is not there", method: "POST", name: "warm", byTheClock: true,
 		body: operator.WarmRequest{Images: []operator.ListedImage{{Reference: "nginx:1.27", Platforms: []string{"linux/arm64"}}, {Reference: "ghost:1"}}}},
+	{says: "What would be in a bundle", method: "POST", name: "export/plan", body: operator.ExportRequest{References: []string{"nginx:1.27"}, Platforms: []string{"linux/amd64"}}},
+	{says: "A bundle of no more than an index, after its first bytes", method: "POST", name: "export", query: "from=512", body: bundleOfAnIndex(), saves: "bundle.tar"},
 	{says: "At 50 MiB a second", method: "POST", name: "scrub", query: "rate=52428800"},
 }
 
@@ -116,9 +120,27 @@ func layout(w *world) []byte {
 	return b.Bytes()
 }
 
+// bundleOfAnIndex asks for the index that begin makes.
+func bundleOfAnIndex() operator.ExportFrom {
+	i := image.Index(image.Options{Seed: 1})
+	return operator.ExportFrom{
+		Contents: &bundle.Contents{
+			Version:  bundle.Version,
+			Images:   []bundle.Image{{Upstream: "docker.io", Repository: "library/nginx", Tag: "1.27", Digest: i.Digest, MediaType: i.MediaType()}},
+			Contents: []bundle.Content{{Digest: i.Digest, Size: int64(len(i.Bytes())), MediaType: i.MediaType(), In: []string{"docker.io/library/nginx"}, Present: true}},
+			Digest:   digest.FromString("is not looked at"),
+		},
+		Docker: []byte("[]"),
+	}
+}
+
 // schemas are the types that the schemas of openapi.yaml describe.
 var schemas = map[string]any{
 	"Acceptance":        cache.Acceptance{},
+	"BundleContent":     bundle.Content{},
+	"BundleContents":    bundle.Contents{},
+	"BundleImage":       bundle.Image{},
+	"BundleSince":       bundle.Since{},
 	"Configuration":     operator.Configuration{},
 	"Diff":              operator.Diff{},
 	"Examination":       upstream.Examination{},
@@ -126,6 +148,9 @@ var schemas = map[string]any{
 	"ExplainedManifest": cache.ExplainedManifest{},
 	"ExplainedMove":     cache.ExplainedMove{},
 	"Explanation":       cache.Explanation{},
+	"ExportFrom":        operator.ExportFrom{},
+	"ExportPlan":        bundle.Plan{},
+	"ExportRequest":     operator.ExportRequest{},
 	"History":           cache.History{},
 	"HistoryEntry":      cache.HistoryEntry{},
 	"Image":             cache.Image{},
@@ -137,6 +162,7 @@ var schemas = map[string]any{
 	"Inspected":         operator.Inspected{},
 	"InspectedManifest": operator.InspectedManifest{},
 	"Inspection":        operator.Inspection{},
+	"LeftOut":           bundle.LeftOut{},
 	"Line":              operator.Line{},
 	"ManifestBytes":     operator.ManifestBytes{},
 	"ListedImage":       operator.ListedImage{},
@@ -154,6 +180,7 @@ var schemas = map[string]any{
 	"WarmRequest":       operator.WarmRequest{},
 	"Warmed":            cache.Warmed{},
 	"WarmedImage":       cache.WarmedImage{},
+	"Taken":             bundle.Taken{},
 	"Transfer":          operator.Transfer{},
 	"Upstreams":         operator.Upstreams{},
 	"WatchResult":       operator.WatchResult{},

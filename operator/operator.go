@@ -10,6 +10,7 @@ package operator
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -86,6 +87,8 @@ func New(o Options) *API {
 	a.post("pin", a.pin)
 	a.post("unpin", a.unpin)
 	a.stream("warm", a.warm)
+	a.post("export/plan", a.planExport)
+	a.download("export", a.export)
 	return a
 }
 
@@ -142,6 +145,13 @@ func (a *API) stream(name string, f func(ctx context.Context, r *http.Request, t
 		// nothing else, and knows no such call.
 		_ = http.NewResponseController(w).EnableFullDuplex()
 		writeLines(w, r, f)
+	})
+}
+
+// download serves the bytes that f writes; it ends f's context when the client goes away.
+func (a *API) download(name string, f func(ctx context.Context, r *http.Request, w io.Writer) error) {
+	a.handle("POST", name, func(w http.ResponseWriter, r *http.Request) {
+		writeBytes(w, r, f)
 	})
 }
 

@@ -23,13 +23,16 @@ const (
 
 // addOperatorFlags adds what every operator's command takes.
 func addOperatorFlags(flags *pflag.FlagSet) {
-	addChecked(flags, "output", "o", outputTable, "`format` to print: table or json", func(text string) error {
-		if text != outputTable && text != outputJSON {
-			return fmt.Errorf("give %s or %s", outputTable, outputJSON)
-		}
-		return nil
-	})
+	addChecked(flags, "output", "o", outputTable, "`format` to print: table or json", checkOutput)
 	addDirectoryFlags(flags)
+}
+
+// checkOutput says what is wrong with a value of --output.
+func checkOutput(text string) error {
+	if text != outputTable && text != outputJSON {
+		return fmt.Errorf("give %s or %s", outputTable, outputJSON)
+	}
+	return nil
 }
 
 // asJSON tells whether --output is json.

@@ -1,0 +1,285 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/cobra"
+
+	"github.com/entrepot-dev/entrepot/bundle"
+	"github.com/entrepot-dev/entrepot/configs"
+	"github.com/entrepot-dev/entrepot/images"
+	"github.com/entrepot-dev/entrepot/operator"
+)
+
+// progressEvery is how often it is told how far an export has come.
+const progressEvery = 100 * time.Millisecond
+
+func newExport(p *process) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "export -o BUNDLE [REFERENCE...]",
+		Short: "Write images into one file, to be carried to another cache",
+		Long: `Export writes images that are cached, and the signatures and SBOMs that are here of
+them, into a bundle: an OCI image layout, which skopeo, crane, oras and "docker load"
+read as well, and "entrepot import" by the same names, tags and digests. Nothing is
+fetched, and every byte is verified. Of an index those platforms are taken that are
+here, or that --platform names; the index itself is never changed.
+
+Images that are not here whole are told, with what they lack, and there is no bundle;
+with --all they are left out and named, and it exits with 1.
+
+It may be ended at any time: what is written stays in BUNDLE.partial, and the same
+command goes on with it.`,
+		Example: `  entrepot export -o bundle.tar nginx:1.27 ghcr.io/org/app:v3
+  entrepot export -o bundle.tar --file images.txt --platform linux/amd64,linux/arm64
+  entrepot export -o monday.tar --all --since friday.tar
+  entrepot export -o bundle.tar --all --volume-size 4GiB    bundle.tar.001, .002, and so on
+  entrepot export -o layout/ nginx:1.27                     a directory`,
+		RunE: p.operates(p.export),
+	}
+	flags := cmd.Flags()
+	flags.StringP("bundle", "o", "", "`file` to write, or with a / at its end a directory")
+	addChecked(flags, "output", "", outputTable, "`format` to print: table or json", checkOutput)
+	addDirectoryFlags(flags)
+	flags.StringArrayP("file", "f", nil, "`file` that names images: a list, a Compose file, Kubernetes YAML or a Dockerfile; - is stdin")
+	flags.Bool("all", false, "all that is cached")
+	flags.StringSlice("platform", nil, "`platforms` to take of an index: linux/amd64,linux/arm64, or all; those that are here if none is named")
+	flags.String("since", "", "leave out blobs that `what` has, an earlier bundle, or that were stored before a time: a duration, a date or a time")
+	addChecked(flags, "volume-size", "", "0", "`bytes` of a volume into which the bundle is split, such as 4GiB; 0 does not split it", func(text string) error {
+		n, err := configs.ParseBytes(text)
+		if err == nil && n != 0 && n < bundle.MinVolume {
+			err = fmt.Errorf("a volume has %s at least", units.BytesSize(bundle.MinVolume))
+		}
+		return err
+	})
+	if err := cmd.MarkFlagRequired("bundle"); err != nil {
+		panic(err) // it was added above
+	}
+	return cmd
+}
+
+// exported is what the command prints.
+type exported struct {
+	bundle.Saved
+	Images  []bundle.Taken   `json:"images"`
+	LeftOut []bundle.LeftOut `json:"leftOut"`
+}
+
+// exporting are the flags of the command.
+type exporting struct {
+	save    bundle.Save
+	request operator.ExportRequest
+	// unread are the places of files of which it can not be told which image they name.
+	unread []bundle.LeftOut
+}
+
+func (p *process) export(o *operation, cmd *cobra.Command, args []string) error {
+	asJSON, err := asJSON(cmd)
+	if err != nil {
+		return err
+	}
+	e, err := p.readExport(cmd, args)
+	if err != nil {
+		return err
+	}
+	var plan bundle.Plan
+	if err := o.Post(o.ctx, "export/plan", nil, e.request, &plan); err != nil {
+		return err
+	}
+	e.save.Fetch = func(ctx context.Context, c *bundle.Contents, from int64) (io.ReadCloser, error) {
+		resp, err := o.Download(ctx, "export", url.Values{"from": {strconv.FormatInt(from, 10)}}, operator.ExportFrom{Contents: c, Docker: plan.Docker})
+		if err != nil {
+			return nil, err
+		}
+		return resp.Body, nil
+	}
+	saved, err := p.save(o.ctx, e.save, &plan)
+	if err != nil {
+		return err
+	}
+	result := exported{Saved: saved, Images: plan.Images, LeftOut: append(e.unread, plan.LeftOut...)}
+	if asJSON {
+		err = writeJSON(p.stdout, result)
+	} else {
+		err = writeExported(p.stdout, &result)
+	}
+	if err != nil {
+		return err
+	}
+	left := 0
+	for _, l := range result.LeftOut {
+		fmt.Fprintf(p.stderr, "left out: %s\n", printable(l.String()))
+		if !l.Referrer {
+			left++
+		}
+	}
+	if left > 0 {
+		return fmt.Errorf("%d images were left out of the bundle", left)
+	}
+	return nil
+}
+
+// save writes the bundle, and tells how far it has come.
+func (p *process) save(ctx context.Context, s bundle.Save, plan *bundle.Plan) (bundle.Saved, error) {
+	progress := p.newProgress("export")
+	defer progress.end()
+	var told time.Time
+	s.Told = func(f *bundle.Files, written int64) {
+		if now := time.Now(); now.Sub(told) >= progressEvery {
+			told = now
+			progress.tell(exportProgress(f, written))
+		}
+	}
+	return s.Write(ctx, plan)
+}
+
+// exportProgress says how far a bundle has come.
+func exportProgress(f *bundle.Files, written int64) operator.Progress {
+	s := operator.Progress{Unit: "files", Total: len(f.List), Bytes: written, TotalBytes: f.Size}
+	file, before := f.At(written)
+	s.Done = before
+	if file != nil {
+		s.Current = []operator.Transfer{{Name: file.Name, Bytes: max(0, written-file.Begin), TotalBytes: file.Size}}
+	}
+	return s
+}
+
+// readExport reads the command line, and what it names.
+func (p *process) readExport(cmd *cobra.Command, args []string) (*exporting, error) {
+	flags := cmd.Flags()
+	var e exporting
+	var err, errs error
+	get := func(err error) { errs = errors.Join(errs, err) }
+	e.save.Path, err = flags.GetString("bundle")
+	get(err)
+	e.request.All, err = flags.GetBool("all")
+	get(err)
+	e.request.Platforms, err = flags.GetStringSlice("platform")
+	get(err)
+	files, err := flags.GetStringArray("file")
+	get(err)
+	since, err := flags.GetString("since")
+	get(err)
+	text, err := flags.GetString("volume-size")
+	get(err)
+	size, err := configs.ParseBytes(text)
+	get(err)
+	if errs != nil {
+		return nil, errs
+	}
+	e.save.Volume = int64(size)
+	e.request.References = slices.Clone(args)
+	switch named := len(args) > 0 || len(files) > 0; {
+	case e.save.Path == "":
+		return nil, misuse{errors.New("name the bundle: -o bundle.tar")}
+	case !named && !e.request.All:
+		return nil, misuse{errors.New("name the images to export, a --file that names them, or --all")}
+	case named && e.request.All:
+		return nil, misuse{errors.New("--all is of all images: name none beside it")}
+	}
+	for _, name := range files {
+		if err := e.readImages(p, name); err != nil {
+			return nil, err
+		}
+	}
+	if len(files) > 0 && len(e.request.References) == 0 {
+		return nil, fmt.Errorf("%s names no image", strings.Join(files, ", "))
+	}
+	if since != "" {
+		return &e, e.readSince(since)
+	}
+	return &e, nil
+}
+
+// readImages adds the images that a file names.
+func (e *exporting) readImages(p *process, name string) error {
+	in, err := openInput(name)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	found, err := images.Read(in, images.Options{Env: p.variable})
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	for _, image := range found.Images {
+		e.request.References = append(e.request.References, image.Reference)
+	}
+	for _, u := range found.Unread {
+		e.unread = append(e.unread, bundle.LeftOut{Reference: fmt.Sprintf("%s:%d", name, u.Line), Reason: u.Reason})
+	}
+	return nil
+}
+
+// openInput opens a file, or stdin for "-".
+func openInput(name string) (io.ReadCloser, error) {
+	if name == "-" {
+		return io.NopCloser(os.Stdin), nil
+	}
+	return os.Open(name) // #nosec G304 -- the operator names it
+}
+
+// variable gives a variable of the environment.
+func (p *process) variable(name string) (string, bool) {
+	for _, pair := range p.environ {
+		if value, ok := strings.CutPrefix(pair, name+"="); ok {
+			return value, true
+		}
+	}
+	return "", false
+}
+
+// readSince reads --since: a bundle where there is such a file, else a time.
+func (e *exporting) readSince(text string) error {
+	c, err := bundle.Peek(text)
+	if errors.Is(err, os.ErrNotExist) {
+		at, wrong := parseSince(text, time.Now())
+		if wrong != nil {
+			return misuse{fmt.Errorf("--since: there is no bundle %s, and %w", text, wrong)}
+		}
+		e.request.Since = &bundle.Since{Time: at.UTC().Truncate(time.Second)}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	e.request.Since = &bundle.Since{Digest: c.Digest}
+	e.request.Have = make([]digest.Digest, 0, len(c.Contents))
+	for _, k := range c.Contents {
+		e.request.Have = append(e.request.Have, k.Digest)
+	}
+	return nil
+}
+
+// writeExported prints e for people.
+func writeExported(w io.Writer, e *exported) error {
+	tw := newTable(w)
+	fmt.Fprintln(tw, "IMAGE\tDIGEST\tPLATFORMS\tBLOBS\tBYTES\tLEFT OUT")
+	for _, i := range e.Images {
+		left := "–"
+		if i.LeftOut > 0 {
+			left = fmt.Sprintf("%d, %s", i.LeftOut, units.BytesSize(float64(i.LeftOutBytes)))
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%s\t%s\n", i.Reference, short(i.Digest), cmp.Or(strings.Join(i.Platforms, ","), "–"), i.Blobs, units.BytesSize(float64(i.Bytes)), left)
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	resumed := ""
+	if e.Resumed > 0 {
+		resumed = fmt.Sprintf(", of which %s were there", units.BytesSize(float64(e.Resumed)))
+	}
+	_, err := fmt.Fprintf(w, "%s: %d images, %s%s, %s\n", strings.Join(e.Paths, ", "), len(e.Images), units.BytesSize(float64(e.Size)), resumed, e.Digest)
+	return err
+}

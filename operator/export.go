@@ -1,0 +1,107 @@
+package operator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/entrepot-dev/entrepot/bundle"
+	"github.com/entrepot-dev/entrepot/rewrite"
+)
+
+// maxRequest bounds the JSON that a request may send, in bytes.
+const maxRequest = 256 << 20
+
+// ExportRequest is what POST export/plan is sent: a bundle.Choice.
+type ExportRequest struct {
+	// References are as people write them: "nginx:1.27".
+	References []string `json:"references,omitempty"`
+	// All, Platforms, Since and Have are as in a bundle.Choice.
+	All       bool            `json:"all,omitempty"`
+	Platforms []string        `json:"platforms,omitempty"`
+	Since     *bundle.Since   `json:"since,omitempty"`
+	Have      []digest.Digest `json:"have,omitempty"`
+}
+
+// ExportFrom is what POST export is sent: Plan.Contents and Plan.Docker of a
+// bundle.Plan, the one of now or an earlier one.
+type ExportFrom struct {
+	Contents *bundle.Contents `json:"contents"`
+	Docker   []byte           `json:"docker"`
+}
+
+// planExport answers with the bundle.Plan of an ExportRequest.
+func (a *API) planExport(r *http.Request) (any, error) {
+	var request ExportRequest
+	if err := readJSON(r, &request); err != nil {
+		return nil, err
+	}
+	if len(request.References) == 0 && !request.All {
+		return nil, invalidf("name the images to export, or ask for all")
+	}
+	for _, name := range request.Platforms {
+		if name == bundle.AllPlatforms && len(request.Platforms) == 1 {
+			continue
+		}
+		if _, err := rewrite.ParsePlatform(name); err != nil {
+			return nil, invalidf("%q is no platform, such as linux/arm64", name)
+		}
+	}
+	choice := bundle.Choice{All: request.All, Platforms: request.Platforms, Since: request.Since, Have: request.Have}
+	for _, text := range request.References {
+		t, err := Target(a.Router, text)
+		if err != nil {
+			return nil, err
+		}
+		choice.Images = append(choice.Images, t)
+	}
+	plan, err := bundle.Make(r.Context(), a.Cache, choice)
+	if missing := (*bundle.MissingError)(nil); errors.As(err, &missing) {
+		return nil, Errorf(http.StatusNotFound, "%s", err.Error())
+	}
+	return plan, err
+}
+
+// export answers with the tar of a bundle of an ExportFrom, from ?from= on, in bytes.
+func (a *API) export(ctx context.Context, r *http.Request, w io.Writer) error {
+	var request ExportFrom
+	if err := readJSON(r, &request); err != nil {
+		return err
+	}
+	var from int64
+	if text := r.URL.Query().Get("from"); text != "" {
+		var err error
+		if from, err = strconv.ParseInt(text, 10, 64); err != nil || from < 0 {
+			return invalidf("from is a place in the tar, such as %sexport?from=1048576", Prefix)
+		}
+	}
+	if request.Contents == nil {
+		return invalidf("send contents and docker of what %sexport/plan has answered", Prefix)
+	}
+	files, err := bundle.Lay(request.Contents, request.Docker)
+	if errors.Is(err, bundle.ErrContents) || err == nil && from > files.Size {
+		return invalidf("there is no such bundle, or no byte %d of it", from)
+	}
+	if err != nil {
+		return err
+	}
+	return files.WriteTar(ctx, w, from, a.Cache)
+}
+
+// readJSON reads the body of a request.
+func readJSON(r *http.Request, v any) error {
+	dec := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxRequest))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return invalidf("the request is not understood: %s", err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return invalidf("the request is not understood: there is more behind it")
+	}
+	return nil
+}

@@ -14,8 +14,8 @@ import (
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
-// maxRequest bounds the JSON that a request may send, in bytes.
-const maxRequest = 256 << 20
+// maxContents bounds the JSON of a request that holds the contents of a bundle, in bytes.
+const maxContents = 256 << 20
 
 // ExportRequest is what POST export/plan is sent: a bundle.Choice.
 type ExportRequest struct {
@@ -95,7 +95,7 @@ func (a *API) export(ctx context.Context, r *http.Request, w io.Writer) error {
 
 // readJSON reads the body of a request.
 func readJSON(r *http.Request, v any) error {
-	dec := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxRequest))
+	dec := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxContents))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {
 		return invalidf("the request is not understood: %s", err)

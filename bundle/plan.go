@@ -18,16 +18,13 @@ import (
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
-// AllPlatforms as a platform stands for every one that an index names.
-const AllPlatforms = "all"
-
 // Choice says what is to be in a bundle.
 type Choice struct {
 	// Images are wanted whole. All is every image that is here whole.
 	Images []rewrite.Target
 	All    bool
 	// Platforms are those to take of an index, "linux/arm64", where it has them;
-	// AllPlatforms alone is all that it names; none are those of which the manifest is
+	// cache.AllPlatforms is all that it names; none are those of which the manifest is
 	// here.
 	Platforms []string
 	// Since, where it is set, leaves out blobs: those in Have, or those that were stored
@@ -235,7 +232,7 @@ func (p *planner) takeWith(ctx context.Context, t rewrite.Target) (missing []str
 }
 
 func (p *planner) wantsAll() bool {
-	return len(p.choice.Platforms) > 0 && p.choice.Platforms[0] == AllPlatforms
+	return slices.Contains(p.choice.Platforms, cache.AllPlatforms)
 }
 
 // take takes the image that t names, of which n is the manifest or index, and what

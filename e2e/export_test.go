@@ -169,7 +169,7 @@ func TestExportTellsWhatIsMissing(t *testing.T) {
 			{[]string{"whole:1"}, 2, `required flag(s) "bundle" not set`},
 			{[]string{"-o", file}, 2, "name the images to export, a --file that names them, or --all"},
 			{[]string{"-o", file, "--all", "whole:1"}, 2, "--all is of all images: name none beside it"},
-			{[]string{"-o", file, "--platform", "arm", "whole:1"}, 2, `"arm" is no platform, such as linux/arm64`},
+			{[]string{"-o", file, "--platform", "arm", "whole:1"}, 2, `"arm" is no platform, such as linux/amd64`},
 			{[]string{"-o", file, "--since", "yesterday", "whole:1"}, 2, "there is no bundle yesterday, and"},
 			{[]string{"-o", file, "--since", list, "whole:1"}, 1, "it is no bundle that entrepot export has written"},
 			{[]string{"-o", file, "--volume-size", "1KiB", "whole:1"}, 2, "a volume has 1MiB at least"},

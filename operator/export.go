@@ -2,7 +2,6 @@ package operator
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -11,7 +10,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/entrepot-dev/entrepot/bundle"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // maxContents bounds the JSON of a request that holds the contents of a bundle, in bytes.
@@ -38,19 +36,14 @@ type ExportFrom struct {
 // planExport answers with the bundle.Plan of an ExportRequest.
 func (a *API) planExport(r *http.Request) (any, error) {
 	var request ExportRequest
-	if err := readJSON(r, &request); err != nil {
+	if err := decodeUpTo(maxContents, r, &request); err != nil {
 		return nil, err
 	}
 	if len(request.References) == 0 && !request.All {
 		return nil, invalidf("name the images to export, or ask for all")
 	}
-	for _, name := range request.Platforms {
-		if name == bundle.AllPlatforms && len(request.Platforms) == 1 {
-			continue
-		}
-		if _, err := rewrite.ParsePlatform(name); err != nil {
-			return nil, invalidf("%q is no platform, such as linux/arm64", name)
-		}
+	if err := CheckPlatforms(request.Platforms); err != nil {
+		return nil, err
 	}
 	choice := bundle.Choice{All: request.All, Platforms: request.Platforms, Since: request.Since, Have: request.Have}
 	for _, text := range request.References {
@@ -70,7 +63,7 @@ func (a *API) planExport(r *http.Request) (any, error) {
 // export answers with the tar of a bundle of an ExportFrom, from ?from= on, in bytes.
 func (a *API) export(ctx context.Context, r *http.Request, w io.Writer) error {
 	var request ExportFrom
-	if err := readJSON(r, &request); err != nil {
+	if err := decodeUpTo(maxContents, r, &request); err != nil {
 		return err
 	}
 	var from int64
@@ -91,17 +84,4 @@ func (a *API) export(ctx context.Context, r *http.Request, w io.Writer) error {
 		return err
 	}
 	return files.WriteTar(ctx, w, from, a.Cache)
-}
-
-// readJSON reads the body of a request.
-func readJSON(r *http.Request, v any) error {
-	dec := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxContents))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		return invalidf("the request is not understood: %s", err)
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return invalidf("the request is not understood: there is more behind it")
-	}
-	return nil
 }

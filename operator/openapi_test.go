@@ -214,7 +214,7 @@ func TestErrorsTellWhatToDo(t *testing.T) {
 		{"GET", "diff", "", 400, "since is a time, such as"},
 		{"GET", "diff", "since=yesterday", 400, "since is a time, such as"},
 		{"POST", "scrub", "rate=-1", 400, "rate is in bytes a second, such as"},
-		{"POST", "export/plan", "", 400, "the request is not understood"},
+		{"POST", "export/plan", "", 400, "the body is not the JSON that"},
 		{"POST", "reload", "", 409, "nothing is served"},
 		{"GET", "nothing", "", 404, "there is no /api/v1/nothing; /api/v1/openapi.yaml says what there is"},
 		{"GET", "scrub", "", 405, "/api/v1/scrub takes POST, not GET"},

@@ -89,8 +89,11 @@ func warmProgress(s cache.WarmState) Progress {
 }
 
 // decode reads the JSON of a request, which may have no keys that are not known.
-func decode(r *http.Request, v any) error {
-	dec := json.NewDecoder(io.LimitReader(r.Body, maxRequest))
+func decode(r *http.Request, v any) error { return decodeUpTo(maxRequest, r, v) }
+
+// decodeUpTo is decode for a document of at most so many bytes.
+func decodeUpTo(most int64, r *http.Request, v any) error {
+	dec := json.NewDecoder(io.LimitReader(r.Body, most))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {
 		return invalidf("the body is not the JSON that %sopenapi.yaml describes: %v", Prefix, err)

@@ -105,6 +105,11 @@ func (w *world) document(answers []answer) string {
 		for _, a := range answers {
 			if a.route() == r {
 				fmt.Fprintf(&s, "\n%s:\n\n```sh\n%s\n```\n", a.says, a.curl())
+				if a.body != nil && len(a.json()) > inlineBody {
+					var indented bytes.Buffer
+					_ = json.Indent(&indented, a.json(), "", "  ") // it has been sent
+					fmt.Fprintf(&s, "\nwith `request.json`:\n\n```text\n%s\n```\n", &indented)
+				}
 				if a.saves == "" {
 					fmt.Fprintf(&s, "\n```json\n%s```\n", w.shown(a))
 				}
@@ -184,6 +189,15 @@ func cell(text string) string {
 	return strings.NewReplacer("|", `\|`, "\n", " ").Replace(strings.TrimSpace(text))
 }
 
+// inlineBody is how long a body may be, in bytes, to stand in the command.
+const inlineBody = 200
+
+// json is the body of an exercise.
+func (e exercise) json() []byte {
+	b, _ := json.Marshal(e.body) // it has been sent
+	return b
+}
+
 // curl is an exercise for people.
 func (e exercise) curl() string {
 	words := "curl -s"
@@ -192,8 +206,11 @@ func (e exercise) curl() string {
 	}
 	switch {
 	case e.body != nil:
-		b, _ := json.Marshal(e.body) // it has been sent
-		words += " -H 'Content-Type: application/json' -d '" + string(b) + "'"
+		text := string(e.json())
+		if len(text) > inlineBody {
+			text = "@request.json"
+		}
+		words += " -H 'Content-Type: application/json' -d '" + text + "'"
 	case e.file != "":
 		words += " -H 'Content-Type: application/octet-stream' -T " + e.file
 	}

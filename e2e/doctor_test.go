@@ -126,6 +126,22 @@ func TestDoctorExaminesTheRunningProxy(t *testing.T) {
 	}
 }
 
+// TestDoctorTellsOneCacheFromAnother asks one, and the admin listener of another.
+func TestDoctorTellsOneCacheFromAnother(t *testing.T) {
+	t.Parallel()
+	_, one := start(t, "upstreams: {"+noOthers+"}\n")
+	_, other := start(t, "upstreams: {"+noOthers+"}\n")
+	admin := func(p *proxy.Proxy) string { return strings.TrimPrefix(p.AdminURL(), "http://") }
+	d, code, out := doctor(t, "--url", one.URL(), "--admin-listen", admin(other), "--client", "podman", "--root", t.TempDir())
+	if d.status("admin listener", "is of another Entrepot") != "warning" || d.status("podman pull", "can not be asked") != "warning" || code != 0 {
+		t.Errorf("want that they do not belong together, and no pull; got %d:\n%s", code, out)
+	}
+	d, code, out = doctor(t, "--url", one.URL(), "--admin-listen", admin(one))
+	if d.status("admin listener", "has run since") != "ok" || code != 0 {
+		t.Errorf("want the one that it belongs to, got %d:\n%s", code, out)
+	}
+}
+
 func TestDoctorExaminesAHostWithoutAProxy(t *testing.T) {
 	t.Parallel()
 	h, p := start(t, "upstreams: {"+noOthers+"}\n")

@@ -24,7 +24,7 @@ var mayImport = map[string][]string{
 	"cache/index": {"cache/store"},
 	"cache/store": {"oci"},
 	"configs":     {"oci", "rewrite"},
-	"doctor":      {"configs", "operator", "upstream"},
+	"doctor":      {"configs", "doctor/client", "operator", "upstream"},
 	"grants":      {"metrics", "oci", "rewrite", "upstream"},
 	"images":      {},
 	"operator":    {"bundle", "cache", "cache/index", "rewrite", "oci", "upstream"},

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
@@ -24,6 +25,9 @@ import (
 	"github.com/entrepot-dev/entrepot/metrics"
 	"github.com/entrepot-dev/entrepot/operator"
 )
+
+// defaultImage is small.
+const defaultImage = "docker.io/library/hello-world:latest"
 
 // patience is how long one check may take.
 const patience = 10 * time.Second
@@ -43,11 +47,17 @@ With --client it prints what the configuration of a client on this host has to s
 puts it into place with --write: what else the files say stays, and a copy of what was
 there is kept beside them. No service is restarted; it is said what is to be.
 
+Then the client pulls a small image, and the running proxy tells whether it was asked
+for it: a client that fails at its mirror goes to the registry itself, without a word.
+Where that happens the reasons that can be found are told. An image that was not there
+before is removed again.
+
 It exits with 0 where nothing has failed, also where it warns, and with 1 elsewhere.`,
 		Example: `  entrepot doctor
   entrepot doctor --config /etc/entrepot.yml --output json
   entrepot doctor --url http://cache:5000
   entrepot doctor --client docker
+  entrepot doctor --client docker --image ghcr.io/org/app:1
   entrepot doctor --client containerd --url http://cache:5000 --write`,
 		Args: cobra.NoArgs,
 		RunE: does(p.doctor),
@@ -55,6 +65,8 @@ It exits with 0 where nothing has failed, also where it warns, and with 1 elsewh
 	cmd.Flags().String("url", "", "`address` by which clients reach the cache, http://cache:5000")
 	cmd.Flags().String("client", "", "`name` of a client: "+strings.Join(client.Names(), ", "))
 	cmd.Flags().Bool("write", false, "put the client's configuration into place")
+	cmd.Flags().String("image", defaultImage, "`reference` of the image that the client pulls")
+	cmd.Flags().Bool("no-pull", false, "have the client pull nothing")
 	cmd.Flags().String("root", "", "`directory` that stands for / where the client's files are looked for")
 	addOperatorFlags(cmd.Flags())
 	return cmd
@@ -69,8 +81,8 @@ type examined struct {
 
 // doctorFlags is what the doctor was told.
 type doctorFlags struct {
-	asJSON, write     bool
-	url, client, root string
+	asJSON, write, noPull    bool
+	url, client, root, image string
 }
 
 func readDoctorFlags(cmd *cobra.Command) (f doctorFlags, err error) {
@@ -78,7 +90,7 @@ func readDoctorFlags(cmd *cobra.Command) (f doctorFlags, err error) {
 		return f, err
 	}
 	flags := cmd.Flags()
-	for name, to := range map[string]*string{"url": &f.url, "client": &f.client, "root": &f.root} {
+	for name, to := range map[string]*string{"url": &f.url, "client": &f.client, "root": &f.root, "image": &f.image} {
 		if *to, err = flags.GetString(name); err != nil {
 			return f, err
 		}
@@ -86,11 +98,19 @@ func readDoctorFlags(cmd *cobra.Command) (f doctorFlags, err error) {
 	if f.write, err = flags.GetBool("write"); err != nil {
 		return f, err
 	}
+	if f.noPull, err = flags.GetBool("no-pull"); err != nil {
+		return f, err
+	}
+	named, err := reference.ParseNormalizedNamed(f.image)
+	if err != nil {
+		return f, misuse{fmt.Errorf("--image: %q is no reference of an image, such as %s", f.image, defaultImage)}
+	}
+	f.image = reference.TagNameOnly(named).String()
 	switch {
 	case f.client != "" && !slices.Contains(client.Names(), f.client):
 		return f, misuse{fmt.Errorf("--client: %q is not known; give one of %s", f.client, strings.Join(client.Names(), ", "))}
-	case f.client == "" && (f.write || f.root != ""):
-		return f, misuse{errors.New("--write and --root are for --client")}
+	case f.client == "" && (f.write || f.root != "" || f.noPull || flags.Changed("image")):
+		return f, misuse{errors.New("--write, --root, --image and --no-pull are for --client")}
 	}
 	if f.url, err = cacheURL(f.url); err != nil {
 		return f, misuse{err}
@@ -112,7 +132,12 @@ func (p *process) doctor(cmd *cobra.Command, _ []string) error {
 		return context.Cause(ctx)
 	}
 	if f.client != "" {
-		e.treat(f, &result)
+		if e.treat(f, &result) && !f.noPull {
+			result.Findings = append(result.Findings, e.trace(ctx, f)...)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 	}
 	if f.asJSON {
 		err = writeJSON(p.stdout, result)
@@ -150,9 +175,13 @@ var errUnnamed = errors.New("that of the cache is not known here")
 type examination struct {
 	url string
 	// cfg are the settings; nil where they are wrong.
-	cfg    *configs.Config
-	checks []doctor.Check
-	end    func()
+	cfg *configs.Config
+	// front reaches url, and running is the API of the proxy there; nil where that is
+	// not known.
+	front   http.RoundTripper
+	running *operator.Client
+	checks  []doctor.Check
+	end     func()
 }
 
 // newExamination finds out what there is to look at: the host and the proxy of these
@@ -175,15 +204,22 @@ func (p *process) newExamination(ctx context.Context, cmd *cobra.Command, at str
 	var running *operator.Client
 	if cfg != nil {
 		o := &operation{ctx: ctx, cfg: cfg}
-		err := errUnnamed
-		if !remote || isNamed(cmd) {
-			var end func() error
-			if end, err = p.connectRunning(o, isNamed(cmd)); err == nil {
-				running, e.end = o.Client, func() { _ = end() }
+		end, err := p.connectRunning(o, isNamed(cmd) || remote)
+		if err == nil {
+			running, e.end = o.Client, func() { _ = end() }
+		}
+		// One that answers here may have nothing to do with a cache elsewhere.
+		if remote && err == nil {
+			if _, err = (doctor.Cache{URL: e.url, HTTP: front, Operator: running}).Address(ctx); err != nil {
+				running = nil
 			}
+		}
+		if remote && !isNamed(cmd) && err != nil {
+			err = errUnnamed
 		}
 		e.checks = append(e.checks, doctor.Admin{Client: running, Err: err, Optional: remote || cfg.Admin.Listen == configs.AdminOff})
 	}
+	e.front, e.running = front, running
 	if !remote {
 		e.checks = append(e.checks, doctor.Configuration{File: p.configFile(cmd), Config: cfg, Err: loadErr, Given: given(cmd), Client: running})
 		if cfg != nil {

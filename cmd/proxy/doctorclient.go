@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -47,26 +48,27 @@ func (f *clientFile) print(w io.Writer) error {
 }
 
 // treat finds out what the files of a client are to say, and has that written where it
-// is to be.
-func (e *examination) treat(f doctorFlags, result *examined) {
+// is to be. It tells whether a pull would show what they say.
+func (e *examination) treat(f doctorFlags, result *examined) (ready bool) {
 	check := f.client + " configuration"
 	tell := func(s doctor.Status, seen, advice string) {
 		result.Findings = append(result.Findings, doctor.Finding{Check: check, Status: s, Seen: seen, Advice: advice})
 	}
 	if e.url == "" {
 		tell(doctor.Failure, "the address of the cache is not known, for its configuration is wrong", "mend that, or give --url")
-		return
+		return false
 	}
-	files, err := client.Plan(f.client, client.Site{URL: e.url, Upstreams: mirrored(e.cfg), Root: f.root})
+	files, err := client.Plan(f.client, e.site(f))
 	if unmerged := (*client.Unmerged)(nil); errors.As(err, &unmerged) {
 		tell(doctor.Failure, fmt.Sprintf("%s can not be changed: %s", unmerged.Path, unmerged.Why), "put in by hand what is printed below")
 		result.Files = append(result.Files, clientFile{Path: unmerged.Path, Exists: true, Says: unmerged.Text})
-		return
+		return true
 	}
 	if err != nil {
 		tell(doctor.Failure, err.Error(), "run this command as a user who may read it")
-		return
+		return true
 	}
+	ready = true
 	for _, file := range files {
 		told := clientFile{Path: file.Path, Exists: file.Exists, Complete: !file.Changes(), Says: file.Ready, Restart: file.Restart}
 		switch {
@@ -89,6 +91,7 @@ func (e *examination) treat(f doctorFlags, result *examined) {
 			}
 			if file.Restart != "" {
 				tell(doctor.Warning, seen, file.Restart)
+				ready = false
 			} else {
 				tell(doctor.OK, seen, "")
 			}
@@ -98,6 +101,28 @@ func (e *examination) treat(f doctorFlags, result *examined) {
 		}
 		result.Files = append(result.Files, told)
 	}
+	if !ready {
+		tell(doctor.Warning, "nothing was pulled, for what has been written is not in force yet", "do what is said above, and run this again without --write")
+	}
+	return ready
+}
+
+// site is what the files of the client have to say.
+func (e *examination) site(f doctorFlags) client.Site {
+	return client.Site{URL: e.url, Upstreams: mirrored(e.cfg), Root: f.root}
+}
+
+// traceTimeout bounds a pull and what is asked around it.
+const traceTimeout = 5 * time.Minute
+
+// trace has the client pull, and gives what came of it.
+func (e *examination) trace(ctx context.Context, f doctorFlags) []doctor.Finding {
+	t := doctor.Trace{Cache: doctor.Cache{URL: e.url, HTTP: e.front, Operator: e.running}, Client: f.client, Site: e.site(f), Image: f.image}
+	if e.running == nil {
+		return []doctor.Finding{{Check: t.Name(), Status: doctor.Warning, Seen: "nothing was pulled, for the cache can not be asked whether it comes through there",
+			Advice: "give the address of its admin listener (--admin-listen), or run this command on its host"}}
+	}
+	return doctor.Run(ctx, []doctor.Check{t}, traceTimeout)
 }
 
 // mirrored are the names of the upstreams, the default one first; those that are there

@@ -1,5 +1,6 @@
-// Package client knows the configuration files of container clients: what they are to
-// say so that pulls go through a cache, and how to put that into what is there already.
+// Package client knows container clients: their configuration files, what these are to
+// say so that pulls go through a cache, how to put that into what is there already, how
+// to have a client pull, and what keeps its pulls from the cache.
 //
 // What else a file says stays as it is, comments and order included. A file that can
 // not be changed so is left alone, and it is told what to put in by hand.

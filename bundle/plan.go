@@ -21,7 +21,7 @@ import (
 // Choice says what is to be in a bundle.
 type Choice struct {
 	// Images are wanted whole. All is every image that is here whole.
-	Images []rewrite.Target
+	Images []Wanted
 	All    bool
 	// Platforms are those to take of an index, "linux/arm64", where it has them;
 	// cache.AllPlatforms is all that it names; none are those of which the manifest is
@@ -31,6 +31,13 @@ type Choice struct {
 	// before Since.Time. Manifests are never left out.
 	Since *Since
 	Have  []digest.Digest
+}
+
+// Wanted is an image that is wanted by name.
+type Wanted struct {
+	rewrite.Target
+	// Platforms are those to take of it; none are those of the Choice.
+	Platforms []string
 }
 
 // Plan is what will be in a bundle.
@@ -130,20 +137,25 @@ func Make(ctx context.Context, from Catalog, choice Choice) (*Plan, error) {
 	for _, d := range choice.Have {
 		p.have[d] = true
 	}
-	wanted := choice.Images
+	wanted := choice.merged()
+	asked := len(wanted)
 	if choice.All {
 		named, err := from.Named(ctx)
 		if err != nil {
 			return nil, err
 		}
-		wanted = append(slices.Clone(wanted), named...)
+		for _, t := range named {
+			wanted = append(wanted, wantedImage{t, platforms{}.and(choice.Platforms)})
+		}
 	}
 	var missing []LeftOut
-	for i, t := range wanted {
+	for i, want := range wanted {
+		t := want.Target
+		p.platforms = want.platforms
 		if err := ctx.Err(); err != nil {
 			return nil, context.Cause(ctx)
 		}
-		own := i >= len(choice.Images) // nobody has asked for it
+		own := i >= asked // nobody has asked for it
 		if own && t.Digest != "" && p.in[inRepository(t, t.Digest)] {
 			continue
 		}
@@ -165,6 +177,45 @@ func Make(ctx context.Context, from Catalog, choice Choice) (*Plan, error) {
 	return p.finish()
 }
 
+// wantedImage is an image and what is wanted of it.
+type wantedImage struct {
+	rewrite.Target
+	platforms platforms
+}
+
+// platforms are those that are wanted of an index.
+type platforms struct {
+	// names must be there, as far as the index has them.
+	names []string
+	// here has those taken of which the manifest is here.
+	here bool
+}
+
+// and gives both. No names are those that are here.
+func (p platforms) and(names []string) platforms {
+	return platforms{names: append(slices.Clone(p.names), names...), here: p.here || len(names) == 0}
+}
+
+// merged gives each image that is wanted by name once.
+func (c Choice) merged() []wantedImage {
+	var list []wantedImage
+	at := map[rewrite.Target]int{}
+	for _, w := range c.Images {
+		names := w.Platforms
+		if len(names) == 0 {
+			names = c.Platforms
+		}
+		i, known := at[w.Target]
+		if !known {
+			i = len(list)
+			at[w.Target] = i
+			list = append(list, wantedImage{Target: w.Target})
+		}
+		list[i].platforms = list[i].platforms.and(names)
+	}
+	return list
+}
+
 // words gives the sentence of an error that was made for people.
 func words(err error) string {
 	if e := (*oci.Error)(nil); errors.As(err, &e) {
@@ -177,7 +228,9 @@ func words(err error) string {
 type planner struct {
 	from   Catalog
 	choice Choice
-	plan   *Plan
+	// platforms are those of the image that is looked at.
+	platforms platforms
+	plan      *Plan
 	// contents are what is taken by now.
 	contents map[digest.Digest]*kept
 	// taken are the images that are, or were left out, by their references.
@@ -217,11 +270,7 @@ func (p *planner) takeWith(ctx context.Context, t rewrite.Target) (missing []str
 	if err != nil {
 		return nil, err
 	}
-	o := cache.TreeOptions{Referrers: true}
-	if !p.wantsAll() {
-		o.Platforms = p.choice.Platforms
-	}
-	tree, err := p.from.Tree(ctx, rewrite.Target{Upstream: t.Upstream, Repository: t.Repository, Digest: d}, o)
+	tree, err := p.from.Tree(ctx, rewrite.Target{Upstream: t.Upstream, Repository: t.Repository, Digest: d}, cache.TreeOptions{Referrers: true})
 	if oci.IsAbsent(err) {
 		return []string{"manifest " + d.String()}, nil
 	}
@@ -229,10 +278,6 @@ func (p *planner) takeWith(ctx context.Context, t rewrite.Target) (missing []str
 		return nil, err
 	}
 	return p.take(t, tree.Root, seen), nil
-}
-
-func (p *planner) wantsAll() bool {
-	return slices.Contains(p.choice.Platforms, cache.AllPlatforms)
 }
 
 // take takes the image that t names, of which n is the manifest or index, and what
@@ -248,7 +293,7 @@ func (p *planner) take(t rewrite.Target, n *cache.Node, seen time.Time) (missing
 		Upstream: t.Upstream, Repository: t.Repository, Tag: t.Tag, Digest: n.Digest, MediaType: n.MediaType,
 		Fetched: seen.UTC().Truncate(time.Second), Referrer: n.Parsed.Subject != nil || isReferrerTag(t.Tag),
 	}
-	taken := Taken{Reference: image.String(), Digest: n.Digest, Platforms: w.platforms, Referrer: image.Referrer}
+	taken := Taken{Reference: image.String(), Digest: n.Digest, Platforms: w.took, Referrer: image.Referrer}
 	for _, found := range w.found {
 		k := p.keep(t, found)
 		taken.Blobs++

@@ -71,12 +71,18 @@ func TestPlanTakesThePlatformsThatAreHereOrAreNamed(t *testing.T) {
 		{[]string{"linux/arm64"}, []string{"linux/arm64"}},
 		{[]string{"linux/s390x", "linux/amd64"}, []string{"linux/amd64"}},
 	} {
-		p := w.plan(Choice{Images: []rewrite.Target{target("library/app", "1", "")}, Platforms: c.platforms})
+		p := w.plan(Choice{Images: []Wanted{{Target: target("library/app", "1", "")}}, Platforms: c.platforms})
 		if got := contentsOf(p, true); !slices.Equal(got, whole(i, c.want...)) {
 			t.Errorf("%q: want %d contents of %q, got %d", c.platforms, len(whole(i, c.want...)), c.want, len(got))
 		}
 		wantList(t, "platforms", p.Images[0].Platforms, c.want)
 	}
+	// As a Compose file may name it: for a platform, and for none in particular.
+	p := w.plan(Choice{Images: []Wanted{{Target: target("library/app", "1", ""), Platforms: []string{"linux/arm64"}}, {Target: target("library/app", "1", "")}}})
+	if len(p.Images) != 1 {
+		t.Errorf("want the image once, got %v", p.Images)
+	}
+	wantList(t, "platforms", p.Images[0].Platforms, []string{"linux/amd64", "linux/arm64"})
 	for _, c := range []struct {
 		platforms []string
 		want      string
@@ -85,7 +91,7 @@ func TestPlanTakesThePlatformsThatAreHereOrAreNamed(t *testing.T) {
 		{[]string{"linux/arm/v7"}, "entrepot warm --platform linux/arm/v7 docker.io/library/app:1"},
 		{[]string{"linux/s390x"}, "it is there for linux/amd64, linux/arm64, linux/arm/v7"},
 	} {
-		_, err := Make(t.Context(), w, Choice{Images: []rewrite.Target{target("library/app", "1", "")}, Platforms: c.platforms})
+		_, err := Make(t.Context(), w, Choice{Images: []Wanted{{Target: target("library/app", "1", "")}}, Platforms: c.platforms})
 		if e := (*MissingError)(nil); !errors.As(err, &e) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q: want %q, got %v", c.platforms, c.want, err)
 		}
@@ -103,7 +109,7 @@ func TestPlanRefusesWhatIsNotWholeAndLeavesItOutOfAll(t *testing.T) {
 	if err := os.Remove(w.file(lost)); err != nil {
 		t.Fatal(err)
 	}
-	_, err := Make(t.Context(), w, Choice{Images: []rewrite.Target{target("library/app", "whole", ""), target("library/app", "part", "")}})
+	_, err := Make(t.Context(), w, Choice{Images: []Wanted{{Target: target("library/app", "whole", "")}, {Target: target("library/app", "part", "")}}})
 	want := "1 of the images are not here whole, so that there is no bundle:\n" +
 		"  docker.io/library/app:part: missing: layer " + lost.String() + "\n" +
 		"fetch them first: entrepot warm docker.io/library/app:part\n" +
@@ -116,7 +122,7 @@ func TestPlanRefusesWhatIsNotWholeAndLeavesItOutOfAll(t *testing.T) {
 	if len(p.LeftOut) != 1 || p.LeftOut[0].String() != "docker.io/library/app:part: missing: layer "+lost.String() {
 		t.Errorf("want the other to be named, got %v", p.LeftOut)
 	}
-	_, err = Make(t.Context(), w, Choice{Images: []rewrite.Target{target("library/app", "none", "")}})
+	_, err = Make(t.Context(), w, Choice{Images: []Wanted{{Target: target("library/app", "none", "")}}})
 	if err == nil || !strings.Contains(err.Error(), "nothing is known of docker.io/library/app:none") {
 		t.Errorf("want that it is not known, got %v", err)
 	}
@@ -176,7 +182,7 @@ func TestPlanTakesReferrersAsFarAsTheyAreWhole(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for what, c := range map[string]Choice{"by name": {Images: []rewrite.Target{target("library/app", "1", "")}}, "all": {All: true}} {
+	for what, c := range map[string]Choice{"by name": {Images: []Wanted{{Target: target("library/app", "1", "")}}}, "all": {All: true}} {
 		p := w.plan(c)
 		want := []string{
 			"docker.io/library/app@" + sbom.Digest.String(), "docker.io/library/app@" + signed.Digest.String(),

@@ -21,7 +21,8 @@ type walk struct {
 	found     []stored
 	manifests []*cache.Node
 	missing   []string
-	platforms []string
+	// took are the platforms that were taken.
+	took []string
 	// named are the manifests of indexes, also those that are not taken.
 	named []digest.Digest
 }
@@ -75,19 +76,21 @@ func (w *walk) node(n *cache.Node, platform string) {
 // index takes what is wanted of what an index names.
 func (w *walk) index(n *cache.Node) {
 	before := len(w.found)
+	required := w.required(n.Parsed)
 	for _, child := range n.Children {
 		w.named = append(w.named, child.Digest)
-		platform := rewrite.PlatformName(child.Platform)
 		switch {
-		case child.Left:
-		case rewrite.IsAttestation(child.Descriptor), child.Kind == cache.KindIndex && !w.wantsAll():
+		case rewrite.IsAttestation(child.Descriptor):
+		case required[child.Digest], w.platforms.here && child.Stored && child.Kind == cache.KindManifest:
+			w.platform(child)
+		case child.Kind == cache.KindIndex:
 			w.ifWhole(child)
-		case child.Stored || len(w.choice.Platforms) > 0:
-			missing := len(w.missing)
-			w.node(child, platform)
-			if platform != "" && len(w.missing) == missing && !slices.Contains(w.platforms, platform) {
-				w.platforms = append(w.platforms, platform)
-			}
+		}
+	}
+	for _, child := range n.Children {
+		of := digest.Digest(child.Annotations["vnd.docker.reference.digest"])
+		if rewrite.IsAttestation(child.Descriptor) && (of == "" || w.seen[of]) {
+			w.ifWhole(child)
 		}
 	}
 	if len(w.found) == before && len(w.missing) == 0 && len(n.Children) > 0 {
@@ -95,10 +98,34 @@ func (w *walk) index(n *cache.Node) {
 	}
 }
 
+// required gives what of an index must be there.
+func (w *walk) required(p *rewrite.Parsed) map[digest.Digest]bool {
+	required := map[digest.Digest]bool{}
+	for _, name := range w.platforms.names {
+		if name == cache.AllPlatforms {
+			for _, d := range p.Children {
+				required[d.Digest] = true
+			}
+		} else if d, err := rewrite.SelectPlatform(p, name); err == nil {
+			required[d.Digest] = true
+		}
+	}
+	return required
+}
+
+// platform takes a manifest of an index.
+func (w *walk) platform(n *cache.Node) {
+	name, missing := rewrite.PlatformName(n.Platform), len(w.missing)
+	w.node(n, name)
+	if name != "" && len(w.missing) == missing && !slices.Contains(w.took, name) {
+		w.took = append(w.took, name)
+	}
+}
+
 // whyNone says why nothing was taken of what an index names.
 func (w *walk) whyNone(n *cache.Node) string {
-	if len(w.choice.Platforms) > 0 && !w.wantsAll() {
-		if _, err := rewrite.SelectPlatform(n.Parsed, w.choice.Platforms[0]); err != nil {
+	for _, name := range w.platforms.names {
+		if _, err := rewrite.SelectPlatform(n.Parsed, name); err != nil && name != cache.AllPlatforms {
 			return words(err)
 		}
 	}

@@ -159,7 +159,7 @@ func TestExportTellsWhatIsMissing(t *testing.T) {
 			t.Fatal(err)
 		}
 		unread := operate(t, p, "export", "-o", file, "--file", list)
-		unread.want(t, 1, "docker.io/library/whole:1", list+":1: ")
+		unread.want(t, 1, "docker.io/library/whole:1", "left out: ${NOBODY_SETS_THIS}/b:1: "+list+":1: ")
 		said := []string{missing.err, named.err, strings.ReplaceAll(all.out, dir, ""), strings.ReplaceAll(unread.out, dir, "")}
 		for _, c := range []struct {
 			args []string

@@ -72,7 +72,7 @@ var exercises = []exercise{
 		}},
 	{says: "Two images, one of which is not there", method: "POST", name: "warm", byTheClock: true,
 		body: operator.WarmRequest{Images: []operator.ListedImage{{Reference: "nginx:1.27", Platforms: []string{"linux/arm64"}}, {Reference: "ghost:1"}}}},
-	{says: "What would be in a bundle", method: "POST", name: "export/plan", body: operator.ExportRequest{References: []string{"nginx:1.27"}, Platforms: []string{"linux/amd64"}}},
+	{says: "What would be in a bundle", method: "POST", name: "export/plan", body: operator.ExportRequest{Images: []operator.ListedImage{{Reference: "nginx:1.27"}}, Platforms: []string{"linux/amd64"}}},
 	{says: "A bundle of no more than an index, after its first bytes", method: "POST", name: "export", query: "from=512", body: bundleOfAnIndex(), saves: "bundle.tar"},
 	{says: "At 50 MiB a second", method: "POST", name: "scrub", query: "rate=52428800"},
 }

@@ -17,8 +17,8 @@ const maxContents = 256 << 20
 
 // ExportRequest is what POST export/plan is sent: a bundle.Choice.
 type ExportRequest struct {
-	// References are as people write them: "nginx:1.27".
-	References []string `json:"references,omitempty"`
+	// Images are wanted whole.
+	Images []ListedImage `json:"images,omitempty"`
 	// All, Platforms, Since and Have are as in a bundle.Choice.
 	All       bool            `json:"all,omitempty"`
 	Platforms []string        `json:"platforms,omitempty"`
@@ -39,19 +39,22 @@ func (a *API) planExport(r *http.Request) (any, error) {
 	if err := decodeUpTo(maxContents, r, &request); err != nil {
 		return nil, err
 	}
-	if len(request.References) == 0 && !request.All {
+	if len(request.Images) == 0 && !request.All {
 		return nil, invalidf("name the images to export, or ask for all")
 	}
 	if err := CheckPlatforms(request.Platforms); err != nil {
 		return nil, err
 	}
 	choice := bundle.Choice{All: request.All, Platforms: request.Platforms, Since: request.Since, Have: request.Have}
-	for _, text := range request.References {
-		t, err := Target(a.Router, text)
+	for _, image := range request.Images {
+		t, err := Target(a.Router, image.Reference)
 		if err != nil {
 			return nil, err
 		}
-		choice.Images = append(choice.Images, t)
+		if err := CheckPlatforms(image.Platforms); err != nil {
+			return nil, err
+		}
+		choice.Images = append(choice.Images, bundle.Wanted{Target: t, Platforms: image.Platforms})
 	}
 	plan, err := bundle.Make(r.Context(), a.Cache, choice)
 	if missing := (*bundle.MissingError)(nil); errors.As(err, &missing) {

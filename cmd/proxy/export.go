@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,7 +18,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/bundle"
 	"github.com/entrepot-dev/entrepot/configs"
-	"github.com/entrepot-dev/entrepot/images"
 	"github.com/entrepot-dev/entrepot/operator"
 )
 
@@ -39,6 +37,8 @@ here, or that --platform names; the index itself is never changed.
 Images that are not here whole are told, with what they lack, and there is no bundle;
 with --all they are left out and named, and it exits with 1.
 
+` + imageListHelp + `
+
 It may be ended at any time: what is written stays in BUNDLE.partial, and the same
 command goes on with it.`,
 		Example: `  entrepot export -o bundle.tar nginx:1.27 ghcr.io/org/app:v3
@@ -52,9 +52,9 @@ command goes on with it.`,
 	flags.StringP("bundle", "o", "", "`file` to write, or with a / at its end a directory")
 	addChecked(flags, "output", "", outputTable, "`format` to print: table or json", checkOutput)
 	addDirectoryFlags(flags)
-	flags.StringArrayP("file", "f", nil, "`file` that names images: a list, a Compose file, Kubernetes YAML or a Dockerfile; - is stdin")
+	addImageFlags(flags)
+	flags.Lookup("platform").Usage = "`platforms` to take of each image, linux/amd64,linux/arm64, or all (default: those that are here)"
 	flags.Bool("all", false, "all that is cached")
-	flags.StringSlice("platform", nil, "`platforms` to take of an index: linux/amd64,linux/arm64, or all; those that are here if none is named")
 	flags.String("since", "", "leave out blobs that `what` has, an earlier bundle, or that were stored before a time: a duration, a date or a time")
 	addChecked(flags, "volume-size", "", "0", "`bytes` of a volume into which the bundle is split, such as 4GiB; 0 does not split it", func(text string) error {
 		n, err := configs.ParseBytes(text)
@@ -73,15 +73,14 @@ command goes on with it.`,
 type exported struct {
 	bundle.Saved
 	Images  []bundle.Taken   `json:"images"`
-	LeftOut []bundle.LeftOut `json:"leftOut"`
+	LeftOut []bundle.LeftOut `json:"leftOut,omitempty"`
 }
 
 // exporting are the flags of the command.
 type exporting struct {
 	save    bundle.Save
 	request operator.ExportRequest
-	// unread are the places of files of which it can not be told which image they name.
-	unread []bundle.LeftOut
+	list    *imageList
 }
 
 func (p *process) export(o *operation, cmd *cobra.Command, args []string) error {
@@ -108,7 +107,10 @@ func (p *process) export(o *operation, cmd *cobra.Command, args []string) error 
 	if err != nil {
 		return err
 	}
-	result := exported{Saved: saved, Images: plan.Images, LeftOut: append(e.unread, plan.LeftOut...)}
+	result := exported{Saved: saved, Images: plan.Images, LeftOut: plan.LeftOut}
+	for _, u := range e.list.unread {
+		result.LeftOut = append(result.LeftOut, bundle.LeftOut{Reference: u.reference, Reason: u.reason})
+	}
 	if asJSON {
 		err = writeJSON(p.stdout, result)
 	} else {
@@ -165,9 +167,9 @@ func (p *process) readExport(cmd *cobra.Command, args []string) (*exporting, err
 	get(err)
 	e.request.All, err = flags.GetBool("all")
 	get(err)
-	e.request.Platforms, err = flags.GetStringSlice("platform")
+	e.request.Platforms, err = platformsOf(cmd)
 	get(err)
-	files, err := flags.GetStringArray("file")
+	e.list, err = p.readImages(cmd, args)
 	get(err)
 	since, err := flags.GetString("since")
 	get(err)
@@ -179,8 +181,8 @@ func (p *process) readExport(cmd *cobra.Command, args []string) (*exporting, err
 		return nil, errs
 	}
 	e.save.Volume = int64(size)
-	e.request.References = slices.Clone(args)
-	switch named := len(args) > 0 || len(files) > 0; {
+	e.request.Images = e.list.images
+	switch named := len(args) > 0 || flags.Changed("file"); {
 	case e.save.Path == "":
 		return nil, misuse{errors.New("name the bundle: -o bundle.tar")}
 	case !named && !e.request.All:
@@ -188,56 +190,13 @@ func (p *process) readExport(cmd *cobra.Command, args []string) (*exporting, err
 	case named && e.request.All:
 		return nil, misuse{errors.New("--all is of all images: name none beside it")}
 	}
-	for _, name := range files {
-		if err := e.readImages(p, name); err != nil {
-			return nil, err
-		}
-	}
-	if len(files) > 0 && len(e.request.References) == 0 {
-		return nil, fmt.Errorf("%s names no image", strings.Join(files, ", "))
+	if len(e.request.Images) == 0 && !e.request.All {
+		return nil, errors.New("the files name no image")
 	}
 	if since != "" {
 		return &e, e.readSince(since)
 	}
 	return &e, nil
-}
-
-// readImages adds the images that a file names.
-func (e *exporting) readImages(p *process, name string) error {
-	in, err := openInput(name)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	found, err := images.Read(in, images.Options{Env: p.variable})
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	for _, image := range found.Images {
-		e.request.References = append(e.request.References, image.Reference)
-	}
-	for _, u := range found.Unread {
-		e.unread = append(e.unread, bundle.LeftOut{Reference: fmt.Sprintf("%s:%d", name, u.Line), Reason: u.Reason})
-	}
-	return nil
-}
-
-// openInput opens a file, or stdin for "-".
-func openInput(name string) (io.ReadCloser, error) {
-	if name == "-" {
-		return io.NopCloser(os.Stdin), nil
-	}
-	return os.Open(name) // #nosec G304 -- the operator names it
-}
-
-// variable gives a variable of the environment.
-func (p *process) variable(name string) (string, bool) {
-	for _, pair := range p.environ {
-		if value, ok := strings.CutPrefix(pair, name+"="); ok {
-			return value, true
-		}
-	}
-	return "", false
 }
 
 // readSince reads --since: a bundle where there is such a file, else a time.

@@ -54,7 +54,7 @@ func insideTheAirGap(t *testing.T, text string) {
 		switch {
 		case strings.HasPrefix(c, "entrepot serve "):
 			serve(c)
-		case strings.HasPrefix(c, "docker "):
+		case strings.HasPrefix(c, "docker "), strings.HasPrefix(c, "entrepot doctor "):
 			shell(t, s.Dir, append(env, "DOCKER_HOST="+docker()[1]), c)
 		default:
 			shell(t, s.Dir, env, c)

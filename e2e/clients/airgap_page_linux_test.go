@@ -60,7 +60,7 @@ func pageCommands(t *testing.T) story {
 			block += line
 		}
 	}
-	if len(s.outside) != 6 || len(s.inside) != 4 || len(s.outsideAgain) != 1 || len(s.insideAgain) != 1 {
+	if len(s.outside) != 6 || len(s.inside) != 5 || len(s.outsideAgain) != 1 || len(s.insideAgain) != 1 {
 		t.Fatalf("the page has other commands than this test knows: %+v", s)
 	}
 	return s

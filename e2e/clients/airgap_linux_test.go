@@ -135,7 +135,7 @@ func goInside(t *testing.T, s insideStory) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = 10 * time.Second
 	out, err := cmd.CombinedOutput()
-		if err != nil || !bytes.Contains(out, []byte("--- PASS: TestAcrossTheAirGap")) {
+	if err != nil || !bytes.Contains(out, []byte("--- PASS: TestAcrossTheAirGap")) {
 		t.Errorf("inside: %v\n%s", err, out)
 	}
 }

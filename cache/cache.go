@@ -100,6 +100,8 @@ type Cache struct {
 	passages chan struct{}
 	// scrubbing has room for the one pass over all that is stored.
 	scrubbing chan struct{}
+	// cleaning has room for the one purge or gc.
+	cleaning chan struct{}
 	// rescrub holds one token where the background pass has new settings.
 	rescrub chan struct{}
 
@@ -143,6 +145,9 @@ type Cache struct {
 
 	tagsMu  sync.Mutex
 	tagsGen uint64 // counts changes of tag records, see lookUpTag
+
+	linksMu  sync.Mutex
+	linksGen uint64 // counts drops of links, see link
 }
 
 type upstream struct {
@@ -206,6 +211,7 @@ func Open(o Options) (*Cache, error) {
 		verifier:          newVerifier(),
 		passages:          make(chan struct{}, maxPassages),
 		scrubbing:         make(chan struct{}, 1),
+		cleaning:          make(chan struct{}, 1),
 		rescrub:           make(chan struct{}, 1),
 		log:               o.Log,
 		metrics:           o.Metrics,

@@ -238,7 +238,7 @@ func (e *evictor) keepWithin() (again <-chan time.Time) {
 		return time.After(pause)
 	}
 	var done evicted
-	e.dropParts(&done, h.idle, func(u store.Unfinished) bool { return begun.Sub(u.Touched) >= abandoned })
+	e.cache.dropParts(&done, h.idle, func(u store.Unfinished) bool { return begun.Sub(u.Touched) >= abandoned })
 	if left := need.Want - done.bytes; left > 0 {
 		e.dropPlanned(&done, evict.Need{Limit: need.Limit, Must: need.Must - done.bytes, Want: left}, h.idle, begun)
 	}
@@ -253,36 +253,6 @@ func (e *evictor) keepWithin() (again <-chan time.Time) {
 
 // hundredths gives n hundredths of limit.
 func hundredths(limit, n int64) int64 { return limit/100*n + limit%100*n/100 }
-
-// evicted counts what went, and what would have if nobody had been about to
-// change it: who is wakes the evictor when that is done.
-type evicted struct{ blobs, parts, bytes, busy int64 }
-
-// dropParts drops those idle parts that go says. What went has negative Bytes
-// from then on.
-func (e *evictor) dropParts(done *evicted, idle []store.Unfinished, goes func(store.Unfinished) bool) {
-	for i, u := range idle {
-		if u.Bytes < 0 || !goes(u) {
-			continue
-		}
-		if u.Digest != "" {
-			if !e.cache.tryClaim(u.Digest) {
-				continue
-			}
-		}
-		err := e.cache.store.RemoveUnfinished(u)
-		if u.Digest != "" {
-			e.cache.unclaim(u.Digest)
-		}
-		if err != nil {
-			e.cache.log.Warn("a part could not be removed", zap.Stringer("digest", u.Digest), zap.Error(err))
-			continue
-		}
-		done.parts++
-		done.bytes += u.Bytes
-		idle[i].Bytes = -1
-	}
-}
 
 // dropPlanned drops what a plan for need says. Parts count as content that was
 // used once.
@@ -327,39 +297,15 @@ func (e *evictor) dropPlanned(done *evicted, need evict.Need, idle []store.Unfin
 		c.log.Error("the index could not be read to evict by", zap.Error(err))
 		return
 	}
-	e.dropParts(done, idle, func(u store.Unfinished) bool { return goes(u) && plan.Evict(part(u)) })
+	c.dropParts(done, idle, func(u store.Unfinished) bool { return goes(u) && plan.Evict(part(u)) })
 	for batch := range slices.Chunk(going, evictBatch) {
 		if c.ctx.Err() != nil {
 			return
 		}
-		e.dropBatch(done, batch)
-	}
-}
-
-// dropBatch drops blobs from the store, and then their records. Who reads one
-// has it open and reads to its end; who asks for one now waits for its claim,
-// does not find it and fetches it again.
-func (e *evictor) dropBatch(done *evicted, batch []digest.Digest) {
-	c := e.cache
-	asked := len(batch)
-	batch = slices.DeleteFunc(slices.Clone(batch), func(d digest.Digest) bool { return !c.tryClaim(d) })
-	done.busy += int64(asked - len(batch))
-	defer c.unclaim(batch...)
-	var gone []digest.Digest
-	for _, d := range batch {
-		size, _ := c.store.Has(d)
-		if err := c.store.Remove(d); err != nil {
-			c.log.Warn("a blob could not be evicted", zap.Stringer("digest", d), zap.Error(err))
-			continue
-		}
-		gone = append(gone, d)
-		done.blobs++
-		done.bytes += size
-		c.metrics.Evictions.Inc()
-		c.metrics.EvictedBytes.Add(float64(size))
-	}
-	if err := c.index.DropBlobs(gone...); err != nil {
-		c.log.Error("evicted content could not be forgotten", zap.Error(err))
+		before := *done
+		c.dropBatch(done, batch, nil)
+		c.metrics.Evictions.Add(float64(done.blobs - before.blobs))
+		c.metrics.EvictedBytes.Add(float64(done.bytes - before.bytes))
 	}
 }
 

@@ -387,14 +387,14 @@ func TestWhatIsBeingFilledIsNotEvicted(t *testing.T) {
 	c.mu.Lock()
 	c.fills[d] = &blobFill{}
 	c.mu.Unlock()
-	newEvictor(c).dropBatch(&evicted{}, []digest.Digest{d})
+	c.dropBatch(&evicted{}, []digest.Digest{d}, nil)
 	if !c.holds(d) {
 		t.Error("it is gone")
 	}
 	c.mu.Lock()
 	delete(c.fills, d)
 	c.mu.Unlock()
-	newEvictor(c).dropBatch(&evicted{}, []digest.Digest{d})
+	c.dropBatch(&evicted{}, []digest.Digest{d}, nil)
 	if c.holds(d) {
 		t.Error("it is there though nothing fills it")
 	}
@@ -444,7 +444,6 @@ func TestEvictionAndFillsOfOneDigestAgree(t *testing.T) {
 	stop := make(chan struct{})
 	var clients, evictor sync.WaitGroup
 	evictor.Go(func() {
-		e := newEvictor(c)
 		for {
 			select {
 			case <-stop:
@@ -453,7 +452,7 @@ func TestEvictionAndFillsOfOneDigestAgree(t *testing.T) {
 			}
 			var all []digest.Digest
 			c.index.Blobs(func(d digest.Digest, _ index.Blob) bool { all = append(all, d); return true })
-			e.dropBatch(&evicted{}, all)
+			c.dropBatch(&evicted{}, all, nil)
 		}
 	})
 	for k := range 4 {

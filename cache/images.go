@@ -37,6 +37,8 @@ type Image struct {
 	Used    time.Time `json:"used"`
 	// Pinned says that it is not evicted.
 	Pinned bool `json:"pinned"`
+
+	target rewrite.Target // as Reference
 }
 
 // ImagePlatform is a platform that an image is there for.
@@ -227,7 +229,7 @@ func (l *imageLister) lostPins() error {
 // image makes an Image of what is here of tree, its referrers aside.
 func (l *imageLister) image(tree *Tree) Image {
 	root := tree.Root
-	i := Image{Reference: tree.Target.String(), Digest: root.Digest, MediaType: root.MediaType, Platforms: []ImagePlatform{}}
+	i := Image{target: tree.Target, Reference: tree.Target.String(), Digest: root.Digest, MediaType: root.MediaType, Platforms: []ImagePlatform{}}
 	own := map[digest.Digest]bool{}
 	root.image(own, func(n *Node) {
 		if !n.Stored {

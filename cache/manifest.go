@@ -381,9 +381,16 @@ func (c *Cache) link(up, repo string, d digest.Digest) (index.Link, bool) {
 	if l, ok := c.memory.link(up, repo, d); ok {
 		return l, true
 	}
+	c.linksMu.Lock()
+	gen := c.linksGen
+	c.linksMu.Unlock()
 	l, ok := c.index.Link(up, repo, d)
 	if ok {
-		c.memory.setLink(up, repo, d, l)
+		c.linksMu.Lock()
+		defer c.linksMu.Unlock()
+		if gen == c.linksGen { // else l may be what has just been dropped
+			c.memory.setLink(up, repo, d, l)
+		}
 	}
 	return l, ok
 }

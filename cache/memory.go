@@ -245,3 +245,14 @@ func (m *memory) drop(n name) {
 		m.lru.Wait()
 	}
 }
+
+// dropAll is drop for many.
+func (m *memory) dropAll(names []name) {
+	if m.lru == nil || len(names) == 0 {
+		return
+	}
+	for _, n := range names {
+		m.lru.Del(m.hash(n))
+	}
+	m.lru.Wait()
+}

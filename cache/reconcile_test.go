@@ -151,14 +151,13 @@ func TestRecordsAndTreeAgreeHoweverTheyComeAndGo(t *testing.T) {
 			}
 		}
 	}()
-	e := newEvictor(c)
 	for i := range 150 {
 		l := content(uint64(i%5+1), 80<<10)
 		hub.addBlob("library/app", l)
 		if got, _, err := readBlob(t, c, digested("library/app", digest.FromBytes(l))); err != nil || len(got) != len(l) {
 			t.Fatalf("%d bytes, %v", len(got), err)
 		}
-		e.dropBatch(&evicted{}, []digest.Digest{digest.FromBytes(content(uint64(i*3%5+1), 80<<10))})
+		c.dropBatch(&evicted{}, []digest.Digest{digest.FromBytes(content(uint64(i*3%5+1), 80<<10))}, nil)
 	}
 	close(stop)
 	<-stopped

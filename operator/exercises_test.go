@@ -74,6 +74,9 @@ var exercises = []exercise{
 		body: operator.WarmRequest{Images: []operator.ListedImage{{Reference: "nginx:1.27", Platforms: []string{"linux/arm64"}}, {Reference: "ghost:1"}}}},
 	{says: "What would be in a bundle", method: "POST", name: "export/plan", body: operator.ExportRequest{Images: []operator.ListedImage{{Reference: "nginx:1.27"}}, Platforms: []string{"linux/amd64"}}},
 	{says: "A bundle of no more than an index, after its first bytes", method: "POST", name: "export", query: "from=512", body: bundleOfAnIndex(), saves: "bundle.tar"},
+	{says: "What would go of the images that nobody has used for long", method: "POST", name: "purge", query: "before=2026-11-01T00:00:00Z&upstream=docker.io&dry=true"},
+	{says: "An image, also if it is pinned", method: "POST", name: "purge", query: "reference=app:stable&force=true"},
+	{says: "What is left of it and others", method: "POST", name: "gc", query: "dry=true"},
 	{says: "At 50 MiB a second", method: "POST", name: "scrub", query: "rate=52428800"},
 }
 
@@ -141,6 +144,7 @@ var schemas = map[string]any{
 	"BundleContents":    bundle.Contents{},
 	"BundleImage":       bundle.Image{},
 	"BundleSince":       bundle.Since{},
+	"Collected":         cache.Collected{},
 	"Configuration":     operator.Configuration{},
 	"Diff":              operator.Diff{},
 	"Examination":       upstream.Examination{},
@@ -170,8 +174,9 @@ var schemas = map[string]any{
 	"Pinned":            cache.Pinned{},
 	"Problem":           operator.Error{},
 	"Process":           operator.Process{},
-	"QuotaLeft":         upstream.QuotaLeft{},
 	"Progress":          operator.Progress{},
+	"Purged":            cache.Purged{},
+	"QuotaLeft":         upstream.QuotaLeft{},
 	"Reloaded":          operator.Reloaded{},
 	"Request":           operator.Request{},
 	"Scrub":             index.Scrub{},

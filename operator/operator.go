@@ -89,6 +89,8 @@ func New(o Options) *API {
 	a.stream("warm", a.warm)
 	a.post("export/plan", a.planExport)
 	a.download("export", a.export)
+	a.post("purge", a.purge)
+	a.stream("gc", a.collectGarbage)
 	return a
 }
 

@@ -51,6 +51,13 @@ func (ix *Index) Put(changes ...Change) error {
 			ix.backupSoon()
 		}
 	}
+	if w := ix.watch.Load(); w != nil {
+		for _, c := range changes {
+			for d := range c.Links {
+				w.note(join(c.Upstream, c.Repository, d.String()), d)
+			}
+		}
+	}
 	return ix.batch(func(tx *bbolt.Tx) error {
 		for i, c := range changes {
 			if err := ix.apply(tx, c, touched[i]); err != nil {

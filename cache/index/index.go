@@ -106,6 +106,8 @@ type Index struct {
 	blobs, bytes atomic.Int64 // the totals
 	counted      func(blobs, bytes int64)
 
+	watch atomic.Pointer[LinkWatch] // nil while nobody watches
+
 	backup  string        // the path of the backup
 	changed chan struct{} // holds one token while the backup is behind
 	whole   atomic.Bool   // what the backup held is here

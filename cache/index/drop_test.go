@@ -1,0 +1,84 @@
+package index
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+)
+
+func TestLinksAreDroppedUnlessTheyWerePutMeanwhile(t *testing.T) {
+	ix := opened(t, filepath.Join(t.TempDir(), "index.db"))
+	defer closed(t, ix)
+	links := map[digest.Digest]Link{}
+	var all []digest.Digest
+	for i := range dropChunk + 10 {
+		d := digest.FromString(fmt.Sprint(i))
+		links[d] = Link{Size: int64(i)}
+		all = append(all, d)
+	}
+	for _, repo := range []string{"app", "other"} {
+		if err := ix.PutLinks("docker.io", repo, links); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w, end := ix.WatchLinks()
+	again := all[7]
+	if err := ix.PutLinks("docker.io", "app", map[digest.Digest]Link{again: {Size: 7}}); err != nil {
+		t.Fatal(err)
+	}
+	unknown := digest.FromString("unknown")
+	dropped, err := ix.DropLinks("docker.io", "app", append(all, unknown), w)
+	if err != nil || len(dropped) != len(all)-1 || slices.Contains(dropped, again) || slices.Contains(dropped, unknown) {
+		t.Errorf("%d dropped, %v; want %d", len(dropped), err, len(all)-1)
+	}
+	end()
+	count := func(repo string) (n int) {
+		t.Helper()
+		if err := ix.Links("docker.io", repo, func(string, string, digest.Digest, Link) bool { n++; return true }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := count("app"); n != 1 {
+		t.Errorf("%d links are left, want 1", n)
+	}
+	if n := count("other"); n != len(all) {
+		t.Errorf("another repository has %d links, want %d", n, len(all))
+	}
+	// What is put after the watch has ended is not kept from being dropped.
+	if dropped, err := ix.DropLinks("docker.io", "app", all, nil); err != nil || len(dropped) != 1 {
+		t.Errorf("%d dropped, %v; want 1", len(dropped), err)
+	}
+}
+
+func TestListsAreNamedAndDropped(t *testing.T) {
+	ix := opened(t, filepath.Join(t.TempDir(), "index.db"))
+	defer closed(t, ix)
+	d := digest.FromString("x").String()
+	all := []ListName{
+		{Tags, "docker.io", "app", ""}, {Tags, "docker.io", "app2", ""}, {Tags, "ghcr.io", "app", ""},
+		{Referrers, "docker.io", "app", d}, {Referrers, "ghcr.io", "app", d},
+	}
+	for _, l := range all {
+		if err := ix.PutList(l.Kind, l.Upstream, l.Repository, l.Of, List{Checked: at(1)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(upstream, repo string, want ...ListName) {
+		t.Helper()
+		if got, err := ix.Lists(upstream, repo); err != nil || !slices.Equal(got, want) {
+			t.Errorf("lists of %s/%s: %v, %v; want %v", upstream, repo, got, err, want)
+		}
+	}
+	want("", "", all...)
+	want("docker.io", "", all[0], all[1], all[3])
+	want("docker.io", "app", all[0], all[3])
+	if err := ix.DropLists([]ListName{all[0], all[3]}); err != nil {
+		t.Fatal(err)
+	}
+	want("docker.io", "app")
+	want("", "", all[1], all[2], all[4])
+}

@@ -284,7 +284,7 @@ func (ix *Index) chunks(bucket []byte, n int, fn func(key, value []byte) bool, b
 func (ix *Index) chunksOf(bucket, prefix []byte, n int, fn func(key, value []byte) bool, between func() error) error {
 	next := prefix
 	for more := true; more; {
-		err := ix.view(func(tx *bbolt.Tx) error {
+		err := ix.walk(func(tx *bbolt.Tx) error {
 			c := tx.Bucket(bucket).Cursor()
 			key, value := c.Seek(next)
 			for i := 0; key != nil && bytes.HasPrefix(key, prefix) && i < n; i++ {

@@ -28,7 +28,7 @@ func (ix *Index) Mend(alg digest.Algorithm, prefix byte, stored []digest.Digest,
 		return 0, 0, nil
 	}
 	var differ [][]byte
-	err = ix.view(func(tx *bbolt.Tx) error {
+	err = ix.walk(func(tx *bbolt.Tx) error {
 		c := tx.Bucket(blobsBucket).Cursor()
 		key, v := c.Seek(begin)
 		for bytes.HasPrefix(key, begin[:2]) {

@@ -108,7 +108,7 @@ func writeBytes(w http.ResponseWriter, r *http.Request, f func(ctx context.Conte
 		writeError(w, err)
 	default:
 		if b, err := json.Marshal(problem(err)); err == nil {
-			w.Header().Set(http.TrailerPrefix+trailer, string(b))
+			w.Header().Set(trailer, string(b))
 		}
 	}
 }
@@ -122,6 +122,7 @@ type begun struct {
 func (b *begun) Write(p []byte) (int, error) {
 	if !b.began {
 		b.w.Header().Set("Content-Type", "application/octet-stream")
+		b.w.Header().Set("Trailer", trailer) // without it a short answer has none
 		b.began = true
 	}
 	return b.w.Write(p)

@@ -106,6 +106,7 @@ type Cache struct {
 	rescrub chan struct{}
 
 	uses    *uses
+	asked   *asked
 	evictor *evictor
 	// reconciled is closed when the index agrees with the tree, or that was
 	// given up.
@@ -218,6 +219,7 @@ func Open(o Options) (*Cache, error) {
 		fills:             map[digest.Digest]*blobFill{},
 		claims:            map[digest.Digest]chan struct{}{},
 		uses:              newUses(),
+		asked:             newAsked(),
 		reconciled:        make(chan struct{}),
 	}
 	if c.negativeTTL == 0 {
@@ -271,6 +273,7 @@ func Open(o Options) (*Cache, error) {
 	c.evictor = newEvictor(c)
 	c.countStored()
 	c.work.Go(c.evictor.run)
+	c.work.Go(c.writeAsked)
 	c.work.Go(c.scrubBehind)
 	c.index.Lost(c.indexLost)
 	c.work.Go(func() {

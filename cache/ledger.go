@@ -168,11 +168,11 @@ func (c *Cache) describeAsOf(ctx context.Context, up *upstream, t rewrite.Target
 		return nil, asOfOutcome(t, out.Status), c.notKept(t, d, err)
 	}
 	if rewrite.IsIndex(m.MediaType) && !a.TakesIndex() {
-		m, out, err := c.Manifest(ctx, t, a)
+		m, out, err := c.give(ctx, t, a)
 		if err != nil {
 			return nil, out, err
 		}
-		return describe(m), out, nil
+		return described(m), out, nil
 	}
 	return m, c.forwarded(asOfOutcome(t, out.Status), m.Digest), nil
 }

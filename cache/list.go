@@ -38,6 +38,15 @@ func (c *Cache) Tags(ctx context.Context, t rewrite.Target) ([]string, Outcome, 
 // served as Tags is. The slice must not be changed.
 func (c *Cache) Referrers(ctx context.Context, t rewrite.Target) ([]v1.Descriptor, Outcome, error) {
 	t = owned(t)
+	list, out, err := c.referrers(ctx, t)
+	if err == nil {
+		c.asked.noteReferrers(t)
+	}
+	return list, out, err
+}
+
+// referrers is Referrers for whoever asks.
+func (c *Cache) referrers(ctx context.Context, t rewrite.Target) ([]v1.Descriptor, Outcome, error) {
 	l, out, err := c.list(ctx, t, index.Referrers, func(ctx context.Context, o Origin) (index.List, error) {
 		found, err := o.Referrers(ctx, t.Repository, t.Digest)
 		return index.List{Referrers: found}, err

@@ -18,6 +18,15 @@ import (
 // are *oci.Error: absent where the upstream says so, or what kept it from being
 // asked; or ctx's.
 func (c *Cache) Manifest(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*Manifest, Outcome, error) {
+	m, out, err := c.give(ctx, t, a)
+	if err == nil {
+		c.asked.note(t, m.Digest, false)
+	}
+	return m, out, err
+}
+
+// give is Manifest for whoever asks.
+func (c *Cache) give(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*Manifest, Outcome, error) {
 	up, err := c.upstream(t.Upstream)
 	if err != nil {
 		return nil, Outcome{}, err
@@ -54,6 +63,15 @@ func (c *Cache) Manifest(ctx context.Context, t rewrite.Target, a rewrite.Accept
 // asked for by HEAD, which no upstream counts as a pull, unless the answer can
 // only be found in the bytes.
 func (c *Cache) Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*Manifest, Outcome, error) {
+	m, out, err := c.describe(ctx, t, a)
+	if err == nil {
+		c.asked.note(t, m.Digest, true)
+	}
+	return m, out, err
+}
+
+// describe is Describe for whoever asks.
+func (c *Cache) describe(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*Manifest, Outcome, error) {
 	up, err := c.upstream(t.Upstream)
 	if err != nil {
 		return nil, Outcome{}, err
@@ -73,16 +91,16 @@ func (c *Cache) Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept
 		return nil, out, err
 	}
 	if rewrite.IsIndex(r.MediaType) && !a.TakesIndex() || r.Size <= 0 || r.MediaType == "" {
-		m, out, err := c.Manifest(ctx, t, a)
+		m, out, err := c.give(ctx, t, a)
 		if err != nil {
 			return nil, out, err
 		}
-		return describe(m), out, nil
+		return described(m), out, nil
 	}
 	if out.Status == Stale && r.Previous != "" && !c.holds(r.Digest) {
 		// What a GET would be answered with.
 		if m, ok := c.keptManifest(r.Previous, ""); ok {
-			return describe(c.answer(m)), out, nil
+			return described(c.answer(m)), out, nil
 		}
 	}
 	c.uses.note(r.Digest, true)
@@ -95,7 +113,7 @@ func (c *Cache) answer(m *oci.Manifest) *Manifest {
 	return &Manifest{Digest: m.Digest, MediaType: m.MediaType, Size: int64(len(m.Bytes)), Bytes: m.Bytes}
 }
 
-func describe(m *Manifest) *Manifest {
+func described(m *Manifest) *Manifest {
 	d := *m
 	d.Bytes = nil
 	return &d
@@ -221,7 +239,7 @@ func (c *Cache) describeDigest(ctx context.Context, up *upstream, t rewrite.Targ
 	link, linked := c.link(t.Upstream, t.Repository, t.Digest)
 	if linked && link.Manifest {
 		if m, ok := c.keptManifest(t.Digest, link.MediaType); ok {
-			return describe(c.answer(m)), Outcome{Status: Hit}, nil
+			return described(c.answer(m)), Outcome{Status: Hit}, nil
 		}
 	}
 	k := digestKey("describe:", t)
@@ -238,7 +256,7 @@ func (c *Cache) describeDigest(ctx context.Context, up *upstream, t rewrite.Targ
 			if err != nil {
 				return nil, err
 			}
-			return describe(c.answer(m)), nil
+			return described(c.answer(m)), nil
 		}
 		return &Manifest{Digest: t.Digest, MediaType: d.MediaType, Size: d.Size}, nil
 	})

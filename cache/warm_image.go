@@ -653,7 +653,7 @@ func (img *warmingImage) referrers(work *sync.WaitGroup, t rewrite.Target, cosig
 	if depth == maxWarmDepth {
 		return
 	}
-	list, _, err := img.cache.Referrers(img.ctx, t)
+	list, _, err := img.cache.referrers(img.ctx, t)
 	if err != nil && !oci.IsAbsent(err) {
 		img.lack(fmt.Errorf("what refers to %s: %w", t, err))
 	}

@@ -260,3 +260,50 @@ func (w *watched) Write(b []byte) (int, error) {
 	}
 	return len(b), nil
 }
+
+func TestWhatWasPulledIsWarmedInAnotherCache(t *testing.T) {
+	t.Parallel()
+	either(t, believing, func(t *testing.T, h *hub.Hub, p *proxy.Proxy, running bool) {
+		app, db, old := image.Index(image.Options{Seed: 1}), image.New(image.Options{Seed: 2}), image.New(image.Options{Seed: 3})
+		h.Push("library/app", "1.0", app)
+		h.Push("org/db", "2", db)
+		h.Push("org/old", "3", old)
+		if !running {
+			p.Restart(t)
+		}
+		// By tag and then the platform's own, by digest alone, and a look that is no pull.
+		get(t, p, "/v2/library/app/manifests/1.0", "Accept", anything)
+		get(t, p, "/v2/library/app/manifests/"+app.Platforms["linux/arm64"].String(), "Accept", anything)
+		get(t, p, "/v2/org/db/manifests/"+db.Digest.String(), "Accept", anything)
+		ask(t, p, "HEAD", "/v2/org/old/manifests/3")
+		if !running {
+			p.Stop(t)
+		}
+		var asked warmed
+		operate(t, p, "warm", "--from-log", "--last", "1d", "-o", "json").json(t, &asked)
+		var names []string
+		for _, i := range asked.Images {
+			names = append(names, i.Reference+" "+strings.Join(i.Platforms, ","))
+			if i.Error != "" {
+				t.Errorf("%s: %s", i.Reference, i.Error)
+			}
+		}
+		want := "docker.io/library/app:1.0 linux/arm64 docker.io/org/db@" + db.Digest.String() + " linux/amd64"
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		for _, l := range app.Layers("linux/arm64") {
+			if h.Sent(l.Digest) != l.Size {
+				t.Errorf("%d bytes of a layer were fetched, want %d", h.Sent(l.Digest), l.Size)
+			}
+		}
+		for _, l := range app.Layers("linux/amd64") {
+			if h.Sent(l.Digest) != 0 {
+				t.Error("a platform that nobody pulled was fetched")
+			}
+		}
+		operate(t, p, "warm", "--from-log", "--last", "2099-01-01").want(t, 0, "0 images, 0 failed")
+		operate(t, p, "warm", "--from-log", "--last", "soon").want(t, 2, "--last", "is no time")
+		operate(t, p, "warm", "app:1.0", "--last", "7d").want(t, 2, "--last goes with --from-log")
+	})
+}

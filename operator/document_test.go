@@ -227,6 +227,8 @@ func (e exercise) curl() string {
 // Most of an answer that is shown: entries of a list, lines.
 const shownEntries = 2
 
+var someDay = regexp.MustCompile(`"\d{4}-\d\d-\d\d"`)
+
 var someTime = regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:.]+(Z|[+-]\d\d:\d\d)`)
 
 // shown gives an answer as the document has it: shortened, all times one, and the
@@ -258,6 +260,7 @@ func (w *world) shown(a answer) string {
 		s.WriteByte('\n')
 	}
 	text := someTime.ReplaceAllString(s.String(), "2026-11-01T12:30:00Z")
+	text = someDay.ReplaceAllString(text, `"2026-11-01"`)
 	return strings.ReplaceAll(text, w.api.CacheDir, "/var/lib/entrepot")
 }
 

@@ -65,6 +65,7 @@ var exercises = []exercise{
 	{says: "What is to stay", method: "GET", name: "images", query: "pinned=true"},
 	{says: "That it need not stay", method: "POST", name: "unpin", query: "reference=nginx:1.27"},
 	{says: "An image layout that does not say what its image is called", method: "POST", name: "import", query: "name=app:2&bytes=10240", file: "layout.tar", upload: layout},
+	{says: "What clients have pulled since a date", method: "GET", name: "asked", query: "since=2026-11-01T00:00:00Z"},
 	{says: "What it would cost to have an image for two platforms, with its signatures", method: "POST", name: "warm", byTheClock: true,
 		body: operator.WarmRequest{
 			Images: []operator.ListedImage{{Reference: "nginx:1.27"}}, Platforms: []string{"linux/amd64", "linux/arm64"},
@@ -145,6 +146,9 @@ var schemas = map[string]any{
 	"BundleImage":       bundle.Image{},
 	"BundleSince":       bundle.Since{},
 	"Collected":         cache.Collected{},
+	"Asked":             operator.Asked{},
+	"AskedDay":          cache.AskedDay{},
+	"AskedImage":        cache.AskedImage{},
 	"Configuration":     operator.Configuration{},
 	"Diff":              operator.Diff{},
 	"Examination":       upstream.Examination{},

@@ -86,6 +86,7 @@ func New(o Options) *API {
 	a.get("manifest", a.manifest)
 	a.post("pin", a.pin)
 	a.post("unpin", a.unpin)
+	a.get("asked", a.asked)
 	a.stream("warm", a.warm)
 	a.post("export/plan", a.planExport)
 	a.download("export", a.export)

@@ -18,8 +18,8 @@ import (
 )
 
 // The backup is a file beside the index that holds what no look at the tree can
-// tell: the pins, the tags, their ledger and the links. The records of content and
-// the lists are not in it; they are made or asked for again.
+// tell: the pins, the tags, their ledger, the links and what clients asked for. The
+// records of content and the lists are not in it; they are made or asked for again.
 //
 // It is written aside and renamed: a first line, and packed by gzip, which has a
 // checksum, entries of a byte for the bucket, key and value with their lengths,
@@ -39,10 +39,10 @@ const (
 )
 
 // backedUp are the buckets that are in the backup, by their byte.
-var backedUp = map[byte][]byte{'t': tagsBucket, 'h': ledgerBucket, 'l': linksBucket, 'p': pinsBucket}
+var backedUp = map[byte][]byte{'t': tagsBucket, 'h': ledgerBucket, 'l': linksBucket, 'p': pinsBucket, 'a': askedBucket}
 
 // The pins are first: what they protect may be evicted until they are back.
-var backupOrder = []byte{'p', 't', 'h', 'l'}
+var backupOrder = []byte{'p', 't', 'h', 'l', 'a'}
 
 // wholeKey is set in an index that holds what its backup held.
 var wholeKey = []byte("whole")

@@ -86,6 +86,8 @@ var (
 	// pinsBucket holds a Pin under the repository and the tag or digest.
 	pinsBucket = []byte("pins")
 	metaBucket = []byte("meta")
+	// askedBucket holds an askedRecord under the name of what was asked for.
+	askedBucket = []byte("asked")
 )
 
 // flushEvery is how long a Touch may wait for the disk.
@@ -115,6 +117,8 @@ type Index struct {
 	mu      sync.Mutex
 	touched map[string]Tag       // confirmed again, not yet on disk
 	used    map[string]time.Time // last uses of blobs, not yet on disk
+	// askedTrimmed is when what clients asked for was last trimmed.
+	askedTrimmed time.Time
 }
 
 // Open opens the index file at path, or begins one. A file that is damaged is
@@ -177,7 +181,7 @@ func begin(path string) (*bbolt.DB, error) {
 	// Writers that come together share one sync; none waits long for company.
 	db.MaxBatchDelay = 2 * time.Millisecond
 	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, b := range [][]byte{tagsBucket, linksBucket, listsBucket, blobsBucket, metaBucket, ledgerBucket, pinsBucket} {
+		for _, b := range [][]byte{tagsBucket, linksBucket, listsBucket, blobsBucket, metaBucket, askedBucket, ledgerBucket, pinsBucket} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return err
 			}

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -31,6 +33,53 @@ func addImageFlags(flags *pflag.FlagSet) {
 	flags.StringArrayP("file", "f", nil, "`file` that names images, or - for stdin")
 	flags.String("format", string(images.Auto), "what --file is: auto, list, compose, kubernetes or dockerfile")
 	flags.StringSlice("platform", nil, "`platforms` to take of each image, linux/amd64,linux/arm64, or all (default: those of the configuration)")
+}
+
+// addFromLogFlags adds what a command takes that works on what clients have pulled.
+func addFromLogFlags(flags *pflag.FlagSet) {
+	flags.Bool("from-log", false, "take the images that clients have pulled lately")
+	addLastFlag(flags)
+}
+
+func addLastFlag(flags *pflag.FlagSet) {
+	flags.String("last", "7d", "since `when` pulls count: a duration such as 24h or 7d, a date, or a time; 30 days are known")
+}
+
+// addAsked adds to list what clients have pulled, if --from-log is given, and tells
+// whether it is.
+func (p *process) addAsked(o *operation, cmd *cobra.Command, list *imageList) (bool, error) {
+	fromLog, err := cmd.Flags().GetBool("from-log")
+	if err != nil {
+		return false, err
+	}
+	if !fromLog {
+		if cmd.Flags().Changed("last") {
+			return false, misuse{errors.New("--last goes with --from-log")}
+		}
+		return false, nil
+	}
+	asked, err := askedSince(o, cmd)
+	if err != nil {
+		return true, err
+	}
+	for _, img := range asked.Images {
+		list.images = append(list.images, operator.ListedImage{Reference: img.Reference, Platforms: img.Platforms})
+	}
+	return true, nil
+}
+
+// askedSince gives what clients have pulled since --last.
+func askedSince(o *operation, cmd *cobra.Command) (*operator.Asked, error) {
+	last, err := cmd.Flags().GetString("last")
+	if err != nil {
+		return nil, err
+	}
+	since, err := parseSince(last, time.Now())
+	if err != nil {
+		return nil, misuse{fmt.Errorf("--last: %w", err)}
+	}
+	asked := &operator.Asked{}
+	return asked, o.Get(o.ctx, "asked", url.Values{"since": {since.Format(time.RFC3339Nano)}}, asked)
 }
 
 // imageList is what a command was told to work on.

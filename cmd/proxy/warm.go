@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/docker/go-units"
-	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
 	"github.com/entrepot-dev/entrepot/cache"
@@ -27,6 +26,9 @@ it has moved to once all of that is here.
 
 ` + imageListHelp + `
 
+--from-log takes the images that clients have pulled through this cache lately, each for the
+platforms that they pulled.
+
 Manifests count as pulls at Docker Hub. Where it grants no more than upstreams.NAME.quota_reserve
 keeps for clients, what needs one fails, unless --wait-for-quota is given; what needs none is
 fetched. --dry-run says what would be fetched. Tags are asked for by HEAD, which is free; a
@@ -38,10 +40,12 @@ some of the platforms and not all is noted; one that has none of them has failed
 		Example: `  entrepot warm nginx:1.27 ghcr.io/org/app:2
   entrepot warm --file images.txt --platform linux/amd64,linux/arm64 --with-referrers
   helm template ./chart | entrepot warm --file - --dry-run
+  entrepot warm --from-log --last 7d
   entrepot warm --file Dockerfile --file compose.yaml --platform all --output json`,
 		RunE: p.operates(p.warm),
 	}
 	addImageFlags(cmd.Flags())
+	addFromLogFlags(cmd.Flags())
 	cmd.Flags().Bool("with-referrers", false, "fetch signatures, SBOMs and attestations too")
 	cmd.Flags().Bool("dry-run", false, "say what would be fetched")
 	cmd.Flags().Int("jobs", cache.DefaultWarmJobs, fmt.Sprintf("`number` of images and blobs to fetch at a time, 1 to %d", cache.MaxWarmJobs))
@@ -55,7 +59,7 @@ func (p *process) warm(o *operation, cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	req, list, err := p.warmRequest(cmd, args)
+	req, list, err := p.warmRequest(o, cmd, args)
 	if err != nil {
 		return err
 	}
@@ -89,13 +93,12 @@ func (p *process) warm(o *operation, cmd *cobra.Command, args []string) error {
 }
 
 // warmRequest makes the request that a command line asks for.
-func (p *process) warmRequest(cmd *cobra.Command, args []string) (*operator.WarmRequest, *imageList, error) {
+func (p *process) warmRequest(o *operation, cmd *cobra.Command, args []string) (*operator.WarmRequest, *imageList, error) {
 	req := &operator.WarmRequest{}
 	list, err := p.readImages(cmd, args)
 	if err != nil {
 		return nil, nil, err
 	}
-	req.Images = list.images
 	if req.Platforms, err = platformsOf(cmd); err != nil {
 		return nil, nil, err
 	}
@@ -110,10 +113,13 @@ func (p *process) warmRequest(cmd *cobra.Command, args []string) (*operator.Warm
 		return nil, nil, err
 	case req.Jobs < 1 || req.Jobs > cache.MaxWarmJobs:
 		return nil, nil, misuse{fmt.Errorf("--jobs: %d is not between 1 and %d", req.Jobs, cache.MaxWarmJobs)}
-	case len(args) == 0 && !flags.Changed("file"):
-		return nil, nil, misuse{errors.New("name images, or a file that does by --file")}
 	}
-	return req, list, nil
+	fromLog, err := p.addAsked(o, cmd, list)
+	if err == nil && !fromLog && len(args) == 0 && !flags.Changed("file") {
+		err = misuse{errors.New("name images, or a file that does by --file, or give --from-log")}
+	}
+	req.Images = list.images
+	return req, list, err
 }
 
 // writeWarmed prints what became of each image.
@@ -136,7 +142,7 @@ func writeWarmed(w io.Writer, done *cache.Warmed) error {
 		if done.DryRun {
 			bytes = i.BytesToFetch
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\n", i.Reference, shortDigest(i.Digest), strings.Join(i.Platforms, ","),
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\n", i.Reference, short(i.Digest), strings.Join(i.Platforms, ","),
 			i.Layers, i.Referrers, units.BytesSize(float64(bytes)), units.BytesSize(float64(i.BytesHere)), result)
 	}
 	if err := tw.Flush(); err != nil {
@@ -165,13 +171,4 @@ func writeWarmed(w io.Writer, done *cache.Warmed) error {
 	}
 	_, err := io.WriteString(w, s.String())
 	return err
-}
-
-// shortDigest gives enough of a digest to tell it from others.
-func shortDigest(d digest.Digest) string {
-	const n = 12
-	if d.Validate() != nil || len(d.Encoded()) < n {
-		return string(d)
-	}
-	return d.Algorithm().String() + ":" + d.Encoded()[:n]
 }

@@ -57,6 +57,8 @@ type Intake interface {
 	Add(t rewrite.Target, d v1.Descriptor, fetched time.Time) error
 	// Unnamed lists up to so many digests that nothing names that was added.
 	Unnamed(most int) []digest.Digest
+	// Drop forgets content that was taken in.
+	Drop(d digest.Digest) error
 }
 
 // ReadOptions say how an archive is read.
@@ -487,6 +489,11 @@ func (a *reading) add() error {
 	}
 	if err != nil {
 		return refused(err)
+	}
+	if a.docker != nil && a.contents == nil {
+		if err := a.dropLegacy(); err != nil {
+			return err
+		}
 	}
 	if list := a.in.Unnamed(maxNamed + 1); len(list) > 0 {
 		return refuse("none of its images names what is in it: %s", tellSome(list))

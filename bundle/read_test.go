@@ -119,7 +119,7 @@ func (in *inside) wantImage(ref string, i *image.Image, absent ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, _, err := in.Manifest(t.Context(), target, rewrite.ParseAccept([]byte("*/*")))
+	m, _, err := in.Manifest(t.Context(), target, acceptAll)
 	if err != nil {
 		t.Errorf("%s: %v", ref, err)
 		return
@@ -139,7 +139,7 @@ func (in *inside) wantImage(ref string, i *image.Image, absent ...string) {
 	target.Tag = ""
 	for d, want := range i.Manifests {
 		target.Digest = d
-		m, _, err := in.Manifest(t.Context(), target, rewrite.ParseAccept([]byte("*/*")))
+		m, _, err := in.Manifest(t.Context(), target, acceptAll)
 		if without[d] {
 			if err == nil {
 				t.Errorf("%s: %s is there", ref, d)
@@ -222,6 +222,9 @@ func (p *packed) bytes() []byte {
 	}
 	return b.Bytes()
 }
+
+// acceptAll is what a client says that takes every manifest.
+var acceptAll = rewrite.ParseAccept([]byte("*/*"))
 
 var layoutFile = []byte(`{"imageLayoutVersion":"1.0.0"}`)
 
@@ -329,6 +332,32 @@ func TestABundleIsServedAsItWasWhereItComesFrom(t *testing.T) {
 	if err != nil || again.Blobs != 0 || again.BlobsThere != len(c.Contents) || again.BytesThere != done.Bytes {
 		t.Errorf("again: %+v, %v", again, err)
 	}
+}
+
+// TestWhatIsExportedIsImported also imports what is new since, which needs what was
+// imported before.
+func TestWhatIsExportedIsImported(t *testing.T) {
+	w := newWorld(t)
+	app, other := image.Index(image.Options{Seed: 1}), image.New(image.Options{Seed: 2})
+	w.push("library/app", "1", app)
+	w.pull(target("library/app", "1", ""), app, "linux/amd64")
+	first := w.plan(Choice{All: true})
+	w.push("library/app", "2", other)
+	w.pull(target("library/app", "2", ""), other)
+	second := w.plan(Choice{All: true, Since: &Since{Digest: first.Contents.Digest}, Have: contentsOf(first, true)})
+
+	in := newInside(t, nil)
+	if _, err := in.take(bytes.NewReader(w.tar(second)), ""); err == nil || !strings.Contains(err.Error(), "import that bundle first") {
+		t.Errorf("want the first bundle asked for, got %v", err)
+	}
+	in.wantNothing()
+	for n, p := range []*Plan{first, second} {
+		if _, err := in.take(bytes.NewReader(w.tar(p)), ""); err != nil {
+			t.Fatalf("bundle %d: %v", n+1, err)
+		}
+	}
+	in.wantImage("app:1", app, "linux/arm64", "linux/arm/v7")
+	in.wantImage("app:2", other)
 }
 
 // TestWhatIsWrongIsRefusedWhole also holds that nothing of it is left.

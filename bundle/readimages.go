@@ -244,6 +244,28 @@ func (a *reading) subject(d v1.Descriptor) (digest.Digest, error) {
 	return p.Subject.Digest, nil
 }
 
+// dropLegacy drops what Docker 25 and newer write beside an image layout, for readers of
+// before there were manifests: a document for each layer, which nothing names.
+func (a *reading) dropLegacy() error {
+	for _, d := range a.in.Unnamed(maxEntries) {
+		if a.taken[d] > maxSmall {
+			continue
+		}
+		b, err := a.in.Read(d, maxSmall)
+		if err != nil {
+			return err
+		}
+		var legacy struct{ ID string }
+		if json.Unmarshal(b, &legacy) != nil || digest.NewDigestFromEncoded(digest.SHA256, legacy.ID).Validate() != nil {
+			continue
+		}
+		if err := a.in.Drop(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // savedLayer is what "docker save" has called a layer, in a directory of its own.
 const savedLayer = "layer.tar"
 

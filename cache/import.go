@@ -24,8 +24,8 @@ const (
 	// importPatience is how long an import waits for the evictor while that frees
 	// nothing.
 	importPatience = 30 * time.Second
-	// importAhead is for how many bytes room is made at a time where nobody has said
-	// how many will come.
+	// importAhead is for how many bytes at most room is made beforehand where nobody has
+	// said how many will come.
 	importAhead = 64 << 20
 )
 
@@ -127,6 +127,19 @@ func (i *Import) Has(d digest.Digest, size int64) bool {
 	}
 	i.forget(d)
 	return false
+}
+
+// Drop forgets content that was taken in, and that no image names.
+func (i *Import) Drop(d digest.Digest) error {
+	e := i.content[d]
+	if e == nil || e.named {
+		return nil
+	}
+	i.forget(d)
+	if !e.fresh {
+		return nil
+	}
+	return i.failed(i.cache.store.RemoveIncoming(d), 0)
 }
 
 func (i *Import) forget(d digest.Digest) {
@@ -232,11 +245,11 @@ func (i *Import) verify(ctx context.Context, d digest.Digest, size int64, r io.R
 }
 
 // Expect makes room for content of these sizes in bytes that will come, as far as it
-// is not here. The error is ErrNoRoom, in words, or ctx's.
+// is not here; what is stays. The error is ErrNoRoom, in words, or ctx's.
 func (i *Import) Expect(ctx context.Context, content iter.Seq2[digest.Digest, int64]) error {
 	var bytes int64
 	for d, size := range content {
-		if here, ok := i.cache.store.Has(d); !ok || here != size {
+		if !i.Has(d, size) {
 			if bytes += size; bytes < 0 {
 				return fmt.Errorf("%w: it says that it has more bytes than there are numbers for", ErrNoRoom)
 			}
@@ -246,8 +259,15 @@ func (i *Import) Expect(ctx context.Context, content iter.Seq2[digest.Digest, in
 }
 
 // makeRoom makes room for so many bytes more.
-func (i *Import) makeRoom(ctx context.Context, bytes int64) error {
+func (i *Import) makeRoom(ctx context.Context, bytes int64) (err error) {
 	c := i.cache
+	defer func() {
+		if err != nil {
+			c.mu.Lock()
+			i.expected -= bytes
+			c.mu.Unlock()
+		}
+	}()
 	c.mu.Lock()
 	i.expected += bytes
 	expected := i.expected
@@ -291,11 +311,15 @@ func (i *Import) makeRoom(ctx context.Context, bytes int64) error {
 // expect makes room for content that has come, as far as that was not expected.
 func (i *Import) expect(ctx context.Context, bytes int64) error {
 	i.come += bytes
-	if over := i.come - i.expected; over > 0 {
-		// Room is looked for now and then, and not for each blob.
-		return i.makeRoom(ctx, max(over, min(importAhead, i.come)))
+	over := i.come - i.expected
+	if over <= 0 {
+		return nil
 	}
-	return nil
+	// Room is looked for now and then, and not for each blob.
+	if ahead := min(importAhead, i.come/16); ahead > over && i.makeRoom(ctx, ahead) == nil {
+		return nil
+	}
+	return i.makeRoom(ctx, over)
 }
 
 func size(bytes int64) string { return units.BytesSize(float64(max(0, bytes))) }

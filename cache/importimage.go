@@ -111,7 +111,8 @@ func (i *Import) addTag(up *upstream, t rewrite.Target, rec index.Tag, image *Im
 			return
 		}
 		// What it stands for is not here; this is better than nothing.
-		was.Previous, rec = rec.Digest, was
+		was.Previous = rec.Digest
+		rec = was
 	default:
 		rec = c.follow(t, up.rules.rule(t.Repository, t.Tag), rec)
 	}

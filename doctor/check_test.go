@@ -73,9 +73,12 @@ func TestListenerTellsEntrepotFromOthers(t *testing.T) {
 	}{
 		"entrepot":         {registry(200, greeting+", a …"), OK, "answers as Entrepot"},
 		"with logins":      {registry(401, greeting), Warning, "wants credentials"},
-		"closed to us":     {registry(403, greeting), Failure, "refuses this machine"},
+		"closed to us":     {registry(403, greeting), Warning, "refuses this machine"},
 		"another registry": {registry(200, "hello"), Failure, "is a registry, and no Entrepot"},
-		"no registry":      {http.NotFound, Failure, "not as a registry does"},
+		"https": {func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "this port speaks https", http.StatusBadRequest)
+		}, Failure, "speaks https"},
+		"no registry": {http.NotFound, Failure, "not as a registry does"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := httptest.NewServer(c.handler)

@@ -161,7 +161,8 @@ func (d Directory) room(st *unix.Statfs_t, running *operator.Process) Finding {
 	}
 	limit, least := of(d.Cache.MaxSize, total), of(d.Cache.MinFree, total)
 	f := Finding{Check: "disk", Status: OK, Seen: fmt.Sprintf("%s are free of %s; cache.max_size is %s", units.BytesSize(float64(free)), units.BytesSize(float64(total)), d.Cache.MaxSize)}
-	if _, share := d.Cache.MaxSize.Share(); share {
+	_, share := d.Cache.MaxSize.Share()
+	if share {
 		f.Seen += " (" + units.BytesSize(float64(limit)) + ")"
 	}
 	switch {
@@ -171,7 +172,7 @@ func (d Directory) room(st *unix.Statfs_t, running *operator.Process) Finding {
 		f.Status, f.Seen, f.Advice = Warning, f.Seen+"; that is less than cache.min_free ("+units.BytesSize(float64(least))+")", "make room: content is evicted to keep that free, whatever cache.max_size says"
 	case limit > total:
 		f.Status, f.Seen, f.Advice = Warning, f.Seen+", which the file system has not", "lower cache.max_size, or make the file system larger"
-	case running != nil && limit-stored > max(0, free-least):
+	case running != nil && !share && limit-stored > max(0, free-least): // a share is the most, whoever fills the rest
 		f.Status = Warning
 		f.Seen += fmt.Sprintf(", of which %s are used, and others leave no more than %s for the rest", units.BytesSize(float64(stored)), units.BytesSize(float64(max(0, free-least))))
 		f.Advice = "the cache stays smaller than it may be: that is kept free by eviction; make room, or lower cache.max_size"

@@ -65,7 +65,8 @@ func TestRoomIsComparedWithTheLimits(t *testing.T) {
 	}{
 		"plenty":          {configs.Cache{MaxSize: configs.Percent(80), MinFree: configs.Percent(5)}, disk(90*gib, 100*gib), &operator.Process{}, OK, "90GiB are free of 100GiB; cache.max_size is 80% (80GiB)"},
 		"full of our own": {configs.Cache{MaxSize: configs.Percent(80), MinFree: configs.Percent(5)}, disk(20*gib, 100*gib), &operator.Process{Bytes: 79 * gib}, OK, "20GiB"},
-		"full of others":  {configs.Cache{MaxSize: configs.Percent(80), MinFree: configs.Percent(5)}, disk(20*gib, 100*gib), &operator.Process{Bytes: gib}, Warning, "others leave no more than 15GiB"},
+		"full of others":  {configs.Cache{MaxSize: size(80 * gib), MinFree: configs.Percent(5)}, disk(20*gib, 100*gib), &operator.Process{Bytes: gib}, Warning, "others leave no more than 15GiB"},
+		"a share of it":   {configs.Cache{MaxSize: configs.Percent(80), MinFree: configs.Percent(5)}, disk(20*gib, 100*gib), &operator.Process{Bytes: gib}, OK, "20GiB"},
 		"too little":      {configs.Cache{MaxSize: size(10 * gib), MinFree: size(5 * gib)}, disk(2*gib, 100*gib), nil, Warning, "less than cache.min_free (5GiB)"},
 		"none":            {configs.Cache{MaxSize: size(10 * gib)}, disk(gib/2, 100*gib), nil, Failure, "512MiB are free"},
 		"too large":       {configs.Cache{MaxSize: size(200 * gib)}, disk(90*gib, 100*gib), nil, Warning, "which the file system has not"},

@@ -30,9 +30,12 @@ const maxGreeting = 4 << 10
 
 // Look asks /v2/, as every client does first, and /, where Entrepot says its name.
 func (l Listener) Look(ctx context.Context) []Finding {
-	status, _, header, err := l.get(ctx, "/v2/")
+	status, said, header, err := l.get(ctx, "/v2/")
 	if err != nil {
 		return []Finding{l.unreachable(err)}
+	}
+	if status == http.StatusBadRequest && strings.Contains(said, "https") {
+		return []Finding{{Status: Failure, Seen: l.URL + " speaks https", Advice: "write https:// for it, here and in the clients' configuration"}}
 	}
 	if status != http.StatusOK && status != http.StatusUnauthorized && status != http.StatusForbidden || header.Get("Docker-Distribution-Api-Version") == "" {
 		return []Finding{{Status: Failure, Seen: fmt.Sprintf("%s/v2/ answers %d, and not as a registry does", l.URL, status),
@@ -48,7 +51,7 @@ func (l Listener) Look(ctx context.Context) []Finding {
 		return []Finding{{Status: Warning, Seen: l.URL + " answers as Entrepot, and wants credentials",
 			Advice: "a Docker daemon can not log in to a mirror and goes past it: let daemons in by auth.networks or a client certificate"}}
 	case http.StatusForbidden:
-		return []Finding{{Status: Failure, Seen: l.URL + " answers as Entrepot, and refuses this machine",
+		return []Finding{{Status: Warning, Seen: l.URL + " answers as Entrepot, and refuses this machine where it shows no credentials",
 			Advice: "let its address in by auth.networks, or give its clients credentials or a certificate"}}
 	}
 	return []Finding{{Status: OK, Seen: l.URL + " answers as Entrepot"}}

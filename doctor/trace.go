@@ -22,9 +22,9 @@ import (
 
 const (
 	// markTimeout is how long a request of our own may take to be told of.
-	markTimeout = 5 * time.Second
+	markTimeout = 10 * time.Second
 	// settle is how long after it others may be told of that were before it.
-	settle = 300 * time.Millisecond
+	settle = 500 * time.Millisecond
 	// watchFor is for how long is watched at most: a pull has two minutes, and what is
 	// run beside it less.
 	watchFor = 4 * time.Minute

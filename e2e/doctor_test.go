@@ -3,8 +3,10 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -139,6 +141,62 @@ func TestDoctorTellsOneCacheFromAnother(t *testing.T) {
 	d, code, out = doctor(t, "--url", one.URL(), "--admin-listen", admin(one))
 	if d.status("admin listener", "has run since") != "ok" || code != 0 {
 		t.Errorf("want the one that it belongs to, got %d:\n%s", code, out)
+	}
+}
+
+// TestDoctorReachesListenersThatAreGuarded has TLS on the one and a token on the other.
+func TestDoctorReachesListenersThatAreGuarded(t *testing.T) {
+	t.Parallel()
+	c := newCertificates(t)
+	cert, key := c.issue(t, "cache")
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte(robotToken+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, p := start(t, fmt.Sprintf("tls: {cert: %s, key: %s}\nadmin: {auth: {token_file: %s}}\nupstreams: {%s}\n", cert, key, token, noOthers))
+	root := t.TempDir()
+	d, code, out := doctor(t, "--config", p.Config(), "--client", "podman", "--root", root, "--write", "--no-pull")
+	if d.status("listener", "https://"+p.Host()+" answers as Entrepot") != "ok" || d.status("admin listener", "has run since") != "ok" || code != 0 {
+		t.Errorf("want both reached, got %d:\n%s", code, out)
+	}
+	if strings.Contains(out, robotToken) {
+		t.Errorf("the token is shown:\n%s", out)
+	}
+	written, err := os.ReadFile(filepath.Join(root, "etc/containers/registries.conf.d/50-entrepot.conf"))
+	if err != nil || strings.Contains(string(written), "insecure") || !strings.Contains(string(written), p.Host()+"/docker.io") {
+		t.Errorf("want a mirror by https, got %s, %v", written, err)
+	}
+	d, code, out = doctor(t, "--url", "http://"+p.Host())
+	if d.status("listener", "speaks https") != "failure" || code != 1 {
+		t.Errorf("want that it speaks https, got %d:\n%s", code, out)
+	}
+}
+
+// TestDoctorEndsAPullThatIsInterrupted has a client that hangs.
+func TestDoctorEndsAPullThatIsInterrupted(t *testing.T) {
+	t.Parallel()
+	_, p := start(t, "upstreams: {"+noOthers+"}\n")
+	bin := t.TempDir()
+	began := filepath.Join(bin, "began")
+	script := "#!/bin/sh\nif [ \"$1\" = image ]; then exit 1; fi\n: >" + began + "\nexec sleep 600\n"
+	if err := os.WriteFile(filepath.Join(bin, "podman"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), proxy.Binary(t), "doctor", "--config", p.Config(), "--client", "podman", "--root", t.TempDir())
+	cmd.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the client pulls", func() bool {
+		_, err := os.Stat(began)
+		return err == nil
+	})
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // its code says more
+	if code := cmd.ProcessState.ExitCode(); code != 130 {
+		t.Errorf("want exit code 130, got %d", code)
 	}
 }
 

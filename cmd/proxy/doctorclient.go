@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -58,6 +60,12 @@ func (e *examination) treat(f doctorFlags, result *examined) (ready bool) {
 		tell(doctor.Failure, "the address of the cache is not known, for its configuration is wrong", "mend that, or give --url")
 		return false
 	}
+	if f.url == "" && e.cfg.TLS.Cert != "" {
+		if err := isFor(e.cfg.TLS, e.url); err != nil {
+			tell(doctor.Failure, fmt.Sprintf("clients that are given %s will not trust it: %v", e.url, err), "give the name of the cache that its certificate has: --url https://NAME:PORT")
+			return false
+		}
+	}
 	files, err := client.Plan(f.client, e.site(f))
 	if unmerged := (*client.Unmerged)(nil); errors.As(err, &unmerged) {
 		tell(doctor.Failure, fmt.Sprintf("%s can not be changed: %s", unmerged.Path, unmerged.Why), "put in by hand what is printed below")
@@ -105,6 +113,19 @@ func (e *examination) treat(f doctorFlags, result *examined) (ready bool) {
 		tell(doctor.Warning, "nothing was pulled, for what has been written is not in force yet", "do what is said above, and run this again without --write")
 	}
 	return ready
+}
+
+// isFor says why a certificate is not for the host of a URL.
+func isFor(c configs.ServerTLS, at string) error {
+	pair, err := tls.LoadX509KeyPair(c.Cert, c.Key)
+	if err != nil {
+		return err
+	}
+	u, err := url.Parse(at)
+	if err != nil {
+		return err
+	}
+	return pair.Leaf.VerifyHostname(u.Hostname())
 }
 
 // site is what the files of the client have to say.

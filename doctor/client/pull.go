@@ -63,6 +63,9 @@ func NewPuller(name string, s Site) (*Puller, error) {
 	default:
 		return nil, fmt.Errorf("%q is no client that is known", name)
 	}
+	if config, _, err := planHostsDir(s); name == "containerd" && err == nil && len(config.Notes) > 0 {
+		all = all[1:] // without CRI there is nothing for crictl to ask
+	}
 	var names []string
 	for _, p := range all {
 		if _, err := exec.LookPath(p.Program); err == nil {

@@ -35,6 +35,9 @@ type Image struct {
 	// manifest of the index was last asked for.
 	Fetched time.Time `json:"fetched"`
 	Used    time.Time `json:"used"`
+	// Uses is how often the index or manifest was asked for since it was fetched, the
+	// requests of one pull counted as one.
+	Uses uint32 `json:"uses"`
 	// Pinned says that it is not evicted.
 	Pinned bool `json:"pinned"`
 
@@ -243,8 +246,12 @@ func (l *imageLister) image(tree *Tree) Image {
 		if n.Kind == KindConfig || n.Kind == KindLayer {
 			return
 		}
-		if b, ok := l.cache.index.Blob(n.Digest); ok && b.Used.After(i.Used) {
+		b, ok := l.cache.index.Blob(n.Digest)
+		if ok && b.Used.After(i.Used) {
 			i.Used = b.Used.UTC()
+		}
+		if ok && n == root {
+			i.Uses = b.Uses
 		}
 	})
 	if stamp, err := l.cache.store.Stamp(root.Digest); err == nil {

@@ -27,7 +27,7 @@ var mayImport = map[string][]string{
 	"doctor":      {"configs", "doctor/client", "operator", "upstream"},
 	"grants":      {"metrics", "oci", "rewrite", "upstream"},
 	"images":      {},
-	"operator":    {"bundle", "cache", "cache/index", "rewrite", "oci", "upstream"},
+	"operator":    {"bundle", "cache", "cache/index", "metrics", "rewrite", "oci", "upstream"},
 	"metrics":     {},
 	"oci":         {},
 	"rewrite":     {"oci"},

@@ -78,6 +78,7 @@ var exercises = []exercise{
 	{says: "What would go of the images that nobody has used for long", method: "POST", name: "purge", query: "before=2026-11-01T00:00:00Z&upstream=docker.io&dry=true"},
 	{says: "An image, also if it is pinned", method: "POST", name: "purge", query: "reference=app:stable&force=true"},
 	{says: "What is left of it and others", method: "POST", name: "gc", query: "dry=true"},
+	{says: "The numbers alone", method: "GET", name: "stats", query: "top=0"},
 	{says: "At 50 MiB a second", method: "POST", name: "scrub", query: "rate=52428800"},
 }
 
@@ -151,6 +152,7 @@ var schemas = map[string]any{
 	"AskedImage":        cache.AskedImage{},
 	"Configuration":     operator.Configuration{},
 	"Diff":              operator.Diff{},
+	"DiskUse":           cache.DiskUse{},
 	"Examination":       upstream.Examination{},
 	"ExplainedBlob":     cache.ExplainedBlob{},
 	"ExplainedManifest": cache.ExplainedManifest{},
@@ -184,6 +186,9 @@ var schemas = map[string]any{
 	"Reloaded":          operator.Reloaded{},
 	"Request":           operator.Request{},
 	"Scrub":             index.Scrub{},
+	"Served":            operator.Served{},
+	"Stats":             operator.Stats{},
+	"StatsQuota":        operator.StatsQuota{},
 	"Status":            operator.Status{},
 	"WarmPulls":         cache.WarmPulls{},
 	"WarmRequest":       operator.WarmRequest{},
@@ -191,6 +196,7 @@ var schemas = map[string]any{
 	"WarmedImage":       cache.WarmedImage{},
 	"Taken":             bundle.Taken{},
 	"Transfer":          operator.Transfer{},
+	"UpstreamDiskUse":   cache.UpstreamDiskUse{},
 	"Upstreams":         operator.Upstreams{},
 	"WatchResult":       operator.WatchResult{},
 	"Watched":           operator.Watched{},

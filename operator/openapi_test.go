@@ -16,6 +16,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/entrepot-dev/entrepot/metrics"
 	"github.com/entrepot-dev/entrepot/operator"
 	"github.com/entrepot-dev/entrepot/upstream"
 )
@@ -68,6 +69,16 @@ func exercised(t *testing.T) (*world, []answer) {
 				Outcome: "hit", Status: http.StatusOK, Bytes: 1778, Client: "192.0.2.9", UserAgent: "containerd/2.1.4",
 			}))
 		}
+		o.Counts = metrics.Discard()
+		o.Counts.Requests.WithLabelValues("docker.io", "manifest", "hit", "200").Add(940)
+		o.Counts.Requests.WithLabelValues("docker.io", "blob", "miss", "200").Add(60)
+		o.Counts.ClientBytes.WithLabelValues("docker.io", "blob").Add(12 << 30)
+		o.Counts.UpstreamBytes.WithLabelValues("docker.io").Add(2 << 30)
+		o.Counts.UpstreamPulls.WithLabelValues("docker.io").Add(24)
+		o.Counts.PullsSaved.WithLabelValues("docker.io").Add(480)
+		o.Counts.RateLimit.WithLabelValues("docker.io").Set(100)
+		o.Counts.RateRemaining.WithLabelValues("docker.io").Set(76)
+		o.Counts.RateReset.WithLabelValues("docker.io").Set(float64(time.Now().Unix()))
 		o.Process = operator.Process{PID: 4711, UID: 65532, OpenFiles: 524288, OpenFilesWanted: 13088}
 	})
 	begin(w)
@@ -211,6 +222,7 @@ func TestErrorsTellWhatToDo(t *testing.T) {
 		{"POST", "purge", "before=yesterday", 400, "before is a time, such as"},
 		{"POST", "purge", "reference=nginx:never", 404, "nginx:never is not in the cache"},
 		{"POST", "purge", "upstream=quay.example.test", 404, "nothing of quay.example.test is in the cache"},
+		{"GET", "stats", "top=-1", 400, "top is a number up to 10000"},
 		{"POST", "gc", "dry=maybe", 400, "dry is true or false"},
 		{"GET", "history", "", 400, "name a tag: /api/v1/history?reference="},
 		{"GET", "history", "reference=nginx:never", 404, "nginx:never"},

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/entrepot-dev/entrepot/cache"
+	"github.com/entrepot-dev/entrepot/metrics"
 	"github.com/entrepot-dev/entrepot/rewrite"
 	"github.com/entrepot-dev/entrepot/upstream"
 )
@@ -43,6 +44,9 @@ type Options struct {
 	// ends; began is called once, before the first. It gives how many it could not tell
 	// of. Nil where nothing is served.
 	Watch func(ctx context.Context, i Interest, began func() error, tell func(*Request) error) (dropped int64, err error)
+	// Counts are what the server and the upstreams have counted; nil where nothing is
+	// served.
+	Counts *metrics.Metrics
 	// Process is what this process can tell of itself, but for the cache.
 	Process Process
 	// Log takes what an operator has changed; nil drops it.
@@ -92,6 +96,7 @@ func New(o Options) *API {
 	a.download("export", a.export)
 	a.post("purge", a.purge)
 	a.stream("gc", a.collectGarbage)
+	a.get("stats", a.stats)
 	return a
 }
 

@@ -36,6 +36,7 @@ func (p *parts) operator(cfg *configs.Config, file string, load func() (*configs
 	if load != nil {
 		o.Reload = func() (operator.Reloaded, error) { return p.follow(load) }
 		o.Watch = p.watch
+		o.Counts = p.metrics
 		o.Configuration = func() operator.Configuration { return p.configuration(file, load) }
 	}
 	return operator.New(o)

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/entrepot-dev/entrepot/operator"
+)
+
+func newStats(p *process) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "stats",
+		Short: "Show what the cache has saved, what is left of quotas, and what takes the room",
+		Long: `Stats shows for each upstream how many requests for manifests and blobs were answered from the
+cache and how many were not, the bytes that were sent and fetched, the pulls that were spent and
+saved, and what is left of the upstream's quota: since the running proxy started. It also shows what
+each upstream has on disk and which images were used most since they were fetched; those outlive a
+restart, and are shown of a directory on which no proxy runs as well.`,
+		Example: `  entrepot stats
+  entrepot stats --top 50
+  entrepot stats --output json`,
+		Args: cobra.NoArgs,
+		RunE: p.operates(p.stats),
+	}
+	cmd.Flags().Int("top", 10, "`number` of the most used images to show")
+	addOperatorFlags(cmd.Flags())
+	return cmd
+}
+
+func (p *process) stats(o *operation, cmd *cobra.Command, _ []string) error {
+	asJSON, err := asJSON(cmd)
+	if err != nil {
+		return err
+	}
+	top, err := cmd.Flags().GetInt("top")
+	if err != nil {
+		return err
+	}
+	var s operator.Stats
+	if err := o.Get(o.ctx, "stats", url.Values{"top": {strconv.Itoa(top)}}, &s); err != nil {
+		return err
+	}
+	if asJSON {
+		return writeJSON(p.stdout, s)
+	}
+	return writeStats(p.stdout, &s, time.Now())
+}
+
+// writeStats prints s for people.
+func writeStats(w io.Writer, s *operator.Stats, now time.Time) error {
+	var b strings.Builder
+	if s.Since.IsZero() {
+		fmt.Fprintln(&b, "No proxy runs on this directory: what is served is counted while one does.")
+	} else {
+		fmt.Fprintf(&b, "Since the proxy started, %s (%s):\n", second(s.Since), ago(s.Since, now))
+		writeServed(&b, s, now)
+	}
+	fmt.Fprintln(&b, "\nOn disk now:")
+	tw := newTable(&b)
+	fmt.Fprintln(tw, "UPSTREAM\tBLOBS\tSIZE")
+	for _, name := range slices.Sorted(maps.Keys(s.Disk.Upstreams)) {
+		u := s.Disk.Upstreams[name]
+		fmt.Fprintf(tw, "%s\t%d\t%s\n", name, u.Blobs, bytesOf(u.Size))
+	}
+	fmt.Fprintf(tw, "all\t%d\t%s\n", s.Disk.Blobs, bytesOf(s.Disk.Size))
+	_ = tw.Flush() // of memory
+	if s.Disk.Limit > 0 {
+		fmt.Fprintf(&b, "The cache may have %s.\n", bytesOf(s.Disk.Limit))
+	}
+	if s.Disk.Pins > 0 {
+		fmt.Fprintf(&b, "%s pinned: %s.\n", count(s.Disk.Pins, "image"), bytesOf(s.Disk.PinnedSize))
+	}
+	if len(s.Top) > 0 {
+		fmt.Fprintln(&b, "\nMost used since they were fetched:")
+		tw = newTable(&b)
+		fmt.Fprintln(tw, "USES\tLAST USED\tFETCHED\tSIZE\tREFERENCE")
+		for _, i := range s.Top {
+			fmt.Fprintf(tw, "%d\t%s\t%s\t%s\t%s\n", i.Uses, ago(i.Used, now), ago(i.Fetched, now), bytesOf(i.Size), i.Reference)
+		}
+		_ = tw.Flush() // of memory
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// writeServed prints what clients were given.
+func writeServed(w io.Writer, s *operator.Stats, now time.Time) {
+	if len(s.Served) == 0 {
+		fmt.Fprintln(w, "nothing was asked for")
+		return
+	}
+	tw := newTable(w)
+	fmt.Fprintln(tw, "UPSTREAM\tHITS\tSTALE\tJOINED\tMISSES\tERRORS\tSENT\tFETCHED\tSAVED\tPULLS\tPULLS SAVED\tPULLS LEFT")
+	line := func(name string, u operator.Served) {
+		fmt.Fprintf(tw, "%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%d\t%d\t%s\n", name, hits(u), u.StaleHits, u.Joined, u.Misses, u.Errors,
+			bytesOf(u.Bytes), bytesOf(u.Fetched), bytesOf(u.Saved), u.Pulls, u.PullsSaved, quotaLeft(u.Quota, now))
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Served)) {
+		line(name, s.Served[name])
+	}
+	if len(s.Served) > 1 {
+		line("all", s.All)
+	}
+	_ = tw.Flush() // of memory
+}
+
+// hits says how many requests were answered from the cache, and of a hundred.
+func hits(u operator.Served) string {
+	all := u.Hits + u.Joined + u.Misses
+	if all == 0 {
+		return strconv.FormatInt(u.Hits, 10)
+	}
+	return fmt.Sprintf("%d (%d%%)", u.Hits, 100*u.Hits/all)
+}
+
+// quotaLeft says what an upstream still grants.
+func quotaLeft(q *operator.StatsQuota, now time.Time) string {
+	if q == nil {
+		return "–"
+	}
+	of := ""
+	if q.Limit > 0 {
+		of = fmt.Sprintf(" of %d", q.Limit)
+	}
+	return fmt.Sprintf("%d%s, new ones in %s", q.Remaining, of, cmp.Or(units.HumanDuration(max(0, q.Resets.Sub(now))), "a moment"))
+}
+
+func bytesOf(n int64) string { return units.BytesSize(float64(n)) }

@@ -153,7 +153,7 @@ func (r *askedRepository) image(a *index.Asked, t rewrite.Target) AskedImage {
 				continue
 			}
 			img.Referrers = img.Referrers || r.referred[d.Digest]
-			if name := rewrite.PlatformName(d.Platform); name != "" && d.Annotations[attestedDigest] == "" && !slices.Contains(img.Platforms, name) {
+			if name := rewrite.PlatformName(d.Platform); name != "" && !rewrite.IsAttestation(d) && !slices.Contains(img.Platforms, name) {
 				img.Platforms = append(img.Platforms, name)
 			}
 		}

@@ -136,17 +136,9 @@ func (c *Cache) Warm(ctx context.Context, images []WarmImage, o WarmOptions) (*W
 		o.Jobs = DefaultWarmJobs
 	}
 	o.Jobs = min(max(o.Jobs, 1), MaxWarmJobs)
-	platforms, err := warmPlatforms(o.Platforms)
+	platforms, err := c.warmedPlatforms(o.Platforms)
 	if err != nil {
 		return nil, err
-	}
-	if len(o.Platforms) == 0 {
-		if platforms, err = warmPlatforms(c.settings().Platforms); err != nil {
-			return nil, err
-		}
-		if len(c.settings().Platforms) == 0 {
-			platforms = []string{DefaultPlatform}
-		}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -174,6 +166,14 @@ func (c *Cache) Warm(ctx context.Context, images []WarmImage, o WarmOptions) (*W
 		return nil, context.Cause(ctx)
 	}
 	return w.result(done), nil
+}
+
+// warmedPlatforms is warmPlatforms, where none are those that the cache is configured for.
+func (c *Cache) warmedPlatforms(platforms []string) ([]string, error) {
+	if len(platforms) == 0 {
+		platforms = c.Platforms()
+	}
+	return warmPlatforms(platforms)
 }
 
 // warmPlatforms checks and normalises platforms; none, and AllPlatforms, is nil, for all.

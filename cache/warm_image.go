@@ -259,9 +259,7 @@ func (img *warmingImage) fetchContent(t rewrite.Target) error {
 	if p == nil || img.ctx.Err() != nil {
 		return context.Cause(img.ctx)
 	}
-	switch {
-	case p.Kind != rewrite.Manifest || img.failed():
-	case p.Config.MediaType == v1.MediaTypeImageConfig || p.Config.MediaType == oci.MediaTypeDockerImageConfig:
+	if p.Kind == rewrite.Manifest && !img.failed() {
 		img.tellPlatform(p)
 	}
 	img.tellMissing()
@@ -269,25 +267,34 @@ func (img *warmingImage) fetchContent(t rewrite.Target) error {
 	return nil
 }
 
-// tellPlatform tells of an image that has one platform alone which that is, and whether
-// it was wanted.
+// tellPlatform tells which platform an image of one manifest is for, and which of those
+// that are wanted it is not for.
 func (img *warmingImage) tellPlatform(p *rewrite.Parsed) {
-	b, ok := img.cache.peekBlob(img.ctx, p.Config.Digest)
-	if !ok {
-		return // of a dry run
+	var name string
+	if name, img.missing = img.cache.platformOf(img.ctx, p, img.platforms); name != "" {
+		img.Platforms = []string{name}
 	}
+}
+
+// platformOf reads out of its config which platform a manifest is for, and gives those of
+// wanted that it is not for. The name is empty where it is for any, or the config is not
+// here.
+func (c *Cache) platformOf(ctx context.Context, p *rewrite.Parsed, wanted []string) (name string, missing []string) {
+	if p.Config.MediaType != v1.MediaTypeImageConfig && p.Config.MediaType != oci.MediaTypeDockerImageConfig {
+		return "", nil
+	}
+	b, ok := c.peekBlob(ctx, p.Config.Digest)
 	var platform v1.Platform
-	if json.Unmarshal(b, &platform) != nil || platform.OS == "" {
-		return // an artifact's: it is for any
+	if !ok || json.Unmarshal(b, &platform) != nil || platform.OS == "" {
+		return "", nil
 	}
-	img.Platforms = []string{rewrite.PlatformName(&platform)}
-	img.missing = nil
-	only := &rewrite.Parsed{Kind: rewrite.Index, Children: []v1.Descriptor{{MediaType: p.MediaType, Digest: img.Digest, Platform: &platform}}}
-	for _, want := range img.platforms {
+	only := &rewrite.Parsed{Kind: rewrite.Index, Children: []v1.Descriptor{{MediaType: p.MediaType, Platform: &platform}}}
+	for _, want := range wanted {
 		if _, err := rewrite.SelectPlatform(only, want); err != nil {
-			img.missing = append(img.missing, want)
+			missing = append(missing, want)
 		}
 	}
+	return rewrite.PlatformName(&platform), missing
 }
 
 // tellMissing tells of the platforms that the image has not: it has failed if it has
@@ -391,7 +398,7 @@ func (img *warmingImage) child(work *sync.WaitGroup, t rewrite.Target, d v1.Desc
 		img.fail(err)
 		return
 	}
-	attests := d.Annotations[attestedDigest] != ""
+	attests := rewrite.IsAttestation(d)
 	p := img.below(work, t, m, depth+1, !attests)
 	if p == nil || attests {
 		return

@@ -1,6 +1,8 @@
 package operator_test
 
 import (
+	"time"
+
 	"archive/tar"
 	"bytes"
 	"encoding/json"
@@ -66,6 +68,8 @@ var exercises = []exercise{
 	{says: "That it need not stay", method: "POST", name: "unpin", query: "reference=nginx:1.27"},
 	{says: "An image layout that does not say what its image is called", method: "POST", name: "import", query: "name=app:2&bytes=10240", file: "layout.tar", upload: layout},
 	{says: "What clients have pulled since a date", method: "GET", name: "asked", query: "since=2026-11-01T00:00:00Z"},
+	{says: "Whether what clients have pulled could be pulled without the upstreams, and an image that nobody has", method: "POST", name: "rehearse", byTheClock: true,
+		body: operator.RehearseRequest{Since: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC), Images: []operator.ListedImage{{Reference: "ghost:1"}}, Verify: true}},
 	{says: "What it would cost to have an image for two platforms, with its signatures", method: "POST", name: "warm", byTheClock: true,
 		body: operator.WarmRequest{
 			Images: []operator.ListedImage{{Reference: "nginx:1.27"}}, Platforms: []string{"linux/amd64", "linux/arm64"},
@@ -183,6 +187,10 @@ var schemas = map[string]any{
 	"Progress":          operator.Progress{},
 	"Purged":            cache.Purged{},
 	"QuotaLeft":         upstream.QuotaLeft{},
+	"Rehearsal":         cache.Rehearsal{},
+	"RehearseRequest":   operator.RehearseRequest{},
+	"RehearsedImage":    cache.RehearsedImage{},
+	"RehearsedPlatform": cache.RehearsedPlatform{},
 	"Reloaded":          operator.Reloaded{},
 	"Request":           operator.Request{},
 	"Scrub":             index.Scrub{},

@@ -92,6 +92,7 @@ func New(o Options) *API {
 	a.post("unpin", a.unpin)
 	a.get("asked", a.asked)
 	a.stream("warm", a.warm)
+	a.stream("rehearse", a.rehearse)
 	a.post("export/plan", a.planExport)
 	a.download("export", a.export)
 	a.post("purge", a.purge)

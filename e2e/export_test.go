@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -348,4 +349,121 @@ func sizeBelow(path string) (n int64) {
 		return nil // what is not there yet will be
 	})
 	return n
+}
+
+// imported makes a cache directory with these images.
+func imported(t testing.TB, images, layers int, size int64) (m made, dir string) {
+	t.Helper()
+	m, dir = makeBundle(t, filepath.Join(t.TempDir(), "made.tar"), images, layers, size), filepath.Join(t.TempDir(), "cache")
+	if out, err := importing(t, dir, m.path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return m, dir
+}
+
+// exporting gives the command that exports all.
+func exporting(t testing.TB, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(t.Context(), proxy.Binary(t), append([]string{"export", "--all"}, args...)...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
+	return cmd
+}
+
+// runPeak runs a command that must do what it is for, and gives the most memory that it
+// has had, in bytes, as far as that is seen by looking often. What the kernel tells of a
+// process that has ended counts that of its parent, too, of which it is a fork.
+func runPeak(t testing.TB, cmd *exec.Cmd) (peak int64) {
+	t.Helper()
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }() // it ends with the command
+	for {
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Fatalf("%v: %s", err, &out)
+			}
+			return peak
+		case <-time.After(2 * time.Millisecond):
+			status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid)) // there is none where it has ended
+			if _, rest, ok := strings.Cut(string(status), "VmHWM:"); ok {
+				var kib int64
+				_, _ = fmt.Sscan(rest, &kib)
+				peak = max(peak, kib<<10)
+			}
+		}
+	}
+}
+
+// TestAnExportIsTheBundleThatWasImported but for the times at which its tags were
+// confirmed.
+func TestAnExportIsTheBundleThatWasImported(t *testing.T) {
+	t.Parallel()
+	m, dir := imported(t, 5, 3, 10_000)
+	file := filepath.Join(t.TempDir(), "bundle.tar")
+	if out, err := exporting(t, "--cache-dir", dir, "-o", file).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	again := filepath.Join(t.TempDir(), "cache")
+	if out, err := importing(t, again, file).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	second := filepath.Join(t.TempDir(), "bundle.tar")
+	if out, err := exporting(t, "--cache-dir", again, "-o", second).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if !bytes.Equal(readWhole(t, file), readWhole(t, second)) {
+		t.Errorf("the bundle of %d images is another one once it has been carried over", len(m.refs))
+	}
+}
+
+// BenchmarkExport writes bundles of many small blobs, and of one large layer, by the
+// command on a directory, and from a running proxy, and tells how much memory that took.
+// For comparison it copies a bundle as a file.
+func BenchmarkExport(b *testing.B) {
+	for _, c := range []struct {
+		name           string
+		images, layers int
+		size           int64
+	}{
+		{"10000blobs", 1000, 8, 32 << 10},
+		{"2GiBlayer", 1, 1, 2 << 30},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			m, dir := imported(b, c.images, c.layers, c.size)
+			b.Run("copy", func(b *testing.B) {
+				b.SetBytes(m.bytes)
+				for range b.N {
+					to := filepath.Join(b.TempDir(), "bundle.tar")
+					if out, err := exec.CommandContext(b.Context(), "sh", "-c", `cp "$0" "$1" && sync "$1"`, m.path, to).CombinedOutput(); err != nil {
+						b.Fatalf("%v: %s", err, out)
+					}
+				}
+			})
+			b.Run("directory", func(b *testing.B) {
+				b.SetBytes(m.bytes)
+				for range b.N {
+					cmd := exporting(b, "--cache-dir", dir, "-o", filepath.Join(b.TempDir(), "bundle.tar"))
+					b.ReportMetric(float64(runPeak(b, cmd))/(1<<20), "MiB-peak")
+				}
+			})
+			b.Run("running", func(b *testing.B) {
+				p := proxy.Start(b, proxy.Options{Dir: dir})
+				b.SetBytes(m.bytes)
+				b.ResetTimer()
+				for range b.N {
+					cmd := exporting(b, "--admin-listen", strings.TrimPrefix(p.AdminURL(), "http://"), "-o", filepath.Join(b.TempDir(), "bundle.tar"))
+					if out, err := cmd.CombinedOutput(); err != nil {
+						b.Fatalf("%v: %s", err, out)
+					}
+				}
+				b.StopTimer()
+				b.ReportMetric(float64(residentPeak(b, p.PID()))/(1<<20), "MiB-peak")
+				p.Stop(b)
+			})
+		})
+	}
 }

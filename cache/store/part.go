@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 
@@ -30,6 +31,10 @@ type Part struct {
 	unsynced error
 	// name is the file's, which changes; base is that without its extension.
 	name, base string
+	// is tells the file from others of its names, as long as it is open; closed is set
+	// before it is not.
+	is     fs.FileInfo
+	closed atomic.Bool
 }
 
 // partNote is what is kept about a part across a restart.
@@ -61,13 +66,12 @@ func (s *Store) Part(d digest.Digest) (*Part, Spans, int64, error) {
 	p := &Part{store: s, digest: d, base: base, name: base + wholeSuffix, note: base + noteSuffix}
 	var err error
 	if p.file, err = s.files.OpenFile(p.name, os.O_RDWR, fileMode); err == nil {
-		st, err := p.file.Stat()
-		if err != nil {
+		if p.is, err = p.file.Stat(); err != nil {
 			return nil, Spans{}, 0, errors.Join(fmt.Errorf("part of %s: %w", d, err), p.file.Close())
 		}
 		var all Spans
-		all.Add(0, st.Size())
-		return p, all, st.Size(), nil
+		all.Add(0, p.is.Size())
+		return p, all, p.is.Size(), nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, Spans{}, 0, fmt.Errorf("part of %s: %w", d, err)
@@ -75,6 +79,9 @@ func (s *Store) Part(d digest.Digest) (*Part, Spans, int64, error) {
 	p.name = base + partSuffix
 	if p.file, err = s.files.OpenFile(p.name, os.O_RDWR|os.O_CREATE, fileMode); err != nil {
 		return nil, Spans{}, 0, fmt.Errorf("part of %s: %w", d, err)
+	}
+	if p.is, err = p.file.Stat(); err != nil {
+		return nil, Spans{}, 0, errors.Join(fmt.Errorf("part of %s: %w", d, err), p.file.Close())
 	}
 	have, size := p.readNote()
 	return p, have, size, nil
@@ -120,22 +127,35 @@ type Reader interface {
 	io.Closer
 }
 
-// Open gives the part's file once more. It works
-// before, during and after Commit; the caller closes it. The error is
+// Open gives the part's file once more, or after Commit the content of its digest. It
+// works before, during and after Commit; the caller closes it. The error is
 // fs.ErrNotExist where the content has been removed since.
 func (p *Part) Open() (Reader, error) {
 	// MarkWhole and Commit may be moving it, in this order.
-	var f *os.File
-	var err error
-	for _, name := range []string{p.base + partSuffix, p.base + wholeSuffix, p.store.path(p.digest)} {
-		if f, err = os.Open(name); !errors.Is(err, fs.ErrNotExist) { // #nosec G304 -- names below the cache directory are made of verified digests
-			break
+	for _, name := range []string{p.base + partSuffix, p.base + wholeSuffix} {
+		f, err := os.Open(name) // #nosec G304 -- names below the cache directory are made of verified digests
+		if err == nil && p.isMine(f) {
+			return newContent(f), nil
+		}
+		if err == nil {
+			_ = f.Close() // nothing was written to it
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("read part of %s: %w", p.digest, err)
 		}
 	}
+	f, err := os.Open(p.store.path(p.digest))
 	if err != nil {
 		return nil, fmt.Errorf("read part of %s: %w", p.digest, err)
 	}
 	return newContent(f), nil
+}
+
+// isMine tells whether f, which was opened by one of the part's names, is its file. Where
+// the content has been removed, another may be fetching it anew under the same names.
+func (p *Part) isMine(f *os.File) bool {
+	is, err := f.Stat()
+	// Once it is closed, its inode may be another file's.
+	return err == nil && os.SameFile(is, p.is) && !p.closed.Load()
 }
 
 // Save syncs what was written and notes that have is there, of size bytes in
@@ -216,6 +236,7 @@ func (p *Part) Reset() error {
 
 // Discard drops the part for good. What Commit has given its final name stays.
 func (p *Part) Discard() error {
+	p.closed.Store(true)
 	_ = p.store.files.Remove(p.note)
 	err := p.store.files.Remove(p.name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -225,4 +246,7 @@ func (p *Part) Discard() error {
 }
 
 // Close leaves the part as it is, for a later owner or, after Commit, for good.
-func (p *Part) Close() error { return p.file.Close() }
+func (p *Part) Close() error {
+	p.closed.Store(true)
+	return p.file.Close()
+}

@@ -488,3 +488,69 @@ func TestCheckSeesADirectoryThatCanNotBeWritten(t *testing.T) {
 		t.Error("a directory without a place for parts is found good")
 	}
 }
+
+func TestAPartThatHasEndedNeverOpensAnother(t *testing.T) {
+	s := open(t, t.TempDir())
+	b := []byte("content")
+	d := digest.FromBytes(b)
+	begin := func() *Part {
+		t.Helper()
+		p, _, _, err := s.Part(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	first := begin()
+	if _, err := first.WriteAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(first.Commit(int64(len(b))), first.Close()); err != nil {
+		t.Fatal(err)
+	}
+	reads := func(p *Part, want error) {
+		t.Helper()
+		r, err := p.Open()
+		if err != nil || want != nil {
+			if !errors.Is(err, want) {
+				t.Errorf("open: %v, want %v", err, want)
+			}
+			return
+		}
+		defer r.Close()
+		got := make([]byte, len(b))
+		if _, err := r.ReadAt(got, 0); err != nil || !bytes.Equal(got, b) {
+			t.Errorf("it reads %q, %v", got, err)
+		}
+	}
+	reads(first, nil)
+	// It is removed, and fetched anew by another, which has nothing yet, or holes.
+	if err := s.Remove(d); err != nil {
+		t.Fatal(err)
+	}
+	second := begin()
+	reads(first, fs.ErrNotExist)
+	if _, err := second.WriteAt(b[3:], 3); err != nil {
+		t.Fatal(err)
+	}
+	reads(first, fs.ErrNotExist)
+	if err := second.MarkWhole(int64(len(b))); err != nil {
+		t.Fatal(err)
+	}
+	reads(first, fs.ErrNotExist)
+	if _, err := second.WriteAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	reads(second, nil)
+	if err := errors.Join(second.Commit(int64(len(b))), second.Close()); err != nil {
+		t.Fatal(err)
+	}
+	// What has its final name is right, whoever has fetched it.
+	reads(first, nil)
+	reads(second, nil)
+	third := begin()
+	if err := third.Discard(); err != nil {
+		t.Fatal(err)
+	}
+	reads(third, nil)
+}

@@ -147,6 +147,10 @@ type Cache struct {
 	tagsMu  sync.Mutex
 	tagsGen uint64 // counts changes of tag records, see lookUpTag
 
+	// drops counts what was dropped of tags and links. It changes under the lock of
+	// each.
+	drops atomic.Uint64
+
 	linksMu  sync.Mutex
 	linksGen uint64 // counts drops of links, see link
 }

@@ -382,15 +382,23 @@ func (c *Cache) linkManifest(t rewrite.Target, m *oci.Manifest) {
 func (c *Cache) put(change index.Change) {
 	t := rewrite.Target{Upstream: change.Upstream, Repository: change.Repository, Tag: change.Tag}
 	change.Moved = func(from digest.Digest) { c.moved(t, from, change.Record) }
+	drops := c.drops.Load()
 	if err := c.index.Put(change); err != nil {
 		c.disk.failed("write the index", err, 0)
 	}
-	for d, l := range change.Links {
-		c.memory.setLink(change.Upstream, change.Repository, d, l)
+	// What has been dropped since, memory is not to know either.
+	c.linksMu.Lock()
+	if drops == c.drops.Load() {
+		for d, l := range change.Links {
+			c.memory.setLink(change.Upstream, change.Repository, d, l)
+		}
 	}
+	c.linksMu.Unlock()
 	if change.Tag != "" {
 		c.negative.drop(ownAccount, tagKey(t))
-		c.rememberTag(t, change.Record)
+		if !c.rememberTagUnless(t, change.Record, drops) {
+			c.forgetTag(t)
+		}
 	}
 }
 

@@ -391,27 +391,26 @@ func (c *Cache) reached(ctx context.Context, r repository, k keepers) (*digestSe
 		k.unpinned = none
 	}
 	reached := newDigestSet()
-	var visit func(n *Node, seen map[digest.Digest]bool)
-	visit = func(n *Node, seen map[digest.Digest]bool) {
-		if seen[n.Digest] || k.without[n.Digest] {
+	var visit func(n *Node)
+	visit = func(n *Node) {
+		if reached.has(n.Digest) || k.without[n.Digest] {
 			return
 		}
-		seen[n.Digest] = true
 		reached.add(n.Digest)
 		for _, list := range [][]*Node{n.Children, n.Referrers} {
 			for _, below := range list {
-				visit(below, seen)
+				visit(below)
 			}
 		}
 	}
 	reach := func(d digest.Digest) {
-		if k.without[d] {
+		if k.without[d] || reached.has(d) {
 			return
 		}
-		reached.add(d)
 		if tree, err := c.keptTree(ctx, r.at("", d), TreeOptions{Referrers: true}); err == nil {
-			visit(tree.Root, map[digest.Digest]bool{})
-		} // else it is not here
+			visit(tree.Root)
+		}
+		reached.add(d) // also where it is not here
 	}
 	err := c.index.Records(r.upstream, r.name, func(_, _, tag string, rec index.Tag) bool {
 		if !k.leave(r.at(tag, "")) {

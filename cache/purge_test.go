@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -480,4 +481,84 @@ func TestWhatIsLinkedDuringAGarbageCollectionStays(t *testing.T) {
 			t.Errorf("%v, want that it ends", err)
 		}
 	})
+}
+
+func TestPurgesCollectionsAndPullsAtOnceAgree(t *testing.T) {
+	hub := newRegistry()
+	c := open(t, Options{MemoryBytes: mib}, map[string]*registry{"docker.io": hub}, TagRule{Match: "*", Immutable: true})
+	shared := content(1, 40_000)
+	var images []v1.Descriptor
+	tags := []string{"1", "2", "3"}
+	for i, tag := range tags {
+		images = append(images, hub.addImage("app", shared, content(uint64(10+i), 40_000), content(uint64(20+i), 2000)))
+		hub.tag("app", tag, images[i])
+	}
+	stop := make(chan struct{})
+	var clients, operators sync.WaitGroup
+	for range 3 {
+		clients.Go(func() {
+			for i := range 30 {
+				tag, image := tags[i%3], images[i%3]
+				m, _, err := c.Manifest(t.Context(), tagged("app", tag), rewrite.Accept{})
+				if err != nil || m.Digest != image.Digest {
+					t.Errorf("%s: %v, %v", tag, m, err)
+					return
+				}
+				for _, d := range hub.children(t, image) {
+					if b, _, err := readBlob(t, c, digested("app", d)); err != nil || digest.FromBytes(b) != d {
+						t.Errorf("%s: %d bytes, %v", d, len(b), err)
+						return
+					}
+				}
+			}
+		})
+	}
+	for _, do := range []func(i int) error{
+		func(i int) error {
+			o := []PurgeOptions{{Target: tagged("app", tags[i%3])}, {Target: digested("app", images[i%3].Digest)}, {Upstream: "docker.io"}}[i%7%3]
+			_, err := c.Purge(t.Context(), o)
+			return err
+		},
+		func(int) error { _, err := c.CollectGarbage(t.Context(), false, nil); return err },
+	} {
+		operators.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := do(i); err != nil && !oci.IsAbsent(err) && !errors.Is(err, errCleaning) {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	clients.Wait()
+	close(stop)
+	operators.Wait()
+	for len(c.runningFills()) > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	// Once nobody pulls, what is purged is gone, from memory as well.
+	if _, err := c.Purge(t.Context(), PurgeOptions{Upstream: "docker.io"}); err != nil && !oci.IsAbsent(err) {
+		t.Fatal(err)
+	}
+	hub.set(errDown, 0)
+	for i, tag := range tags {
+		if _, out, err := c.Manifest(t.Context(), tagged("app", tag), rewrite.Accept{}); err == nil {
+			t.Errorf("%s is served: %+v", tag, out)
+		}
+		for _, d := range append(hub.children(t, images[i]), images[i].Digest) {
+			if _, st, err := readBlob(t, c, digested("app", d)); err == nil {
+				t.Errorf("%s is served: %s", d, st)
+			}
+		}
+	}
+	if left := stored(t, c); len(left) > 0 {
+		// Content that came while its links went is garbage, once it is old.
+		t.Logf("%d blobs are left", len(left))
+	}
+	wantTotals(t, c)
 }

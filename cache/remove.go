@@ -89,6 +89,7 @@ func (c *Cache) dropLinks(up, repo string, ds []digest.Digest, w *index.LinkWatc
 	c.linksMu.Lock()
 	defer c.linksMu.Unlock()
 	c.linksGen++
+	c.drops.Add(1)
 	c.memory.dropAll(names)
 	return dropped, err
 }

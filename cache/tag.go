@@ -334,6 +334,19 @@ func (c *Cache) rememberTag(t rewrite.Target, rec index.Tag) {
 	c.memory.setTag(t, rec)
 }
 
+// rememberTagUnless is rememberTag, unless something was dropped since there were so many
+// drops; then it gives false.
+func (c *Cache) rememberTagUnless(t rewrite.Target, rec index.Tag, drops uint64) bool {
+	c.tagsMu.Lock()
+	defer c.tagsMu.Unlock()
+	if drops != c.drops.Load() {
+		return false
+	}
+	c.tagsGen++
+	c.memory.setTag(t, rec)
+	return true
+}
+
 func (c *Cache) dropTag(t rewrite.Target) {
 	if err := c.index.DropTag(t.Upstream, t.Repository, t.Tag); err != nil {
 		c.log.Warn("a deleted tag could not be forgotten", zap.Stringer("reference", t), zap.Error(err))
@@ -341,5 +354,6 @@ func (c *Cache) dropTag(t rewrite.Target) {
 	c.tagsMu.Lock()
 	defer c.tagsMu.Unlock()
 	c.tagsGen++
+	c.drops.Add(1)
 	c.memory.dropTag(t)
 }

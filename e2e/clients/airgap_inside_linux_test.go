@@ -3,6 +3,7 @@ package clients
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -19,6 +20,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
+	"github.com/entrepot-dev/entrepot/cache"
 	"github.com/entrepot-dev/entrepot/e2e/image"
 )
 
@@ -63,6 +65,7 @@ func insideTheAirGap(t *testing.T, text string) {
 	if !serving {
 		t.Fatal("the page does not serve")
 	}
+	t.Run("rehearse", func(t *testing.T) { rehearsed(t, s.Dir, env) })
 	t.Run("dockerd", func(t *testing.T) {
 		client := docker()
 		docker := func(args ...string) string {
@@ -183,6 +186,36 @@ func insideTheAirGap(t *testing.T, text string) {
 			t.Errorf("the page does not say %q", said)
 		}
 	})
+}
+
+// leftOut is wanted inside as well, and nobody has put it on the list.
+const leftOut = "docker.io/library/forgotten:1.0"
+
+// rehearsed has the one image found that was left out, and no other.
+func rehearsed(t *testing.T, dir string, env []string) {
+	t.Helper()
+	list, err := os.ReadFile(filepath.Join(dir, "images.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	more := write(t, t.TempDir(), "more.txt", string(list)+leftOut+"\n")
+	out, err := try(t, env, "sh", "-ec", `exec entrepot rehearse --cache-dir "$0" --file "$1" --platform "$2" --offline --output json`,
+		filepath.Join(dir, "inside"), more, strings.Join(carriedPlatforms, ","))
+	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("want 1, got %v\n%s", err, out)
+	}
+	var said cache.Rehearsal
+	if err := json.Unmarshal([]byte(out), &said); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if said.Failed != 1 || len(said.Images) != 4 {
+		t.Errorf("want one of four to fail, got %+v", said)
+	}
+	for _, i := range said.Images {
+		if failed := i.Status == cache.RehearsedFailed; failed != (i.Reference == leftOut) {
+			t.Errorf("%+v", i)
+		}
+	}
 }
 
 // insideHost is where the page's proxy listens.

@@ -52,8 +52,6 @@ func newTarDraft(path string, volume int64) (*tarDraft, error) {
 	return t, nil
 }
 
-func (t *tarDraft) sumsName() string { return t.path + ".sha256" }
-
 // name gives the name of a volume, counted from 0.
 func (t *tarDraft) name(n int) string {
 	if t.volume == 0 {
@@ -90,12 +88,21 @@ func (t *tarDraft) there() (names []string, size int64, err error) {
 	return names, size, nil
 }
 
+// drafted reads files as one.
+func drafted(names []string) *volumeReader {
+	r := &volumeReader{}
+	for _, name := range names {
+		r.left = append(r.left, archiveVolume{path: name})
+	}
+	return r
+}
+
 func (t *tarDraft) contents() *Contents {
 	names, _, err := t.there()
 	if err != nil {
 		return nil
 	}
-	r := &volumes{names: names}
+	r := drafted(names)
 	defer r.Close()
 	c, err := readContents(r)
 	if err != nil {
@@ -139,7 +146,7 @@ func (t *tarDraft) check(ctx context.Context, f *Files) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	r := &volumes{names: names}
+	r := drafted(names)
 	defer r.Close()
 	at, err := t.compare(ctx, r, f)
 	if err != nil {
@@ -310,10 +317,10 @@ func (t *tarDraft) commit() (Saved, error) {
 		}
 	}
 	if t.volume > 0 {
-		if err := replaceFile(t.sumsName(), sums.String()); err != nil {
+		if err := replaceFile(t.path+sumsSuffix, sums.String()); err != nil {
 			return Saved{}, err
 		}
-		s.Paths = append(s.Paths, t.sumsName())
+		s.Paths = append(s.Paths, t.path+sumsSuffix)
 	}
 	// The first one comes last: where it is there all are.
 	for n := len(names) - 1; n >= 0; n-- {

@@ -1,8 +1,10 @@
 package operator
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -57,6 +59,50 @@ func TestALongAnswerIsReadToItsResult(t *testing.T) {
 			case c.want == "" && (err != nil || result != 3):
 				t.Errorf("want 3, got %d, %v", result, err)
 			case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+				t.Errorf("want %q, got %v", c.want, err)
+			}
+		})
+	}
+}
+
+// TestADownloadTellsWhyItWasBrokenOff also holds that one that fails before its first
+// byte is a problem as others are.
+func TestADownloadTellsWhyItWasBrokenOff(t *testing.T) {
+	for name, c := range map[string]struct {
+		bytes string
+		err   error
+		want  string
+	}{
+		"whole":          {"all of it", nil, ""},
+		"broken off":     {"some of it", Errorf(http.StatusConflict, "the layer is\ngone: »fetch it«"), "the layer is\ngone: »fetch it«"},
+		"of the disk":    {"some of it", errors.New("input/output error"), "input/output error"},
+		"not even begun": {"", Errorf(http.StatusNotFound, "there is no such image"), "there is no such image"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := serving(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				writeBytes(w, r, func(_ context.Context, _ *http.Request, w io.Writer) error {
+					if c.bytes != "" {
+						if _, err := io.WriteString(w, c.bytes); err != nil {
+							t.Error(err)
+						}
+					}
+					return c.err
+				})
+			}))
+			resp, err := client.Download(t.Context(), "x", nil, nil)
+			var got []byte
+			if err == nil {
+				got, err = io.ReadAll(resp.Body)
+				resp.Body.Close()
+			}
+			if string(got) != c.bytes {
+				t.Errorf("want %q, got %q", c.bytes, got)
+			}
+			var e *Error
+			switch {
+			case c.want == "" && err != nil:
+				t.Error(err)
+			case c.want != "" && (!errors.As(err, &e) || e.Detail != c.want):
 				t.Errorf("want %q, got %v", c.want, err)
 			}
 		})

@@ -26,6 +26,8 @@ import (
 const (
 	// maxEntries bounds its entries.
 	maxEntries = 500_000
+	// maxName bounds the name of an entry, and of what it links to, in bytes.
+	maxName = 255
 	// maxDocument bounds each document about all of it, in bytes: the contents, the
 	// layout's index, and what "docker save" writes.
 	maxDocument = 64 << 20
@@ -273,6 +275,9 @@ func (e *entryReader) Read(b []byte) (int, error) {
 
 // entry reads one entry.
 func (a *reading) entry(h *tar.Header, r io.Reader) error {
+	if len(h.Name) > maxName || len(h.Linkname) > maxName {
+		return refuse("%.40q… has too long a name, or leads to one: at most %d bytes are taken", h.Name, maxName)
+	}
 	name, err := cleanName(h.Name)
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -392,6 +393,9 @@ func TestWhatIsWrongIsRefusedWhole(t *testing.T) {
 		"absolute name":       {func(p *packed, _ *Contents) { p.add("/etc/passwd", evil) }, nil, "absolute name"},
 		"traversal":           {func(p *packed, _ *Contents) { p.add("blobs/../../etc/passwd", evil) }, nil, "leads out"},
 		"traversal at end":    {func(p *packed, _ *Contents) { p.add("..", evil) }, nil, "leads out"},
+		"long name":           {func(p *packed, _ *Contents) { p.addSpecial(tar.TypeDir, strings.Repeat("d", 300)+"/", "") }, nil, "too long a name"},
+		"long name of a file": {func(p *packed, _ *Contents) { p.add(strings.Repeat("d/", 150)+"json", evil) }, nil, "too long a name"},
+		"long link":           {func(p *packed, _ *Contents) { p.addSpecial(tar.TypeSymlink, "a/layer.tar", strings.Repeat("b", 300)) }, nil, "too long a name"},
 		"odd name":            {func(p *packed, _ *Contents) { p.add("blobs//sha256/x", evil) }, nil, "no name of a file"},
 		"symlink":             {func(p *packed, _ *Contents) { p.addSpecial(tar.TypeSymlink, "blobs/sha256/x", "/etc/passwd") }, nil, "is a link"},
 		"layer link out":      {func(p *packed, _ *Contents) { p.addSpecial(tar.TypeSymlink, "a/layer.tar", "../../x/layer.tar") }, nil, "is a link"},
@@ -449,6 +453,17 @@ func TestWhatIsWrongIsRefusedWhole(t *testing.T) {
 		"no JSON":          {func(p *packed, _ *Contents) { p.replace(ContentsName, evil) }, nil, "not what it should be"},
 		"two documents":    {func(p *packed, _ *Contents) { p.replace(LayoutName, append(bytes.Clone(layoutFile), layoutFile...)) }, nil, "more than one"},
 		"large document":   {func(p *packed, _ *Contents) { p.replace(LayoutName, bytes.Repeat([]byte(" "), maxSmall+1)) }, nil, "at most"},
+		"large manifest": {func(p *packed, c *Contents) {
+			large := bytes.Repeat([]byte(" "), oci.MaxManifestSize+1)
+			d := digest.FromBytes(large)
+			c.Images[0].Digest = d
+			c.Contents = append(c.Contents, Content{Digest: d, Size: int64(len(large)), MediaType: v1.MediaTypeImageManifest, In: []string{"docker.io/library/app"}, Present: true})
+			p.add(BlobName(d), large)
+			reseal(p, c)
+		}, nil, "at most"},
+		"content without a digest": {func(p *packed, c *Contents) {
+			p.replace(ContentsName, []byte(`{"version":1,"contents":[{}]}`))
+		}, nil, "not what it should be"},
 		"no manifest": {func(p *packed, c *Contents) {
 			c.Images[0].Digest = find(c, layer).Digest
 			reseal(p, c)
@@ -495,6 +510,45 @@ func TestWhatIsWrongIsRefusedWhole(t *testing.T) {
 				t.Errorf("it is not refused: %v", err)
 			}
 			in.wantNothing()
+		})
+	}
+}
+
+// TestSmallArchivesTakeLittleMemory though what they hold is a list of millions of
+// nothings.
+func TestSmallArchivesTakeLittleMemory(t *testing.T) {
+	const size = 8 << 20
+	nothings := func(before, each, after string) []byte {
+		return []byte(before + strings.Repeat(each+",", size/(len(each)+1)) + each + after)
+	}
+	for name, c := range map[string]struct {
+		file     string
+		document []byte
+	}{
+		"contents":     {ContentsName, nothings(`{"version":1,"contents":[`, "{}", "]}")},
+		"images":       {ContentsName, nothings(`{"version":1,"images":[`, "{}", "]}")},
+		"repositories": {ContentsName, nothings(`{"version":1,"contents":[{"digest":"sha256:`+strings.Repeat("0", 64)+`","in":[`, `""`, `]}]}`)},
+		"saved images": {DockerName, nothings("[", "{}", "]")},
+		"saved layers": {DockerName, nothings(`[{"Config":"c","Layers":[`, `""`, "]}]")},
+		"saved names":  {DockerName, nothings(`[{"Config":"c","RepoTags":[`, `""`, "]}]")},
+		"index":        {IndexName, nothings(`{"manifests":[`, "{}", "]}")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &packed{}
+			p.add(LayoutName, layoutFile)
+			p.add(c.file, c.document)
+			b := p.bytes()
+			in := newInside(t, nil)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := in.take(bytes.NewReader(b), "")
+			runtime.ReadMemStats(&after)
+			if r := (*Refusal)(nil); !errors.As(err, &r) {
+				t.Errorf("it is not refused: %v", err)
+			}
+			if took := after.TotalAlloc - before.TotalAlloc; took > 8*size {
+				t.Errorf("it took %d MiB for %d MiB: %v", took>>20, size>>20, err)
+			}
 		})
 	}
 }

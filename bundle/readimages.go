@@ -272,8 +272,8 @@ const savedLayer = "layer.tar"
 // savedImage is an image as "docker save" describes it.
 type savedImage struct {
 	Config   string
-	RepoTags []string
-	Layers   []string
+	RepoTags names
+	Layers   names
 }
 
 // addSaved adds what "docker save" wrote, for whom no manifest is there: one is made of
@@ -286,18 +286,18 @@ func (a *reading) addSaved() error {
 		return refuse("it has %d images, and --name is for one", len(a.docker))
 	}
 	for _, i := range a.docker {
-		names := i.RepoTags
+		tags := i.RepoTags
 		if a.Name != "" {
-			names = []string{a.Name}
+			tags = names{a.Name}
 		}
-		if len(names) == 0 {
+		if len(tags) == 0 {
 			return refuse("it does not say what the image of %q is called; say it: --name docker.io/library/nginx:1.27", i.Config)
 		}
 		d, err := a.manifestOf(i)
 		if err != nil {
 			return err
 		}
-		for _, name := range names {
+		for _, name := range tags {
 			t, err := a.Resolve(name)
 			if err != nil {
 				return err

@@ -332,7 +332,7 @@ func (i *Import) Read(d digest.Digest, most int64) ([]byte, error) {
 		return nil, fmt.Errorf("read %s: %w", d, fs.ErrNotExist)
 	}
 	if e.size > most {
-		return nil, fmt.Errorf("%s has %d bytes, and at most %d are read", d, e.size, most)
+		return nil, oci.Errorf(oci.CodeSizeInvalid, "%s has %d bytes, and at most %d are read", d, e.size, most)
 	}
 	var f *os.File
 	var err error

@@ -211,37 +211,84 @@ func (i *Import) failed(err error, size int64) error {
 }
 
 // verify writes size bytes of r to w, which must be those of d where d is not empty,
-// and gives their digest.
+// and gives their digest. They are hashed beside that.
 func (i *Import) verify(ctx context.Context, d digest.Digest, size int64, r io.Reader, w io.Writer) (digest.Digest, error) {
 	alg := digest.Canonical
 	if d != "" {
 		alg = d.Algorithm()
 	}
-	hash := alg.Hash()
-	buf := buffers.Get().(*[readSize]byte)
-	defer buffers.Put(buf)
-	for left := size; left > 0; {
-		if err := context.Cause(ctx); err != nil {
-			return "", err
-		}
-		if i.cache.ctx.Err() != nil {
-			return "", closing()
-		}
-		n, err := io.ReadFull(r, buf[:min(left, readSize)])
-		if err != nil {
-			return "", unexpected(err)
-		}
-		hash.Write(buf[:n])
-		if _, err := w.Write(buf[:n]); err != nil {
-			return "", i.failed(err, size)
-		}
-		left -= int64(n)
-	}
-	got := digest.NewDigest(alg, hash)
-	if d != "" && got != d {
+	h := newHashing(alg)
+	err := i.copy(ctx, size, r, w, h)
+	got := h.end()
+	switch {
+	case err != nil:
+		return "", err
+	case d != "" && got != d:
 		return "", oci.Errorf(oci.CodeDigestInvalid, "the bytes of %s are not the digest's: they are those of %s", d, got)
 	}
 	return got, nil
+}
+
+func (i *Import) copy(ctx context.Context, size int64, r io.Reader, w io.Writer, h *hashing) error {
+	for left := size; left > 0; {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		if i.cache.ctx.Err() != nil {
+			return closing()
+		}
+		buf := <-h.free
+		buf.n = int(min(left, readSize))
+		if _, err := io.ReadFull(r, buf.bytes[:buf.n]); err != nil {
+			h.free <- buf
+			return unexpected(err)
+		}
+		h.full <- buf
+		if _, err := w.Write(buf.bytes[:buf.n]); err != nil {
+			return i.failed(err, size)
+		}
+		left -= int64(buf.n)
+	}
+	return nil
+}
+
+// hashing hashes what is sent to full, in a goroutine of its own that ends with end.
+type hashing struct {
+	free, full chan *hashed
+	done       chan digest.Digest
+}
+
+// hashed is a buffer that is read by who writes it to a file and by the hash.
+type hashed struct {
+	bytes *[readSize]byte
+	n     int
+}
+
+func newHashing(alg digest.Algorithm) *hashing {
+	// One is filled while the other is hashed.
+	h := &hashing{free: make(chan *hashed, 2), full: make(chan *hashed, 2), done: make(chan digest.Digest)}
+	for range cap(h.free) {
+		h.free <- &hashed{bytes: buffers.Get().(*[readSize]byte)}
+	}
+	go func() {
+		hash := alg.Hash()
+		for buf := range h.full {
+			hash.Write(buf.bytes[:buf.n])
+			h.free <- buf
+		}
+		h.done <- digest.NewDigest(alg, hash)
+	}()
+	return h
+}
+
+// end gives the digest of all that was sent.
+func (h *hashing) end() digest.Digest {
+	close(h.full)
+	d := <-h.done
+	for range cap(h.free) {
+		buffers.Put((<-h.free).bytes)
+	}
+	return d
 }
 
 // Expect makes room for content of these sizes in bytes that will come, as far as it

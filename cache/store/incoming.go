@@ -110,7 +110,10 @@ func (i *Incoming) Finish(d digest.Digest) error {
 			return fmt.Errorf("take in %s: %w", d, err)
 		}
 	}
-	flush(i.file, i.flushed, i.at-i.flushed)
+	// Small files are written together at the end, which is faster.
+	if rest := i.at - i.flushed; i.at >= flushIncoming && rest > 0 {
+		flush(i.file, i.flushed, rest)
+	}
 	if i.digest == "" {
 		if err := d.Validate(); err != nil {
 			return fmt.Errorf("take in %q: %w", d, err)

@@ -387,7 +387,7 @@ func BenchmarkImport(b *testing.B) {
 					b.Fatalf("%v: %s", err, out)
 				}
 				b.StopTimer()
-				b.ReportMetric(float64(residentPeak(p.PID()))/(1<<20), "MiB-peak")
+				b.ReportMetric(float64(residentPeak(b, p.PID()))/(1<<20), "MiB-peak")
 				p.Stop(b)
 				b.StartTimer()
 			}
@@ -415,14 +415,15 @@ func runWatched(t testing.TB, cmd *exec.Cmd) (peak int64) {
 			}
 			return peak
 		case <-time.After(5 * time.Millisecond):
-			peak = max(peak, residentPeak(cmd.Process.Pid))
+			peak = max(peak, residentPeak(t, cmd.Process.Pid))
 		}
 	}
 }
 
 // residentPeak gives the most memory that a process has had, in bytes; zero where that
 // can not be told.
-func residentPeak(pid int) int64 {
+func residentPeak(t testing.TB, pid int) int64 {
+	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0

@@ -184,6 +184,9 @@ func (l *imageLister) add(t rewrite.Target, reached map[digest.Digest]bool) erro
 		return err
 	}
 	tree, err := l.cache.keptTree(l.ctx, t, TreeOptions{Referrers: true})
+	if errors.Is(err, errTreeSize) {
+		tree, err = l.cache.keptTree(l.ctx, t, TreeOptions{RootOnly: true})
+	}
 	var why *oci.Error
 	switch {
 	case errors.As(err, &why):

@@ -17,8 +17,11 @@ import (
 )
 
 const (
-	// maxTreeNodes bounds a tree, whatever strangers' documents name.
+	// maxTreeNodes bounds a tree, each Node counted as often as a walk down the tree
+	// comes to it, and maxTreeBytes what its documents and configs take in memory,
+	// whatever strangers' documents name.
 	maxTreeNodes = 200_000
+	maxTreeBytes = 256 << 20
 	// maxTreeDepth bounds how deep indexes are nested that are looked into.
 	maxTreeDepth = 8
 	// maxConfig is the largest config that is read, in bytes.
@@ -49,7 +52,8 @@ type Tree struct {
 }
 
 // Node is an index, a manifest or a blob in a Tree. A digest that is named twice
-// has two Nodes, with the same Nodes below them.
+// has two Nodes, with the same Nodes below them; but one that is said to refer to what
+// it is below itself has none, so that a walk down the tree ends.
 type Node struct {
 	// Descriptor is that by which the document above names it; of the root, and of
 	// manifests that were read, media type and size are those of the bytes.
@@ -79,6 +83,10 @@ type Node struct {
 	// Tag is set for a referrer that is found by a tag of its own, as cosign writes
 	// signatures: "sha256-….sig".
 	Tag string
+
+	// walked is set once all below it has been looked at: so many Nodes.
+	walked bool
+	below  int
 }
 
 // TreeOptions say what of a Tree is looked at.
@@ -193,13 +201,16 @@ type walk struct {
 	cache  *Cache
 	up     *upstream
 	target rewrite.Target
-	// seen has what was looked into, by digest, and nodes counts all.
+	// seen has what was looked into, by digest; nodes counts all, and bytes those of
+	// documents and configs.
 	seen  map[digest.Digest]*Node
 	nodes int
+	bytes int
 }
 
 // errTreeSize says that a tree is larger than any true image's.
-var errTreeSize = fmt.Errorf("the image names more than %d manifests, configs and layers", maxTreeNodes)
+var errTreeSize = &oci.Error{Code: oci.CodeManifestInvalid, Status: 502,
+	Message: fmt.Sprintf("the image names more than %d manifests, configs and layers, or has more than %d MiB of manifests: it is not looked into", maxTreeNodes, maxTreeBytes>>20)}
 
 // add makes the Node of d below parent.
 func (w *walk) add(d v1.Descriptor, kind Kind, parent *Node) (*Node, error) {
@@ -251,6 +262,7 @@ func (w *walk) read(n *Node, root, ask bool) {
 		}
 		return
 	}
+	w.bytes += len(m.Bytes)
 	n.Digest, n.MediaType, n.Size, n.Bytes = m.Digest, m.MediaType, int64(len(m.Bytes)), m.Bytes
 	n.Kind = KindManifest
 	if rewrite.IsIndex(m.MediaType) {
@@ -289,11 +301,22 @@ func (w *walk) expand(n *Node, depth int) error {
 	if err := context.Cause(w.ctx); err != nil {
 		return err
 	}
+	if w.bytes > maxTreeBytes {
+		return errTreeSize
+	}
 	if first := w.seen[n.Digest]; first != nil {
+		if !first.walked {
+			return nil // n is below first: what refers to what is an upstream's word alone
+		}
+		if w.nodes += first.below; w.nodes > maxTreeNodes {
+			return errTreeSize
+		}
 		n.Children, n.Referrers, n.ReferrersMissing = first.Children, first.Referrers, first.ReferrersMissing
 		return nil
 	}
 	w.seen[n.Digest] = n
+	before := w.nodes
+	defer func() { n.below, n.walked = w.nodes-before, true }()
 	if n.Parsed != nil {
 		var err error
 		if n.Kind == KindIndex {
@@ -375,6 +398,9 @@ func (w *walk) expandManifest(n *Node) error {
 		}
 		if kind == KindConfig && w.Configs {
 			child.Bytes, child.Missing = w.config(child)
+			if w.bytes += len(child.Bytes); w.bytes > maxTreeBytes {
+				return errTreeSize
+			}
 		}
 		n.Children = append(n.Children, child)
 	}
@@ -441,7 +467,7 @@ func (w *walk) expandReferrers(n *Node, depth int) error {
 		quiet.read(child, false, false)
 		n.Referrers = append(n.Referrers, child)
 		err = quiet.expand(child, depth+1)
-		w.nodes = quiet.nodes
+		w.nodes, w.bytes = quiet.nodes, quiet.bytes
 		return err
 	}
 	for _, d := range list.Referrers {

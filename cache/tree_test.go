@@ -221,6 +221,10 @@ func TestATreeEndsWhateverAnUpstreamSays(t *testing.T) {
 	if n != 5 {
 		t.Errorf("%d nodes, want 5", n)
 	}
+	// Who goes down a tree comes to an end.
+	if got, want := shape(tree.Root), "manifest+(config+ layer+)(manifest+(config+ layer+)(manifest+ manifest+))"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
 	nested := one
 	for i := range 2 * maxTreeDepth {
 		nested = hub.addDocument("app", v1.MediaTypeImageIndex, v1.Index{
@@ -239,5 +243,54 @@ func TestATreeEndsWhateverAnUpstreamSays(t *testing.T) {
 			}
 			break
 		}
+	}
+}
+
+func TestATreeIsNoLargerUnfoldedThanItMayBe(t *testing.T) {
+	hub := newRegistry()
+	c := open(t, Options{}, map[string]*registry{"docker.io": hub})
+	// Each index of a level names all of the level below: few documents, and of paths
+	// through them more than anybody can walk.
+	level := []v1.Descriptor{hub.addImage("app", []byte("layer"))}
+	for depth := range maxTreeDepth {
+		var above []v1.Descriptor
+		for i := range 12 {
+			above = append(above, hub.addDocument("app", v1.MediaTypeImageIndex, v1.Index{
+				Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageIndex,
+				Manifests: level, Annotations: map[string]string{"n": fmt.Sprint(depth, i)},
+			}))
+		}
+		level = above
+	}
+	if _, err := c.Tree(t.Context(), digested("app", level[0].Digest), TreeOptions{Ask: true}); !errors.Is(err, errTreeSize) {
+		t.Errorf("the tree gives %v, want %v", err, errTreeSize)
+	}
+	// The list of what is here has it all the same, and the others.
+	var pull func(d v1.Descriptor)
+	pulled := map[digest.Digest]bool{}
+	pull = func(d v1.Descriptor) {
+		if pulled[d.Digest] {
+			return
+		}
+		pulled[d.Digest] = true
+		m, _, err := c.Manifest(t.Context(), digested("app", d.Digest), rewrite.Accept{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := rewrite.Parse(m.Bytes, m.MediaType)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, child := range p.Children {
+			if p.Kind == rewrite.Index {
+				pull(child)
+			}
+		}
+	}
+	pull(level[0])
+	pullTree(t, c, hub, "fine", hub.addImage("fine", []byte("layer of another")))
+	list, err := c.Images(t.Context(), ImagesFilter{})
+	if err != nil || len(list.Images) != 2 || list.Images[0].Digest != level[0].Digest {
+		t.Errorf("the list is %+v, %v", list, err)
 	}
 }

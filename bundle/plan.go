@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -357,9 +358,11 @@ func (p *planner) keep(t rewrite.Target, found stored) *kept {
 
 // referrerTag are the tags that stand for what refers to a digest: that of the referrers
 // tag schema (distribution-spec, "Referrers Tag Schema"), and cosign's.
-var referrerTag = regexp.MustCompile(`^sha(256-[0-9a-f]{64}|384-[0-9a-f]{96}|512-[0-9a-f]{64,128})(\.(sig|att|sbom))?$`)
+var referrerTag = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^sha(256-[0-9a-f]{64}|384-[0-9a-f]{96}|512-[0-9a-f]{64,128})(\.(sig|att|sbom))?$`)
+})
 
-func isReferrerTag(tag string) bool { return referrerTag.MatchString(tag) }
+func isReferrerTag(tag string) bool { return referrerTag().MatchString(tag) }
 
 // finish puts all in order.
 func (p *planner) finish() (*Plan, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/distribution/reference"
@@ -93,14 +94,16 @@ func newSince(s *Since) string {
 	return s.Time.UTC().Format(time.RFC3339)
 }
 
-var wholeTag = regexp.MustCompile("^(?:" + reference.TagRegexp.String() + ")$")
+var wholeTag = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile("^(?:" + reference.TagRegexp.String() + ")$")
+})
 
 // target gives where an image of a bundle is served.
 func (a *reading) target(i Image) (rewrite.Target, error) {
 	if err := rewrite.CheckName(i.Repository); err != nil {
 		return rewrite.Target{}, err
 	}
-	if i.Tag != "" && !wholeTag.MatchString(i.Tag) {
+	if i.Tag != "" && !wholeTag().MatchString(i.Tag) {
 		return rewrite.Target{}, refuse("%q is no tag", i.Tag)
 	}
 	t, err := a.Route(i.Upstream, i.Repository)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -31,6 +32,10 @@ func operate(t *testing.T, p *proxy.Proxy, args ...string) said {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, proxy.Binary(t), append(args, "--config", p.Config())...)
+	if p.PID() == 0 {
+		// Its ports may be another test's by now.
+		cmd.Env = append(os.Environ(), "ENTREPOT_ADMIN_LISTEN=off")
+	}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); cmd.ProcessState == nil {

@@ -183,6 +183,9 @@ func TestWarmThatIsInterruptedIsResumed(t *testing.T) {
 		undo := h.Inject(hub.StallAfter(12<<20, free).On(layer))
 
 		cmd := exec.CommandContext(t.Context(), proxy.Binary(t), "warm", "app:1.0", "--config", p.Config())
+		if !running {
+			cmd.Env = append(os.Environ(), "ENTREPOT_ADMIN_LISTEN=off") // its ports may be another test's by now
+		}
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
 		if err := cmd.Start(); err != nil {

@@ -31,7 +31,10 @@ files come from the environment and have their defaults; those of Dockerfiles ha
 // addImageFlags adds what a command takes that works on images.
 func addImageFlags(flags *pflag.FlagSet) {
 	flags.StringArrayP("file", "f", nil, "`file` that names images, or - for stdin")
-	flags.String("format", string(images.Auto), "what --file is: auto, list, compose, kubernetes or dockerfile")
+	addChecked(flags, "format", "", string(images.Auto), "what --file is: auto, list, compose, kubernetes or dockerfile", func(text string) error {
+		_, err := images.ParseFormat(text)
+		return err
+	})
 	flags.StringSlice("platform", nil, "`platforms` to take of each image, linux/amd64,linux/arm64, or all (default: those of the configuration)")
 }
 
@@ -42,30 +45,26 @@ func addFromLogFlags(flags *pflag.FlagSet) {
 }
 
 func addLastFlag(flags *pflag.FlagSet) {
-	flags.String("last", "7d", "since `when` pulls count: a duration such as 24h or 7d, a date, or a time; 30 days are known")
+	addChecked(flags, "last", "", "7d", "since `when` pulls count: a duration such as 24h or 7d, a date, or a time; 30 days are known", func(text string) error {
+		_, err := parseSince(text, time.Now())
+		return err
+	})
 }
 
-// addAsked adds to list what clients have pulled, if --from-log is given, and tells
-// whether it is.
-func (p *process) addAsked(o *operation, cmd *cobra.Command, list *imageList) (bool, error) {
+// addAsked adds to list what clients have pulled, if --from-log is given.
+func addAsked(o *operation, cmd *cobra.Command, list *imageList) error {
 	fromLog, err := cmd.Flags().GetBool("from-log")
-	if err != nil {
-		return false, err
-	}
-	if !fromLog {
-		if cmd.Flags().Changed("last") {
-			return false, misuse{errors.New("--last goes with --from-log")}
-		}
-		return false, nil
+	if err != nil || !fromLog {
+		return err
 	}
 	asked, err := askedSince(o, cmd)
 	if err != nil {
-		return true, err
+		return err
 	}
 	for _, img := range asked.Images {
 		list.images = append(list.images, operator.ListedImage{Reference: img.Reference, Platforms: img.Platforms})
 	}
-	return true, nil
+	return nil
 }
 
 // askedSince gives what clients have pulled since --last.
@@ -76,7 +75,7 @@ func askedSince(o *operation, cmd *cobra.Command) (*operator.Asked, error) {
 	}
 	since, err := parseSince(last, time.Now())
 	if err != nil {
-		return nil, misuse{fmt.Errorf("--last: %w", err)}
+		return nil, err
 	}
 	asked := &operator.Asked{}
 	return asked, o.Get(o.ctx, "asked", url.Values{"since": {since.Format(time.RFC3339Nano)}}, asked)
@@ -96,14 +95,25 @@ type unreadImage struct {
 	reference, reason string
 }
 
-// readImages gives the images that the arguments and --file name. A reference that is
-// none is misuse.
+// checkImages tells what is wrong with the arguments and flags of a command that works on
+// images, before anything is done.
+func checkImages(cmd *cobra.Command, args []string) error {
+	for _, text := range args {
+		if _, err := images.Normalize(text); err != nil {
+			return err
+		}
+	}
+	_, err := platformsOf(cmd)
+	return err
+}
+
+// readImages gives the images that the arguments and --file name.
 func (p *process) readImages(cmd *cobra.Command, args []string) (*imageList, error) {
 	list := &imageList{}
 	for _, text := range args {
 		ref, err := images.Normalize(text)
 		if err != nil {
-			return nil, misuse{err}
+			return nil, err
 		}
 		list.images = append(list.images, operator.ListedImage{Reference: ref})
 	}
@@ -113,7 +123,7 @@ func (p *process) readImages(cmd *cobra.Command, args []string) (*imageList, err
 	}
 	format, err := images.ParseFormat(text)
 	if err != nil {
-		return nil, misuse{fmt.Errorf("--format: %w", err)}
+		return nil, err
 	}
 	files, err := cmd.Flags().GetStringArray("file")
 	if err != nil {
@@ -179,7 +189,7 @@ func platformsOf(cmd *cobra.Command) ([]string, error) {
 		return nil, err
 	}
 	if err := operator.CheckPlatforms(list); err != nil {
-		return nil, misuse{fmt.Errorf("--platform: %w", err)}
+		return nil, fmt.Errorf("--platform: %w", err)
 	}
 	return list, nil
 }

@@ -174,6 +174,8 @@ func (p *process) connectRunning(o *operation, named bool) (end func() error, er
 		err = fmt.Errorf("%w: the one at %s has its cache in %s, and not in %s", errNotRunning, reachable(o.cfg.Admin.Listen), s.CacheDir, o.cfg.Cache.Dir)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		err = fmt.Errorf("%w: none listens at %s: start it, or name its admin.listen (--admin-listen, ENTREPOT_ADMIN_LISTEN)", errNotRunning, reachable(o.cfg.Admin.Listen))
+	case !named && isStranger(err):
+		err = fmt.Errorf("%w: what listens at %s is none: %w", errNotRunning, reachable(o.cfg.Admin.Listen), unwrapURL(err))
 	case err != nil:
 		err = fmt.Errorf("ask the entrepot at %s: %w", reachable(o.cfg.Admin.Listen), unwrapURL(err))
 	}
@@ -185,6 +187,13 @@ func (p *process) connectRunning(o *operation, named bool) (end func() error, er
 		listener.transport.CloseIdleConnections()
 		return nil
 	}, nil
+}
+
+// isStranger tells whether an error says that what answers has no operator's API: then it
+// is another program. The directory's lock says whether an entrepot runs all the same.
+func isStranger(err error) bool {
+	e := (*operator.Error)(nil)
+	return errors.As(err, &e) && e.Status == http.StatusNotFound
 }
 
 // absolute gives the path of dir from the root, where that can be told.

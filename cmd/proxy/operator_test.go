@@ -1,6 +1,8 @@
 package main
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,6 +24,12 @@ func TestOperatorsCommandsExitAlike(t *testing.T) {
 		{[]string{"diff", "--since", "7d", "--output", "json"}, 0, `"moves": []`, ""},
 		{[]string{"scrub", "--rate", "50MiB"}, 0, "verified: 0 blobs", ""},
 
+		{[]string{"rehearse"}, 0, "0 images: 0 would be served", ""},
+		{[]string{"warm", "--from-log", "--last", "1d"}, 0, "0 images, 0 failed", ""},
+		{[]string{"warm", "--from-log", "-o", "json"}, 0, `"images": []`, ""},
+
+		{[]string{"warm", "-f", "/none"}, 1, "", "--file: open /none"},
+		{[]string{"warm", "-f", "-"}, 1, "", "--file: there is no stdin"},
 		{[]string{"explain", "quay.example.test/app:1"}, 1, "", `registry "quay.example.test" is not configured here`},
 		{[]string{"history", "nginx"}, 1, "", "nothing is known of docker.io/library/nginx:latest"},
 		{[]string{"accept", "nginx"}, 1, "", "docker.io/library/nginx:latest is no tag that is known here"},
@@ -34,6 +42,14 @@ func TestOperatorsCommandsExitAlike(t *testing.T) {
 		{[]string{"history", "nginx@sha256:" + strings.Repeat("a", 64)}, 2, "", "names a digest, which never changes; name a tag"},
 		{[]string{"accept", "nginx@sha256:" + strings.Repeat("a", 64)}, 2, "", "names a digest, which never changes; name a tag"},
 		{[]string{"diff", "--since", "soon"}, 2, "", `"soon" is no time; give a duration such as 24h`},
+		{[]string{"warm"}, 2, "", "name images, or a file that does by --file, or give --from-log"},
+		{[]string{"warm", "No Such Name"}, 2, "", `"No Such Name" is no reference of an image, such as`},
+		{[]string{"warm", "nginx", "--platform", "amd64"}, 2, "", `--platform: "amd64" is no platform, such as linux/amd64`},
+		{[]string{"warm", "nginx", "--jobs", "65"}, 2, "", "--jobs: 65 is not between 1 and 64"},
+		{[]string{"warm", "nginx", "--last", "7d"}, 2, "", "--last goes with --from-log"},
+		{[]string{"warm", "nginx", "--format", "csv"}, 2, "", "give one of auto, list, compose, kubernetes, dockerfile"},
+		{[]string{"rehearse", "nginx", "--last", "7d"}, 2, "", "--last is for what clients have pulled"},
+		{[]string{"rehearse", "--last", "soon"}, 2, "", `is no time; give a duration such as 24h`},
 		{[]string{"scrub", "--rate", "fast"}, 2, "", `"fast" is no size`},
 	} {
 		got := runCommand(environ, c.args...)
@@ -70,5 +86,23 @@ func TestAWrongFlagIsToldBeforeAnythingIsDone(t *testing.T) {
 	}
 	if commands < 5 {
 		t.Errorf("only %d commands print in formats", commands)
+	}
+}
+
+// TestAStrangerAtTheAddressIsNoEntrepot has another program listen where the admin
+// listener would.
+func TestAStrangerAtTheAddressIsNoEntrepot(t *testing.T) {
+	stranger := httptest.NewServer(http.NotFoundHandler())
+	defer stranger.Close()
+	address := strings.TrimPrefix(stranger.URL, "http://")
+	environ := []string{"ENTREPOT_ADMIN_LISTEN=" + address, "ENTREPOT_CACHE_DIR=" + filepath.Join(t.TempDir(), "cache")}
+	if got := runCommand(environ, "explain", "nginx"); got.code != 0 || !strings.Contains(got.stdout, "has not been asked for") {
+		t.Errorf("want the directory looked at, got %+v", got)
+	}
+	if got := runCommand(environ, "reload"); got.code != 1 || !strings.Contains(got.stderr, "no entrepot runs with these settings: what listens at "+address+" is none") {
+		t.Errorf("want it said, got %+v", got)
+	}
+	if got := runCommand(environ, "explain", "nginx", "--admin-listen", address); got.code != 1 || !strings.Contains(got.stderr, "ask the entrepot at "+address) {
+		t.Errorf("of an address that is named: want a failure, got %+v", got)
 	}
 }

@@ -33,6 +33,7 @@ It exits with 1 where a pull would fail, and tells what is missing. entrepot war
 		Example: `  entrepot rehearse
   entrepot rehearse --last 24h --verify
   entrepot rehearse --file images.txt --platform linux/amd64,linux/arm64 --with-referrers --offline`,
+		Args: checkRehearse,
 		RunE: p.operates(p.rehearse),
 	}
 	addImageFlags(cmd.Flags())
@@ -42,6 +43,14 @@ It exits with 1 where a pull would fail, and tells what is missing. entrepot war
 	cmd.Flags().Bool(offlineFlag, false, "rehearse cache.offline, with which tags are served however old they are")
 	addOperatorFlags(cmd.Flags())
 	return cmd
+}
+
+// checkRehearse tells what is wrong with a command line, before anything is done.
+func checkRehearse(cmd *cobra.Command, args []string) error {
+	if cmd.Flags().Changed("last") && (len(args) > 0 || cmd.Flags().Changed("file")) {
+		return errors.New("--last is for what clients have pulled; images are named")
+	}
+	return checkImages(cmd, args)
 }
 
 func (p *process) rehearse(o *operation, cmd *cobra.Command, args []string) error {
@@ -105,12 +114,9 @@ func (p *process) rehearseRequest(cmd *cobra.Command, args []string) (*operator.
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, nil, err
 	}
-	switch named := len(args) > 0 || flags.Changed("file"); {
-	case named && flags.Changed("last"):
-		return nil, nil, misuse{errors.New("--last is for what clients have pulled; images are named")}
-	case !named:
+	if len(args) == 0 && !flags.Changed("file") {
 		if req.Since, err = parseSince(last, time.Now()); err != nil {
-			return nil, nil, misuse{fmt.Errorf("--last: %w", err)}
+			return nil, nil, err
 		}
 	}
 	return req, list, nil

@@ -42,6 +42,7 @@ some of the platforms and not all is noted; one that has none of them has failed
   helm template ./chart | entrepot warm --file - --dry-run
   entrepot warm --from-log --last 7d
   entrepot warm --file Dockerfile --file compose.yaml --platform all --output json`,
+		Args: checkWarm,
 		RunE: p.operates(p.warm),
 	}
 	addImageFlags(cmd.Flags())
@@ -52,6 +53,29 @@ some of the platforms and not all is noted; one that has none of them has failed
 	cmd.Flags().Bool("wait-for-quota", false, "wait until the upstream grants pulls again")
 	addOperatorFlags(cmd.Flags())
 	return cmd
+}
+
+// checkWarm tells what is wrong with a command line, before anything is done.
+func checkWarm(cmd *cobra.Command, args []string) error {
+	if err := checkImages(cmd, args); err != nil {
+		return err
+	}
+	fromLog, err := cmd.Flags().GetBool("from-log")
+	if err != nil {
+		return err
+	}
+	jobs, err := cmd.Flags().GetInt("jobs")
+	switch {
+	case err != nil:
+		return err
+	case jobs < 1 || jobs > cache.MaxWarmJobs:
+		return fmt.Errorf("--jobs: %d is not between 1 and %d", jobs, cache.MaxWarmJobs)
+	case !fromLog && cmd.Flags().Changed("last"):
+		return errors.New("--last goes with --from-log")
+	case !fromLog && len(args) == 0 && !cmd.Flags().Changed("file"):
+		return errors.New("name images, or a file that does by --file, or give --from-log")
+	}
+	return nil
 }
 
 func (p *process) warm(o *operation, cmd *cobra.Command, args []string) error {
@@ -108,18 +132,14 @@ func (p *process) warmRequest(o *operation, cmd *cobra.Command, args []string) (
 	req.DryRun, errs[1] = flags.GetBool("dry-run")
 	req.Jobs, errs[2] = flags.GetInt("jobs")
 	req.WaitForQuota, errs[3] = flags.GetBool("wait-for-quota")
-	switch err := errors.Join(errs[:]...); {
-	case err != nil:
+	if err := errors.Join(errs[:]...); err != nil {
 		return nil, nil, err
-	case req.Jobs < 1 || req.Jobs > cache.MaxWarmJobs:
-		return nil, nil, misuse{fmt.Errorf("--jobs: %d is not between 1 and %d", req.Jobs, cache.MaxWarmJobs)}
 	}
-	fromLog, err := p.addAsked(o, cmd, list)
-	if err == nil && !fromLog && len(args) == 0 && !flags.Changed("file") {
-		err = misuse{errors.New("name images, or a file that does by --file, or give --from-log")}
+	if err := addAsked(o, cmd, list); err != nil {
+		return nil, nil, err
 	}
 	req.Images = list.images
-	return req, list, err
+	return req, list, nil
 }
 
 // writeWarmed prints what became of each image.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"maps"
 	"os"
 	"slices"
 	"time"
@@ -45,7 +46,10 @@ type Import struct {
 
 	// These are guarded by Cache.mu where another goroutine than the owner's reads
 	// them: the evictor's.
-	content  map[digest.Digest]*imported
+	content map[digest.Digest]*imported
+	// due is what is expected and not here: what an earlier import has left of it is
+	// held, too.
+	due      map[digest.Digest]bool
 	expected int64 // bytes of new content, here and to come
 
 	come    int64 // bytes of content that have come and were not here
@@ -78,7 +82,7 @@ func (c *Cache) NewImport() (*Import, error) {
 		return nil, ErrImporting
 	}
 	c.work.Add(1)
-	c.importing = &Import{cache: c, content: map[digest.Digest]*imported{}, changes: map[repository]*index.Change{}}
+	c.importing = &Import{cache: c, content: map[digest.Digest]*imported{}, due: map[digest.Digest]bool{}, changes: map[repository]*index.Change{}}
 	return c.importing, nil
 }
 
@@ -92,6 +96,9 @@ func (i *Import) Close(keep bool) error {
 			if e.fresh {
 				err = errors.Join(err, c.store.RemoveIncoming(d))
 			}
+		}
+		for d := range i.due {
+			err = errors.Join(err, c.store.RemoveIncoming(d))
 		}
 	}
 	c.mu.Lock()
@@ -297,12 +304,20 @@ func (i *Import) Expect(ctx context.Context, content iter.Seq2[digest.Digest, in
 	var bytes int64
 	for d, size := range content {
 		if !i.Has(d, size) {
+			i.expectOf(d)
 			if bytes += size; bytes < 0 {
 				return fmt.Errorf("%w: it says that it has more bytes than there are numbers for", ErrNoRoom)
 			}
 		}
 	}
 	return i.makeRoom(ctx, bytes)
+}
+
+// expectOf notes that d is to come.
+func (i *Import) expectOf(d digest.Digest) {
+	i.cache.mu.Lock()
+	defer i.cache.mu.Unlock()
+	i.due[d] = true
 }
 
 // makeRoom makes room for so many bytes more.
@@ -320,10 +335,7 @@ func (i *Import) makeRoom(ctx context.Context, bytes int64) (err error) {
 	expected := i.expected
 	c.mu.Unlock()
 	if c.settings().MaxSize == (Room{}) {
-		if free, _, err := c.store.Room(); err == nil && free < bytes {
-			return fmt.Errorf("%w: it needs %s more, and %s of the disk are free", ErrNoRoom, size(bytes), size(free))
-		}
-		return nil
+		return i.fits()
 	}
 	least, progress := int64(-1), time.Now()
 	for {
@@ -353,6 +365,19 @@ func (i *Import) makeRoom(ctx context.Context, bytes int64) (err error) {
 			return closing()
 		}
 	}
+}
+
+// fits tells whether the disk has room for what is still to come.
+func (i *Import) fits() error {
+	list, err := i.cache.store.Unfinished()
+	if err != nil {
+		return i.failed(err, 0)
+	}
+	_, coming := i.cache.incoming(list)
+	if free, _, err := i.cache.store.Room(); err == nil && free < coming {
+		return fmt.Errorf("%w: it needs %s more, and %s of the disk are free", ErrNoRoom, size(coming), size(free))
+	}
+	return nil
 }
 
 // expect makes room for content that has come, as far as that was not expected.
@@ -530,7 +555,7 @@ func (c *Cache) incoming(list []store.Unfinished) (here, coming int64) {
 		return 0, 0
 	}
 	for _, u := range list {
-		if u.Incoming && c.importing.content[u.Digest] != nil {
+		if u.Incoming && c.imports(u.Digest) {
 			here += u.Bytes
 		}
 	}
@@ -539,7 +564,7 @@ func (c *Cache) incoming(list []store.Unfinished) (here, coming int64) {
 
 // imports tells whether an import holds d. c.mu is held.
 func (c *Cache) imports(d digest.Digest) bool {
-	return c.importing != nil && c.importing.content[d] != nil
+	return c.importing != nil && (c.importing.content[d] != nil || c.importing.due[d])
 }
 
 // heldByImport gives what the running import holds.
@@ -549,9 +574,10 @@ func (c *Cache) heldByImport() map[digest.Digest]bool {
 	if c.importing == nil {
 		return nil
 	}
-	held := make(map[digest.Digest]bool, len(c.importing.content))
+	held := make(map[digest.Digest]bool, len(c.importing.content)+len(c.importing.due))
 	for d := range c.importing.content {
 		held[d] = true
 	}
+	maps.Copy(held, c.importing.due)
 	return held
 }

@@ -276,6 +276,44 @@ func TestAnImportMakesRoomOrIsRefused(t *testing.T) {
 	}
 }
 
+// TestAnImportGoesOnWithWhatIsLeftWhereRoomIsScarce: what an interrupted import has
+// written counts once, as a part of what the next one expects, and is not evicted to make
+// room for just that.
+func TestAnImportGoesOnWithWhatIsLeftWhereRoomIsScarce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := newRegistry()
+		hub.addImage("library/app", several(3, 300_000)...)
+		c := open(t, Options{Settings: Settings{MaxSize: Room{Bytes: 1 << 20}}}, map[string]*registry{"docker.io": newRegistry()})
+		all := carried(hub, "library/app")
+		i := newImport(t, c)
+		if err := errors.Join(takeIn(t, i, all), i.Close(true)); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		i = newImport(t, c)
+		err := i.Expect(t.Context(), func(yield func(digest.Digest, int64) bool) {
+			for d, b := range all {
+				if !yield(d, int64(len(b))) {
+					return
+				}
+			}
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		settle()
+		if list, err := c.store.Unfinished(); err != nil || len(list) != len(all) {
+			t.Errorf("%d of %d are left of what was written, %v", len(list), len(all), err)
+		}
+		if err := i.Close(false); err != nil {
+			t.Error(err)
+		}
+		if list, err := c.store.Unfinished(); err != nil || len(list) != 0 {
+			t.Errorf("%d are left of what is not wanted, %v", len(list), err)
+		}
+	})
+}
+
 // TestAnImportAndAFillOfOneDigestAgree: a client fetches what is being imported.
 func TestAnImportAndAFillOfOneDigestAgree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

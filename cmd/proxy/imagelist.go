@@ -107,13 +107,14 @@ func checkImages(cmd *cobra.Command, args []string) error {
 	return err
 }
 
-// readImages gives the images that the arguments and --file name.
+// readImages gives the images that the arguments and --file name. A reference that is
+// none is misuse.
 func (p *process) readImages(cmd *cobra.Command, args []string) (*imageList, error) {
 	list := &imageList{}
 	for _, text := range args {
 		ref, err := images.Normalize(text)
 		if err != nil {
-			return nil, err
+			return nil, misuse{err}
 		}
 		list.images = append(list.images, operator.ListedImage{Reference: ref})
 	}
@@ -189,7 +190,7 @@ func platformsOf(cmd *cobra.Command) ([]string, error) {
 		return nil, err
 	}
 	if err := operator.CheckPlatforms(list); err != nil {
-		return nil, fmt.Errorf("--platform: %w", err)
+		return nil, misuse{fmt.Errorf("--platform: %w", err)}
 	}
 	return list, nil
 }

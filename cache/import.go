@@ -56,9 +56,11 @@ type Import struct {
 	images  []ImportedImage
 	changes map[repository]*index.Change
 	tags    []index.Change
-	steps   int // what was looked at, see maxImportSteps
-	noted   int // bytes of referrers' annotations
-	broken  bool
+	// relinked are the links that were other ones, by their names in memory.
+	relinked []name
+	steps    int // what was looked at, see maxImportSteps
+	noted    int // bytes of referrers' annotations
+	broken   bool
 }
 
 // imported is content of an import.
@@ -535,6 +537,10 @@ func (i *Import) tell(changes []index.Change) {
 			c.memory.dropList(listKey(index.Referrers, withDigest(t, subject)))
 		}
 	}
+	c.linksMu.Lock()
+	c.linksGen++
+	c.memory.dropAll(i.relinked)
+	c.linksMu.Unlock()
 	c.negative.clear()
 }
 

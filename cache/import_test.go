@@ -521,3 +521,66 @@ func TestImportedReferrersJoinThoseThatAreKnown(t *testing.T) {
 		t.Errorf("the ledger says %+v", h)
 	}
 }
+
+// TestWhatIsPurgedDuringAnImportIsThereAfterIt though nothing of it was new.
+func TestWhatIsPurgedDuringAnImportIsThereAfterIt(t *testing.T) {
+	hub := newRegistry()
+	layer := content(1, 100_000)
+	image := hub.addImage("library/app", layer)
+	at := time.Now().Add(-time.Hour)
+	c := open(t, Options{MemoryBytes: 1 << 20, Settings: Settings{Offline: true}}, map[string]*registry{"docker.io": newRegistry()})
+	if _, err := importImage(t, c, hub, tagged("library/app", "1"), image, at); err != nil {
+		t.Fatal(err)
+	}
+	wantManifest(t, c, tagged("library/app", "1"), image, Stale)
+	i := newImport(t, c)
+	if err := errors.Join(takeIn(t, i, carried(hub, "library/app")), i.Add(tagged("library/app", "1"), image, at)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Purge(t.Context(), PurgeOptions{Target: tagged("library/app", "1")}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := c.Manifest(t.Context(), tagged("library/app", "1"), rewrite.Accept{}); err == nil {
+		t.Error("it is there after it was purged")
+	}
+	if done, err := i.Finish(); err != nil || done.Blobs != 0 {
+		t.Fatalf("%+v, %v", done, err)
+	}
+	if err := i.Close(false); err != nil {
+		t.Fatal(err)
+	}
+	wantManifest(t, c, tagged("library/app", "1"), image, Stale)
+	wantBlob(t, c, digested("library/app", digest.FromBytes(layer)), layer, Hit)
+}
+
+// TestATagThatMovesByAnImportFollowsItsRules as one that the upstream has moved does.
+func TestATagThatMovesByAnImportFollowsItsRules(t *testing.T) {
+	hub := newRegistry()
+	old, now := hub.addImage("library/app", content(1, 1000)), hub.addImage("library/app", content(2, 1000))
+	c := open(t, Options{Settings: Settings{Offline: true}}, map[string]*registry{"docker.io": newRegistry()}, TagRule{Match: "*", OnMove: HoldOnMove, TTL: time.Hour})
+	importOne := func(d v1.Descriptor, at time.Time) {
+		t.Helper()
+		i := newImport(t, c)
+		if err := errors.Join(takeIn(t, i, carried(hub, "library/app")), i.Add(tagged("library/app", "1"), d, at)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := i.Finish(); err != nil {
+			t.Fatal(err)
+		}
+		if err := i.Close(false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	importOne(old, time.Now().Add(-2*time.Hour))
+	importOne(now, time.Now().Add(-time.Hour))
+	// Served, as it was.
+	if m, out, err := c.Manifest(t.Context(), tagged("library/app", "1"), rewrite.Accept{}); err != nil || m.Digest != old.Digest || !strings.Contains(out.Reason, "held as it was") {
+		t.Errorf("%+v, %+v, %v", m, out, err)
+	}
+	if a, err := c.Accept(t.Context(), tagged("library/app", "1")); err != nil || a.To != now.Digest {
+		t.Errorf("%+v, %v", a, err)
+	}
+	if m, _, err := c.Manifest(t.Context(), tagged("library/app", "1"), rewrite.Accept{}); err != nil || m.Digest != now.Digest {
+		t.Errorf("%+v, %v", m, err)
+	}
+}

@@ -104,7 +104,7 @@ func (i *Import) addTag(up *upstream, t rewrite.Target, rec index.Tag, image *Im
 	was, known := c.lookUpTag(t)
 	switch {
 	case known && was.Digest == rec.Digest && !was.Checked.Before(rec.Checked):
-		return // it is known as well, or better
+		rec = was // it is known as well, or better; and is put again, should it be purged meanwhile
 	case known && was.Digest != rec.Digest && was.Checked.After(rec.Checked):
 		image.Note = fmt.Sprintf("the tag is not made older: it was seen to stand for %s at %s, and for this at %s", was.Digest, second(was.Checked), second(rec.Checked))
 		if c.holds(was.Digest) || was.Previous == rec.Digest {
@@ -229,8 +229,12 @@ func (w *importWalk) count(d v1.Descriptor, e *imported) error {
 // link lets the target's repository serve d. What it has served as a manifest stays
 // one, whoever names it as what.
 func (w *importWalk) link(d digest.Digest, l index.Link) {
-	if now, ok := w.cache.link(w.target.Upstream, w.target.Repository, d); ok && (now == l || now.Manifest && !l.Manifest) {
-		return
+	t := w.target
+	switch now, ok := w.cache.link(t.Upstream, t.Repository, d); {
+	case ok && now.Manifest && !l.Manifest:
+		l = now
+	case ok && now != l:
+		w.relinked = append(w.relinked, name{ofLink, t.Upstream, t.Repository, string(d)})
 	}
 	if w.change.Links[d].Manifest && !l.Manifest {
 		return
@@ -246,10 +250,6 @@ func (w *importWalk) refer(d digest.Digest, p *rewrite.Parsed, size int64) error
 	l := w.change.Referrers[p.Subject.Digest]
 	isThis := func(r v1.Descriptor) bool { return r.Digest == d }
 	if slices.ContainsFunc(l.Referrers, isThis) {
-		return nil
-	}
-	t := w.target
-	if known, ok := w.cache.index.List(index.Referrers, t.Upstream, t.Repository, p.Subject.Digest.String()); ok && slices.ContainsFunc(known.Referrers, isThis) {
 		return nil
 	}
 	for k, v := range p.Annotations {

@@ -1,6 +1,7 @@
 package index
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -77,7 +78,7 @@ func (ix *Index) apply(tx *bbolt.Tx, c Change, touched *Tag) error {
 		}
 	}
 	for d, l := range c.Links {
-		if err := putJSON(tx.Bucket(linksBucket), join(c.Upstream, c.Repository, d.String()), l); err != nil {
+		if err := putLink(tx.Bucket(linksBucket), join(c.Upstream, c.Repository, d.String()), l); err != nil {
 			return err
 		}
 	}
@@ -96,6 +97,15 @@ func (ix *Index) apply(tx *bbolt.Tx, c Change, touched *Tag) error {
 		}
 	}
 	return nil
+}
+
+// putLink puts a link, unless it is there already.
+func putLink(b *bbolt.Bucket, key []byte, l Link) error {
+	j, err := json.Marshal(l)
+	if err != nil || bytes.Equal(b.Get(key), j) {
+		return err
+	}
+	return b.Put(key, j)
 }
 
 // addReferrers adds those of more that are not in the list at key.

@@ -42,8 +42,8 @@ type archiveVolume struct {
 	sum  string // SHA-256 in hex; empty where no one says it
 }
 
-// volumeName is that of a volume: bundle.tar.001.
-var volumeName = regexp.MustCompile(`^(.+)\.([0-9]{3,9})$`)
+// volumeName is that of a volume: bundle.tar.001. There are maxVolumes at most.
+var volumeName = regexp.MustCompile(`^(.+)\.([0-9]{3})$`)
 
 // Archives finds the archives that paths name. Volumes may be given all, or any one of
 // them, or by the name that they have without their number; others are then found
@@ -64,8 +64,10 @@ func Archives(paths []string) ([]*Archive, error) {
 		var volumes []string
 		if m := volumeName.FindStringSubmatch(filepath.Base(s.Name)); m != nil {
 			if volumes = given[m[1]]; len(volumes) == 1 {
-				volumes = nil
-				s.Name = filepath.Join(filepath.Dir(s.Name), m[1])
+				var err error
+				if volumes, err = others(s.Name); err != nil {
+					return nil, err
+				}
 			}
 		}
 		if err := s.find(volumes); err != nil {
@@ -124,6 +126,16 @@ func (s *Archive) find(volumes []string) error {
 		}
 	}
 	return nil
+}
+
+// others gives all volumes of the archive that a volume is of, which is there; nil where
+// it is a directory, and none.
+func others(volume string) ([]string, error) {
+	if st, err := os.Stat(volume); err != nil || st.IsDir() {
+		return nil, err
+	}
+	m := volumeName.FindStringSubmatch(filepath.Base(volume))
+	return beside(filepath.Join(filepath.Dir(volume), m[1]))
 }
 
 // beside finds the volumes of the archive of that name.

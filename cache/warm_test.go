@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -359,4 +361,25 @@ func TestAnIndexOfIndexesWithoutAnEndIsRefused(t *testing.T) {
 	hub.tag("app", "1", d)
 	c := open(t, Options{}, map[string]*registry{"docker.io": hub})
 	warm(t, c, WarmOptions{Platforms: []string{AllPlatforms}}, tagged("app", "1")).Images[0].wantError(t, "nested more than 4 deep")
+}
+
+func TestWhatGoesWhileTheRestIsFetchedIsAFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := newRegistry()
+		layer := content(1, 100_000)
+		hub.tag("a", "1", hub.addImage("a", layer))
+		hub.tag("b", "1", hub.addImage("b", []byte("b")))
+		hub.delay = time.Second
+		dir := t.TempDir()
+		c := open(t, Options{Dir: dir}, map[string]*registry{"docker.io": hub})
+		d := digest.FromBytes(layer)
+		done := warm(t, c, WarmOptions{Jobs: 1, Tell: func(s WarmState) error {
+			if s.Done == 1 { // as the evictor would
+				_ = os.Remove(filepath.Join(dir, "blobs", "sha256", d.Encoded()[:2], d.Encoded()))
+			}
+			return nil
+		}}, tagged("a", "1"), tagged("b", "1"))
+		done.Images[0].wantError(t, d.String()+" was here and is not any more", "cache.max_size")
+		done.Images[1].wantError(t)
+	})
 }

@@ -6,12 +6,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go/v1"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/entrepot-dev/entrepot/cache"
 	"github.com/entrepot-dev/entrepot/e2e/image"
@@ -163,6 +164,27 @@ func (w *world) pull(t rewrite.Target, i *image.Image, platforms ...string) {
 			if err != nil || b.Close() != nil {
 				w.t.Fatal(err)
 			}
+		}
+		w.stored(rewrite.Target{Upstream: t.Upstream, Repository: t.Repository, Digest: root})
+	}
+}
+
+// stored waits until all that a manifest names is: a large blob reaches its reader
+// before it is synced.
+func (w *world) stored(t rewrite.Target) {
+	w.t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		e, err := w.Explain(w.t.Context(), t)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if !slices.ContainsFunc(e.Manifests, func(m cache.ExplainedManifest) bool {
+			return !m.Stored || slices.ContainsFunc(m.Blobs, func(b cache.ExplainedBlob) bool { return !b.Stored })
+		}) {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("it is not stored: %+v", e)
 		}
 	}
 }

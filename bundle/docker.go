@@ -47,14 +47,14 @@ func (p *planner) noteForDocker(image Image, root *cache.Node) {
 // dockerFile gives the file: the images that are in the bundle with all that they need,
 // once the plan's are in order.
 func (p *planner) dockerFile() ([]byte, error) {
-	byImage := map[Image]*dockerImage{}
+	byName := map[string]*dockerImage{}
 	for _, d := range p.docker {
-		byImage[d.image] = d
+		byName[d.image.String()] = d
 	}
 	list := []*dockerImage{}
 	byConfig := map[string]*dockerImage{}
 	for _, image := range p.plan.Contents.Images {
-		d := byImage[image]
+		d := byName[image.String()]
 		if d == nil || !p.present(d.contents) {
 			continue
 		}

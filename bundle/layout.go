@@ -99,6 +99,9 @@ type Image struct {
 	// Referrer is set where it was taken because it refers to another image: as the
 	// manifest's subject, or by a tag as cosign makes it from the other's digest.
 	Referrer bool `json:"referrer,omitempty"`
+	// Listed is set where all was known, and taken, that refers to it and to its
+	// manifests: nothing else does.
+	Listed bool `json:"listed,omitempty"`
 }
 
 // String gives the reference as people write it.

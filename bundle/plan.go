@@ -307,35 +307,48 @@ func (p *planner) take(t rewrite.Target, n *cache.Node, seen time.Time) (missing
 	for _, d := range w.named {
 		p.in[inRepository(t, d)] = true
 	}
+	place := len(p.plan.Contents.Images)
 	p.plan.Contents.Images = append(p.plan.Contents.Images, image)
 	p.plan.Images = append(p.plan.Images, taken)
 	p.noteForDocker(image, n)
 	// None is taken twice, so that this ends.
+	listed := !image.Referrer
 	for _, of := range w.manifests {
-		p.takeReferrers(t, of)
+		listed = p.takeReferrers(t, of) && listed
 	}
+	p.plan.Contents.Images[place].Listed = listed
 	return nil
 }
 
-// takeReferrers takes what is here of what refers to a manifest of t's repository.
-func (p *planner) takeReferrers(t rewrite.Target, of *cache.Node) {
+// takeReferrers takes what is here of what refers to a manifest of t's repository, and
+// tells whether that is all there is.
+func (p *planner) takeReferrers(t rewrite.Target, of *cache.Node) (all bool) {
+	all = of.ReferrersListed
 	for _, n := range of.Referrers {
 		r := rewrite.Target{Upstream: t.Upstream, Repository: t.Repository, Tag: n.Tag}
 		if n.Tag == "" {
 			r.Digest = n.Digest
 		}
-		if n.Bytes == nil || p.taken[r.String()] {
+		if n.Bytes == nil {
+			all = false
+			continue
+		}
+		if name := r.String(); p.taken[name] {
+			all = all && !slices.ContainsFunc(p.plan.LeftOut, func(l LeftOut) bool { return l.Reference == name })
 			continue
 		}
 		_, seen, err := p.from.StandsFor(r)
 		if err != nil {
 			p.leave(r, true, nil, err)
+			all = false
 			continue
 		}
 		if missing := p.take(r, n, seen); len(missing) > 0 {
 			p.leave(r, true, missing, nil)
+			all = false
 		}
 	}
+	return all
 }
 
 // keep adds content that t's repository may serve.

@@ -57,6 +57,9 @@ type Intake interface {
 	// Add has a repository serve the manifest of d and all that it names; the target's
 	// tag, where it has one, stands for it as of fetched, which may be zero.
 	Add(t rewrite.Target, d v1.Descriptor, fetched time.Time) error
+	// AddListed is Add for an image of which it is known what refers to it and to its
+	// manifests: nothing does but what is added as well.
+	AddListed(t rewrite.Target, d v1.Descriptor, fetched time.Time) error
 	// Unnamed lists up to so many digests that nothing names that was added.
 	Unnamed(most int) []digest.Digest
 	// Drop forgets content that was taken in.

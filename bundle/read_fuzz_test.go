@@ -52,6 +52,10 @@ func (m *remembered) Read(d digest.Digest, most int64) ([]byte, error) {
 	return nil, errors.New("it is not there")
 }
 
+func (m *remembered) AddListed(t rewrite.Target, d v1.Descriptor, fetched time.Time) error {
+	return m.Add(t, d, fetched)
+}
+
 func (m *remembered) Add(t rewrite.Target, d v1.Descriptor, _ time.Time) error {
 	if t.Upstream == "" || rewrite.CheckName(t.Repository) != nil || m.content[d.Digest] == nil {
 		panic("what was never taken in is added, or under no name")

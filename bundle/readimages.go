@@ -76,7 +76,11 @@ func (a *reading) addContents() error {
 		if !ok {
 			return refuse("%s names the image %s, and not its manifest %s", ContentsName, i, i.Digest)
 		}
-		if err := a.in.Add(t, v1.Descriptor{MediaType: i.MediaType, Digest: i.Digest, Size: c.Size}, i.Fetched); err != nil {
+		add := a.in.Add
+		if i.Listed {
+			add = a.in.AddListed
+		}
+		if err := add(t, v1.Descriptor{MediaType: i.MediaType, Digest: i.Digest, Size: c.Size}, i.Fetched); err != nil {
 			return err
 		}
 	}

@@ -53,6 +53,17 @@ type ImportedImage struct {
 // tag, where it has one, stands for it as of fetched, unless it was seen to stand for
 // something else since. The error is of what was taken in: *oci.Error.
 func (i *Import) Add(t rewrite.Target, d v1.Descriptor, fetched time.Time) error {
+	return i.add(t, d, fetched, false)
+}
+
+// AddListed is Add for an image of which it is known what refers to it and to its
+// manifests: nothing does but what is added as well. So clients are told that,
+// where they ask, also offline.
+func (i *Import) AddListed(t rewrite.Target, d v1.Descriptor, fetched time.Time) error {
+	return i.add(t, d, fetched, true)
+}
+
+func (i *Import) add(t rewrite.Target, d v1.Descriptor, fetched time.Time, listed bool) error {
 	up, err := i.cache.upstream(t.Upstream)
 	if err != nil {
 		return err
@@ -66,7 +77,7 @@ func (i *Import) Add(t rewrite.Target, d v1.Descriptor, fetched time.Time) error
 	if now := time.Now(); fetched.IsZero() || fetched.After(now) {
 		fetched = now
 	}
-	w := &importWalk{Import: i, target: t, change: change, fetched: fetched, seen: map[digest.Digest]bool{}}
+	w := &importWalk{Import: i, target: t, change: change, fetched: fetched, listed: listed, seen: map[digest.Digest]bool{}}
 	p, err := w.manifest(d, 0)
 	if err != nil {
 		return err
@@ -128,6 +139,7 @@ type importWalk struct {
 	target  rewrite.Target
 	change  *index.Change
 	fetched time.Time
+	listed  bool // AddListed
 	image   ImportedImage
 	seen    map[digest.Digest]bool
 	missing []digest.Digest
@@ -171,6 +183,9 @@ func (w *importWalk) manifest(d v1.Descriptor, depth int) (*rewrite.Parsed, erro
 	w.link(d.Digest, index.Link{MediaType: p.MediaType, Size: int64(len(b)), Manifest: true})
 	if err := w.refer(d.Digest, p, int64(len(b))); err != nil {
 		return nil, err
+	}
+	if _, ok := w.change.Referrers[d.Digest]; w.listed && !ok {
+		w.change.Referrers[d.Digest] = index.List{Checked: w.fetched}
 	}
 	here := 0
 	for _, child := range p.Children {

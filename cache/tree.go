@@ -80,6 +80,9 @@ type Node struct {
 	// could not be found out, where it was asked for.
 	Referrers        []*Node
 	ReferrersMissing error
+	// ReferrersListed is set where the list of them is kept here, so that there were no
+	// others when the upstream was last asked.
+	ReferrersListed bool
 	// Tag is set for a referrer that is found by a tag of its own, as cosign writes
 	// signatures: "sha256-….sig".
 	Tag string
@@ -311,7 +314,7 @@ func (w *walk) expand(n *Node, depth int) error {
 		if w.nodes += first.below; w.nodes > maxTreeNodes {
 			return errTreeSize
 		}
-		n.Children, n.Referrers, n.ReferrersMissing = first.Children, first.Referrers, first.ReferrersMissing
+		n.Children, n.Referrers, n.ReferrersMissing, n.ReferrersListed = first.Children, first.Referrers, first.ReferrersMissing, first.ReferrersListed
 		return nil
 	}
 	w.seen[n.Digest] = n
@@ -448,6 +451,7 @@ func (w *walk) expandReferrers(n *Node, depth int) error {
 	if !known {
 		list, known = c.index.List(index.Referrers, t.Upstream, t.Repository, string(n.Digest))
 	}
+	n.ReferrersListed = known
 	if !known && depth == 0 && w.Ask {
 		list.Referrers, n.ReferrersMissing = w.up.origin.Referrers(w.ctx, t.Repository, n.Digest)
 	}

@@ -199,7 +199,7 @@ func rehearsed(t *testing.T, dir string, env []string) {
 		t.Fatal(err)
 	}
 	more := write(t, t.TempDir(), "more.txt", string(list)+leftOut+"\n")
-	out, err := try(t, env, "sh", "-ec", `exec entrepot rehearse --cache-dir "$0" --file "$1" --platform "$2" --offline --output json`,
+	out, err := try(t, env, "sh", "-ec", `exec entrepot rehearse --cache-dir "$0" --file "$1" --platform "$2" --with-referrers --offline --output json`,
 		filepath.Join(dir, "inside"), more, strings.Join(carriedPlatforms, ","))
 	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 1 {
 		t.Errorf("want 1, got %v\n%s", err, out)

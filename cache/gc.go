@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -180,8 +181,10 @@ func (g *collector) repository(r repository, linked *digestSet) error {
 		g.done.Links += len(stale)
 		return nil
 	}
-	for tag := range gone {
-		c.dropTag(r.at(tag, ""))
+	if len(gone) > 0 {
+		if err := c.dropTags(r, slices.Sorted(maps.Keys(gone))); err != nil {
+			return err
+		}
 	}
 	dropped, err := c.dropLinks(r.upstream, r.name, stale, g.watch)
 	g.done.Links += len(dropped)

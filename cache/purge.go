@@ -461,8 +461,8 @@ func (p *purge) forget(r repository, images *repoPurge) error {
 		}
 		return nil
 	}
-	for _, tag := range slices.Sorted(maps.Keys(images.tags)) {
-		c.dropTag(r.at(tag, ""))
+	if err := c.dropTags(r, slices.Sorted(maps.Keys(images.tags))); err != nil {
+		return err
 	}
 	if err := p.unpin(r, images); err != nil {
 		return err

@@ -78,9 +78,27 @@ func (c *Cache) forgetContent(ds []digest.Digest) {
 	c.memory.dropAll(names)
 }
 
+// dropTags forgets tags.
+func (c *Cache) dropTags(r repository, tags []string) error {
+	err := c.index.DropTags(r.upstream, r.name, tags...)
+	names := make([]name, 0, len(tags))
+	for _, tag := range tags {
+		names = append(names, name{ofTag, r.upstream, r.name, tag})
+	}
+	c.tagsMu.Lock()
+	defer c.tagsMu.Unlock()
+	c.tagsGen++
+	c.drops.Add(1)
+	c.memory.dropAll(names)
+	return err
+}
+
 // dropLinks has a repository serve these digests no more, but for those that w has seen to
 // be linked again.
 func (c *Cache) dropLinks(up, repo string, ds []digest.Digest, w *index.LinkWatch) (dropped []digest.Digest, err error) {
+	if len(ds) == 0 {
+		return nil, nil
+	}
 	dropped, err = c.index.DropLinks(up, repo, ds, w)
 	names := make([]name, 0, len(dropped))
 	for _, d := range dropped {

@@ -348,12 +348,7 @@ func (c *Cache) rememberTagUnless(t rewrite.Target, rec index.Tag, drops uint64)
 }
 
 func (c *Cache) dropTag(t rewrite.Target) {
-	if err := c.index.DropTag(t.Upstream, t.Repository, t.Tag); err != nil {
+	if err := c.dropTags(repository{t.Upstream, t.Repository}, []string{t.Tag}); err != nil {
 		c.log.Warn("a deleted tag could not be forgotten", zap.Stringer("reference", t), zap.Error(err))
 	}
-	c.tagsMu.Lock()
-	defer c.tagsMu.Unlock()
-	c.tagsGen++
-	c.drops.Add(1)
-	c.memory.dropTag(t)
 }

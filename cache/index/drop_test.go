@@ -82,3 +82,33 @@ func TestListsAreNamedAndDropped(t *testing.T) {
 	want("docker.io", "app")
 	want("", "", all[1], all[2], all[4])
 }
+
+func TestManyTagsAreDroppedAtOnceAndStayInTheLedger(t *testing.T) {
+	ix := opened(t, filepath.Join(t.TempDir(), "index.db"))
+	defer closed(t, ix)
+	var tags []string
+	for i := range dropChunk + 5 {
+		tags = append(tags, fmt.Sprint(i))
+	}
+	d := digest.FromString("x")
+	var changes []Change
+	for _, tag := range tags {
+		changes = append(changes, Change{Upstream: "docker.io", Repository: "app", Tag: tag, Record: Tag{Digest: d, Checked: at(1)}, How: SeenGet})
+	}
+	if err := ix.Put(changes...); err != nil {
+		t.Fatal(err)
+	}
+	ix.Touch("docker.io", "app", "1", Tag{Digest: d, Checked: at(5)})
+	if err := ix.DropTags("docker.io", "app", tags[1:]...); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := ix.TagNames("docker.io", "app"); err != nil || !slices.Equal(left, tags[:1]) {
+		t.Errorf("%d tags are left, %v", len(left), err)
+	}
+	if h := ix.History("docker.io", "app", "1"); len(h) != 1 || h[0].Digest != d || !h[0].Last.Equal(at(5)) {
+		t.Errorf("what the tag stood for: %+v", h)
+	}
+	if err := ix.DropTags("docker.io", "app"); err != nil {
+		t.Errorf("of none: %v", err)
+	}
+}

@@ -315,25 +315,39 @@ func (ix *Index) flushSoon() {
 	}
 }
 
-// DropTag forgets a tag; what it stood for stays in the ledger.
-func (ix *Index) DropTag(upstream, repo, tag string) error {
-	key := join(upstream, repo, tag)
-	ix.mu.Lock()
-	touched, isTouched := ix.touched[string(key)]
-	delete(ix.touched, string(key))
-	ix.mu.Unlock()
+// DropTags forgets tags of a repository; what they stood for stays in the ledger.
+func (ix *Index) DropTags(upstream, repo string, tags ...string) error {
 	ix.backupSoon()
-	return ix.batch(func(tx *bbolt.Tx) error {
-		b := tx.Bucket(tagsBucket)
-		was := readTag(b, key)
-		if isTouched {
-			was = touched
+	for some := range slices.Chunk(tags, dropChunk) {
+		touched := map[string]Tag{}
+		ix.mu.Lock()
+		for _, tag := range some {
+			key := string(join(upstream, repo, tag))
+			if t, ok := ix.touched[key]; ok {
+				touched[key] = t
+				delete(ix.touched, key)
+			}
 		}
-		if err := endObservation(tx, key, was); err != nil {
+		ix.mu.Unlock()
+		err := ix.batch(func(tx *bbolt.Tx) error {
+			b := tx.Bucket(tagsBucket)
+			for _, tag := range some {
+				key := join(upstream, repo, tag)
+				was, ok := touched[string(key)]
+				if !ok {
+					was = readTag(b, key)
+				}
+				if err := errors.Join(endObservation(tx, key, was), b.Delete(key)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
 			return err
 		}
-		return b.Delete(key)
-	})
+	}
+	return nil
 }
 
 // TagNames lists the tags of a repository that are known, sorted.

@@ -126,7 +126,7 @@ func TestDropIsNotUndoneByAnEarlierTouch(t *testing.T) {
 		t.Fatal(err)
 	}
 	ix.Touch("docker.io", "library/nginx", "latest", one)
-	if err := ix.DropTag("docker.io", "library/nginx", "latest"); err != nil {
+	if err := ix.DropTags("docker.io", "library/nginx", "latest"); err != nil {
 		t.Fatal(err)
 	}
 	wantTag(t, ix, Tag{}, false)

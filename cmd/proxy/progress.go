@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"github.com/docker/go-units"
 	"github.com/vbauerster/mpb/v8"
@@ -84,10 +85,11 @@ func counts(s operator.Progress) string {
 	return text
 }
 
-// printable gives s without what would move a terminal's cursor.
+// printable gives s without what would move a terminal's cursor, or have text run
+// backwards.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 {
+		if !unicode.IsPrint(r) {
 			return '?'
 		}
 		return r

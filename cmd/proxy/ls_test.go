@@ -1,0 +1,55 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/entrepot-dev/entrepot/cache"
+	"github.com/entrepot-dev/entrepot/operator"
+)
+
+func TestImagesAreListedForPeople(t *testing.T) {
+	now := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
+	many := []cache.ImagePlatform{{Name: "linux/386", Whole: true}, {Name: "linux/amd64", Whole: true}, {Name: "linux/arm/v7", Whole: true}, {Name: "linux/arm64", Whole: true}, {Name: "linux/s390x"}}
+	list := &cache.Images{Size: 3 << 20, Images: []cache.Image{
+		{Reference: "docker.io/library/nginx:1.27", Digest: digest.FromString("a"), Platforms: many, Size: 2 << 20, Fetched: now.Add(-48 * time.Hour), Used: now.Add(-time.Minute), Pinned: true},
+		{Reference: "ghcr.io/org/app@" + digest.FromString("b").String(), Digest: digest.FromString("b"), Platforms: []cache.ImagePlatform{{Whole: true}}, Size: 1 << 20, Fetched: now, Used: now},
+		{Reference: "ghcr.io/org/gone:1", Digest: digest.FromString("c"), Pinned: true},
+	}}
+	var out bytes.Buffer
+	if err := writeImages(&out, list, now); err != nil {
+		t.Fatal(err)
+	}
+	want := strings.Join([]string{
+		"REFERENCE                     DIGEST               PLATFORMS                                         SIZE  FETCHED                 LAST USED               PINNED",
+		"docker.io/library/nginx:1.27  sha256:ca978112ca1b  linux/386, linux/amd64, linux/arm/v7, … (4 of 5)  2MiB  2 days ago              About a minute ago      yes",
+		"ghcr.io/org/app               sha256:3e23e8160039  (1 of 1)                                          1MiB  Less than a second ago  Less than a second ago  no",
+		"ghcr.io/org/gone:1            sha256:2e7d2c03a950  (0 of 0)                                          0B    –                       –                       yes",
+		"3 images, 3MiB on disk",
+		"",
+	}, "\n")
+	if got := out.String(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestWhatStrangersSayOfAnImageIsPrintedHarmlessly(t *testing.T) {
+	i := &operator.Inspection{Reference: "docker.io/library/evil:1", Image: operator.InspectedManifest{
+		Inspected: operator.Inspected{Kind: cache.KindManifest, Digest: digest.FromString("a"), MediaType: "application/x\x1b[2J", Size: 1},
+		Config:    &operator.ImageConfig{Author: "a\nb\x1b[31m", Cmd: []string{"sh", "-c", "echo \u202e"}, Labels: map[string]string{"k\t": "v\r\n"}},
+	}}
+	var out bytes.Buffer
+	if err := writeInspection(&out, i, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if strings.ContainsAny(out.String(), "\x1b\r\u202e\t") || strings.Contains(out.String(), "a\nb") {
+		t.Errorf("printed %q", out.String())
+	}
+	if !strings.Contains(out.String(), "k?=v??") {
+		t.Errorf("the label is not there:\n%s", out.String())
+	}
+}

@@ -91,7 +91,11 @@ const maxTold = 20
 
 func (e *MissingError) Error() string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "%d of the images are not here whole, so that there is no bundle:\n", len(e.Images))
+	if len(e.Images) == 1 {
+		s.WriteString("an image is not here whole, so that there is no bundle:\n")
+	} else {
+		fmt.Fprintf(&s, "%d images are not here whole, so that there is no bundle:\n", len(e.Images))
+	}
 	again := []string{"entrepot warm"}
 	if len(e.Platforms) > 0 {
 		again = append(again, "--platform", strings.Join(e.Platforms, ","))

@@ -133,12 +133,13 @@ func (s Save) copy(ctx context.Context, w io.Writer, body io.Reader, f *Files, a
 }
 
 // matches tells whether both are the same but for the times at which tags were
-// confirmed.
+// confirmed, and the one from which on blobs were stored, which may have been given as a
+// duration.
 func (c *Contents) matches(other *Contents) bool {
 	if c.Version != other.Version || len(c.Images) != len(other.Images) || !reflect.DeepEqual(c.Contents, other.Contents) {
 		return false
 	}
-	if (c.Since == nil) != (other.Since == nil) || c.Since != nil && (c.Since.Digest != other.Since.Digest || !c.Since.Time.Equal(other.Since.Time)) {
+	if (c.Since == nil) != (other.Since == nil) || c.Since != nil && c.Since.Digest != other.Since.Digest {
 		return false
 	}
 	for i, image := range c.Images {

@@ -1,9 +1,12 @@
 package e2e
 
 import (
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/entrepot-dev/entrepot/e2e/image"
 	"github.com/entrepot-dev/entrepot/e2e/proxy"
 )
 
@@ -29,4 +32,20 @@ func TestAnExportTakesLittleMemory(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAFileSystemThatTakesNoLargeFileIsTold as that of many a stick is.
+func TestAFileSystemThatTakesNoLargeFileIsTold(t *testing.T) {
+	t.Parallel()
+	h, p := start(t, believing)
+	tagAndPull(t, h, p, "library/app", "1", image.New(image.Options{Layers: []image.Layer{{Size: 5 << 20}}}))
+	p.WaitIdle(t)
+	file := filepath.Join(t.TempDir(), "bundle.tar")
+	// 3 MiB, in blocks of 512 bytes.
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", `ulimit -f 6144 && exec "$@"`, "sh", proxy.Binary(t), "export", "--config", p.Config(), "-o", file, "app:1")
+	out, err := cmd.CombinedOutput()
+	if err == nil || cmd.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), "file too large: the file system takes no file as large as that; split the bundle by --volume-size") {
+		t.Errorf("%v: %s", err, out)
+	}
+	operate(t, p, "export", "-o", file, "--volume-size", "2MiB", "app:1").want(t, 0, file+".001, "+file+".002, "+file+".003, "+file+".sha256: 1 image")
 }

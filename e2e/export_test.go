@@ -142,7 +142,7 @@ func TestExportTellsWhatIsMissing(t *testing.T) {
 		dir := t.TempDir()
 		file := filepath.Join(dir, "bundle.tar")
 		missing := operate(t, p, "export", "-o", file, "whole:1", "part:1")
-		missing.want(t, 1, "1 of the images are not here whole, so that there is no bundle:",
+		missing.want(t, 1, "an image is not here whole, so that there is no bundle:",
 			"  docker.io/library/part:1: missing: config for linux/amd64 "+config, "fetch them first: entrepot warm docker.io/library/part:1", "--platform")
 		named := operate(t, p, "export", "-o", file, "--platform", "linux/arm64", "part:1")
 		named.want(t, 1, "manifest for linux/arm64 "+part.Platforms["linux/arm64"].String(), "entrepot warm --platform linux/arm64 docker.io/library/part:1")
@@ -153,7 +153,7 @@ func TestExportTellsWhatIsMissing(t *testing.T) {
 		if e := all.exported(t, 1); len(e.Images) != 1 || len(e.LeftOut) != 1 || e.LeftOut[0].Reference != "docker.io/library/part:1" || len(e.LeftOut[0].Missing) != 2 {
 			t.Errorf("--all: got %s", all.out)
 		}
-		all.want(t, 1, "left out: docker.io/library/part:1: missing: config for linux/amd64 "+config, "1 images were left out of the bundle")
+		all.want(t, 1, "left out: docker.io/library/part:1: missing: config for linux/amd64 "+config, "an image was left out of the bundle")
 		again := operate(t, p, "export", "-o", file, "whole:1")
 		again.want(t, 1, file+": it is there already: remove it, or name another")
 		if err := os.Remove(file); err != nil {

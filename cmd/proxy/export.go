@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/docker/go-units"
@@ -104,6 +105,9 @@ func (p *process) export(o *operation, cmd *cobra.Command, args []string) error 
 		return resp.Body, nil
 	}
 	saved, err := p.save(o.ctx, e.save, &plan)
+	if errors.Is(err, syscall.EFBIG) {
+		return fmt.Errorf("%w: the file system takes no file as large as that; split the bundle by --volume-size 2GiB", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -126,10 +130,13 @@ func (p *process) export(o *operation, cmd *cobra.Command, args []string) error 
 			left++
 		}
 	}
-	if left > 0 {
-		return fmt.Errorf("%d images were left out of the bundle", left)
+	switch left {
+	case 0:
+		return nil
+	case 1:
+		return errors.New("an image was left out of the bundle")
 	}
-	return nil
+	return fmt.Errorf("%d images were left out of the bundle", left)
 }
 
 // save writes the bundle, and tells how far it has come.
@@ -152,9 +159,17 @@ func exportProgress(f *bundle.Files, written int64) operator.Progress {
 	file, before := f.At(written)
 	s.Done = before
 	if file != nil {
-		s.Current = []operator.Transfer{{Name: file.Name, Bytes: max(0, written-file.Begin), TotalBytes: file.Size}}
+		s.Current = []operator.Transfer{{Name: shownName(file), Bytes: max(0, written-file.Begin), TotalBytes: file.Size}}
 	}
 	return s
+}
+
+// shownName says in a few letters which file it is.
+func shownName(f *bundle.File) string {
+	if strings.HasPrefix(f.Name, bundle.BlobsDir+"/") {
+		return short(f.Digest)
+	}
+	return f.Name
 }
 
 // readExport reads the command line, and what it names.
@@ -239,6 +254,6 @@ func writeExported(w io.Writer, e *exported) error {
 	if e.Resumed > 0 {
 		resumed = fmt.Sprintf(", of which %s were there", units.BytesSize(float64(e.Resumed)))
 	}
-	_, err := fmt.Fprintf(w, "%s: %d images, %s%s, %s\n", strings.Join(e.Paths, ", "), len(e.Images), units.BytesSize(float64(e.Size)), resumed, e.Digest)
+	_, err := fmt.Fprintf(w, "%s: %s, %s%s, %s\n", strings.Join(e.Paths, ", "), count(len(e.Images), "image"), units.BytesSize(float64(e.Size)), resumed, e.Digest)
 	return err
 }

@@ -21,9 +21,12 @@ import (
 
 // Choice says what is to be in a bundle.
 type Choice struct {
-	// Images are wanted whole. All is every image that is here whole.
-	Images []Wanted
-	All    bool
+	// Images are wanted whole. All is every image that is here whole, but for those of
+	// upstreams of which Private, where it is not nil, says that not everyone may have
+	// what is there: those are wanted by name alone.
+	Images  []Wanted
+	All     bool
+	Private func(upstream string) bool
 	// Platforms are those to take of an index, "linux/arm64", where it has them;
 	// cache.AllPlatforms is all that it names; none are those of which the manifest is
 	// here.
@@ -77,6 +80,10 @@ type LeftOut struct {
 	// Reason is set where that is not why.
 	Reason string `json:"reason,omitempty"`
 }
+
+// errPrivate says why an image is not taken that nobody has named.
+var errPrivate = errors.New("it is of an upstream whose clients have what their own credentials can pull (access: passthrough), " +
+	"and who takes a bundle in may give it to all: name it to export it")
 
 // MissingError says that images are not here whole.
 type MissingError struct {
@@ -162,6 +169,10 @@ func Make(ctx context.Context, from Catalog, choice Choice) (*Plan, error) {
 		}
 		own := i >= asked // nobody has asked for it
 		if own && t.Digest != "" && p.in[inRepository(t, t.Digest)] {
+			continue
+		}
+		if own && choice.Private != nil && choice.Private(t.Upstream) {
+			p.leave(t, isReferrerTag(t.Tag), nil, errPrivate)
 			continue
 		}
 		lacks, err := p.takeWith(ctx, t)

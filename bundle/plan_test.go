@@ -149,6 +149,14 @@ func TestPlanOfAllTakesTagsAndWhatIsNamedByDigest(t *testing.T) {
 	wantList(t, "all", references(p), []string{
 		"docker.io/library/app:index", "docker.io/library/app:moves", "docker.io/library/bare@" + bare.Digest.String(), ghcr.String(),
 	})
+	private := Choice{All: true, Platforms: []string{"linux/amd64"}, Private: func(upstream string) bool { return upstream == "ghcr.io" }}
+	without := w.plan(private)
+	wantList(t, "all but what is private", references(without), references(p)[:3])
+	if l := without.LeftOut; len(l) != 1 || l[0].Reference != ghcr.String() || !strings.Contains(l[0].Reason, "name it") {
+		t.Errorf("left out: %v", l)
+	}
+	private.All, private.Images = false, []Wanted{{Target: ghcr}}
+	wantList(t, "what is private and named", references(w.plan(private)), []string{ghcr.String()})
 	for _, c := range p.Contents.Contents {
 		if c.Digest == bare.Digest {
 			wantList(t, "the repositories of a shared manifest", c.In, []string{"docker.io/library/bare", "ghcr.io/library/bare"})

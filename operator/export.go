@@ -45,7 +45,7 @@ func (a *API) planExport(r *http.Request) (any, error) {
 	if err := CheckPlatforms(request.Platforms); err != nil {
 		return nil, err
 	}
-	choice := bundle.Choice{All: request.All, Platforms: request.Platforms, Since: request.Since, Have: request.Have}
+	choice := bundle.Choice{All: request.All, Private: a.Private, Platforms: request.Platforms, Since: request.Since, Have: request.Have}
 	for _, image := range request.Images {
 		t, err := Target(a.Router, image.Reference)
 		if err != nil {

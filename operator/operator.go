@@ -49,6 +49,9 @@ type Options struct {
 	Counts *metrics.Metrics
 	// Process is what this process can tell of itself, but for the cache.
 	Process Process
+	// Private tells of an upstream that not everyone may have what is there; nil where
+	// everyone may.
+	Private func(upstream string) bool
 	// Log takes what an operator has changed; nil drops it.
 	Log *zap.Logger
 }

@@ -55,7 +55,7 @@ command goes on with it.`,
 	addDirectoryFlags(flags)
 	addImageFlags(flags)
 	flags.Lookup("platform").Usage = "`platforms` to take of each image, linux/amd64,linux/arm64, or all (default: those that are here)"
-	flags.Bool("all", false, "all that is cached")
+	flags.Bool("all", false, "all that is cached, but for upstreams with access: passthrough")
 	flags.String("since", "", "leave out blobs that `what` has, an earlier bundle, or that were stored before a time: a duration, a date or a time")
 	addChecked(flags, "volume-size", "", "0", "`bytes` of a volume into which the bundle is split, such as 4GiB; 0 does not split it", func(text string) error {
 		n, err := configs.ParseBytes(text)

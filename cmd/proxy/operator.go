@@ -31,7 +31,7 @@ const askTimeout = 5 * time.Second
 func (p *parts) operator(cfg *configs.Config, file string, load func() (*configs.Config, error)) *operator.API {
 	o := operator.Options{
 		Cache: p.cache, Router: p.router, Version: p.build.Version, CacheDir: absolute(cfg.Cache.Dir), Log: p.log,
-		Examine: p.examine, Process: operator.Process{PID: os.Getpid(), UID: os.Getuid(), OpenFiles: openFiles(), OpenFilesWanted: filesFor(p.started)},
+		Private: p.isPrivate, Examine: p.examine, Process: operator.Process{PID: os.Getpid(), UID: os.Getuid(), OpenFiles: openFiles(), OpenFilesWanted: filesFor(p.started)},
 	}
 	if load != nil {
 		o.Reload = func() (operator.Reloaded, error) { return p.follow(load) }
@@ -40,6 +40,15 @@ func (p *parts) operator(cfg *configs.Config, file string, load func() (*configs
 		o.Configuration = func() operator.Configuration { return p.configuration(file, load) }
 	}
 	return operator.New(o)
+}
+
+// isPrivate tells whether each client has what its own credentials can pull of an
+// upstream.
+func (p *parts) isPrivate(upstream string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := p.mirrors[upstream]
+	return m != nil && m.configured.Access == configs.AccessPassthrough
 }
 
 // operation is an operator's command that has been given what it works on.

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/entrepot-dev/entrepot/configs"
 )
 
 // TestOperatorsCommandsExitAlike runs them on a directory that no process holds.
@@ -104,5 +106,17 @@ func TestAStrangerAtTheAddressIsNoEntrepot(t *testing.T) {
 	}
 	if got := runCommand(environ, "explain", "nginx", "--admin-listen", address); got.code != 1 || !strings.Contains(got.stderr, "ask the entrepot at "+address) {
 		t.Errorf("of an address that is named: want a failure, got %+v", got)
+	}
+}
+
+func TestAnUpstreamOfWhichClientsHaveWhatIsTheirsIsPrivate(t *testing.T) {
+	p := &parts{mirrors: map[string]*mirror{
+		"private.example.test": {configured: &configs.Upstream{Access: configs.AccessPassthrough}},
+		"docker.io":            {configured: &configs.Upstream{Access: configs.AccessShared}},
+	}}
+	for name, want := range map[string]bool{"private.example.test": true, "docker.io": false, "unknown.example.test": false} {
+		if got := p.isPrivate(name); got != want {
+			t.Errorf("%s: got %v, want %v", name, got, want)
+		}
 	}
 }

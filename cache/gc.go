@@ -57,7 +57,7 @@ func (c *Cache) CollectGarbage(ctx context.Context, dry bool, progress func(Coll
 	default:
 		return nil, errCleaning
 	}
-	watch, end := c.index.WatchLinks()
+	watch, end := c.index.Watch()
 	defer end()
 	g := &collector{ctx: ctx, cache: c, watch: watch, done: Collected{Dry: dry}}
 	if err := g.run(progress); err != nil {
@@ -70,7 +70,7 @@ func (c *Cache) CollectGarbage(ctx context.Context, dry bool, progress func(Coll
 type collector struct {
 	ctx   context.Context
 	cache *Cache
-	watch *index.LinkWatch
+	watch *index.Watch
 	done  Collected
 }
 
@@ -134,7 +134,7 @@ func (g *collector) repository(r repository, linked *digestSet) error {
 	tags := 0
 	err := c.index.Records(r.upstream, r.name, func(_, _, tag string, rec index.Tag) bool {
 		tags++
-		if rec.Gone && !c.holds(rec.Digest) {
+		if rec.Gone && !slices.ContainsFunc(formerly(rec), c.holds) {
 			gone[tag] = true
 		}
 		return g.ctx.Err() == nil
@@ -175,20 +175,21 @@ func (g *collector) repository(r repository, linked *digestSet) error {
 	for _, d := range own.list() {
 		linked.add(d)
 	}
-	g.done.Tags += len(gone)
 	g.done.Lists += len(lists)
 	if g.done.Dry {
+		g.done.Tags += len(gone)
 		g.done.Links += len(stale)
 		return nil
 	}
 	if len(gone) > 0 {
-		if err := c.dropTags(r, slices.Sorted(maps.Keys(gone))); err != nil {
+		n, err := c.dropTags(r, slices.Sorted(maps.Keys(gone)), g.watch)
+		if g.done.Tags += n; err != nil {
 			return err
 		}
 	}
 	dropped, err := c.dropLinks(r.upstream, r.name, stale, g.watch)
 	g.done.Links += len(dropped)
-	return errors.Join(err, c.dropLists(lists))
+	return errors.Join(err, c.dropLists(lists, g.watch))
 }
 
 // content removes what is not in linked.

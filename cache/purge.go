@@ -60,7 +60,7 @@ type Purged struct {
 
 // Purge removes images: what is known of their tags, that their repositories may serve
 // what they consist of, and the content that no other image names. Who reads some of it
-// reads to the end; what is being fetched is fetched to the end. What is asked for next is
+// reads to the end; what is fetched or imported meanwhile stays. What is asked for next is
 // asked of the upstream. Its error is *oci.Error where there is nothing to purge, or where
 // what is to be purged is pinned.
 func (c *Cache) Purge(ctx context.Context, o PurgeOptions) (*Purged, error) {
@@ -70,12 +70,16 @@ func (c *Cache) Purge(ctx context.Context, o PurgeOptions) (*Purged, error) {
 	default:
 		return nil, errCleaning
 	}
-	p := &purge{ctx: ctx, cache: c, PurgeOptions: o, repos: map[repository]*repoPurge{}}
-	p.done = Purged{Images: []string{}, Pinned: []string{}, Dry: o.Dry}
+	p, end := c.newPurge(ctx, o)
+	defer end()
 	if err := p.choose(); err != nil {
 		return nil, err
 	}
-	if err := p.run(); err != nil {
+	content, err := p.decide()
+	if err == nil {
+		err = p.run(content)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("purge: %w", err)
 	}
 	slices.Sort(p.done.Images)
@@ -105,7 +109,17 @@ type purge struct {
 	ctx   context.Context
 	cache *Cache
 	repos map[repository]*repoPurge
+	// watch sees what is fetched or imported meanwhile: that stays.
+	watch *index.Watch
 	done  Purged
+}
+
+// newPurge makes a purge; the caller calls end after it.
+func (c *Cache) newPurge(ctx context.Context, o PurgeOptions) (p *purge, end func()) {
+	p = &purge{ctx: ctx, cache: c, PurgeOptions: o, repos: map[repository]*repoPurge{}}
+	p.done = Purged{Images: []string{}, Pinned: []string{}, Dry: o.Dry}
+	p.watch, end = c.index.Watch()
+	return p, end
 }
 
 func (p *purge) repo(r repository) *repoPurge {
@@ -251,12 +265,12 @@ func (p *purge) chooseUpstream() error {
 	return nil
 }
 
-// run removes what was chosen: first what makes it found, then the content.
-func (p *purge) run() error {
+// decide finds out what goes with what was chosen, and gives the content.
+func (p *purge) decide() (*digestSet, error) {
 	content := newDigestSet()
 	for r, images := range p.repos {
 		if err := p.plan(r, images); err != nil {
-			return err
+			return nil, err
 		}
 		for _, d := range images.going.list() {
 			if p.cache.holds(d) {
@@ -271,9 +285,11 @@ func (p *purge) run() error {
 		}
 		return p.ctx.Err() == nil
 	})
-	if err := errors.Join(context.Cause(p.ctx), err); err != nil {
-		return err
-	}
+	return content, errors.Join(context.Cause(p.ctx), err)
+}
+
+// run removes what was decided: first what makes it found, then the content.
+func (p *purge) run(content *digestSet) error {
 	for r, images := range p.repos {
 		if err := p.forget(r, images); err != nil {
 			return err
@@ -451,9 +467,9 @@ func (p *purge) forget(r repository, images *repoPurge) error {
 	lists = slices.DeleteFunc(lists, func(l index.ListName) bool {
 		return !images.whole && (l.Kind != index.Referrers || !images.going.has(digest.Digest(l.Of)))
 	})
-	p.done.Tags += len(images.tags)
 	p.done.Lists += len(lists)
 	if p.Dry {
+		p.done.Tags += len(images.tags)
 		for _, d := range going {
 			if _, ok := c.index.Link(r.upstream, r.name, d); ok {
 				p.done.Links++
@@ -461,18 +477,19 @@ func (p *purge) forget(r repository, images *repoPurge) error {
 		}
 		return nil
 	}
-	if err := c.dropTags(r, slices.Sorted(maps.Keys(images.tags))); err != nil {
+	n, err := c.dropTags(r, slices.Sorted(maps.Keys(images.tags)), p.watch)
+	if p.done.Tags += n; err != nil {
 		return err
 	}
 	if err := p.unpin(r, images); err != nil {
 		return err
 	}
-	dropped, err := c.dropLinks(r.upstream, r.name, going, nil)
+	dropped, err := c.dropLinks(r.upstream, r.name, going, p.watch)
 	p.done.Links += len(dropped)
 	if err != nil {
 		return err
 	}
-	return c.dropLists(lists)
+	return c.dropLists(lists, p.watch)
 }
 
 // unpin drops the pins of what goes.
@@ -507,7 +524,7 @@ func (p *purge) remove(content []digest.Digest) error {
 		if err := context.Cause(p.ctx); err != nil {
 			return err
 		}
-		c.dropBatch(&done, batch, nil)
+		c.dropBatch(&done, batch, p.watch.Linked)
 		c.forgetContent(batch)
 	}
 	p.done.Blobs, p.done.Size, p.done.Busy = int(done.blobs), done.bytes, int(done.busy)

@@ -562,3 +562,46 @@ func TestPurgesCollectionsAndPullsAtOnceAgree(t *testing.T) {
 	}
 	wantTotals(t, c)
 }
+
+// TestWhatIsImportedWhileAPurgeDecidesStays: with a part that it shares with what goes.
+func TestWhatIsImportedWhileAPurgeDecidesStays(t *testing.T) {
+	hub, home := newRegistry(), newRegistry()
+	shared, own := content(1, 100_000), content(2, 100_000)
+	gone := hub.addImage("app", shared)
+	hub.tag("app", "1", gone)
+	hub.tag("app", "2", gone)
+	image := home.addImage("app", shared, own)
+	c := open(t, Options{MemoryBytes: mib}, map[string]*registry{"docker.io": hub})
+	pullTag(t, c, hub, "app", "1", gone)
+	pullTag(t, c, hub, "app", "2", gone)
+	p, end := c.newPurge(t.Context(), PurgeOptions{Upstream: "docker.io"})
+	defer end()
+	if err := p.choose(); err != nil {
+		t.Fatal(err)
+	}
+	all, err := p.decide()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := importImage(t, c, home, tagged("app", "2"), image, time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.run(all); err != nil {
+		t.Fatal(err)
+	}
+	hub.set(errDown, 0)
+	if _, _, err := c.Manifest(t.Context(), tagged("app", "1"), rewrite.Accept{}); err == nil {
+		t.Error("what was purged is served")
+	}
+	m, _, err := c.Manifest(t.Context(), tagged("app", "2"), rewrite.Accept{})
+	if err != nil || m.Digest != image.Digest {
+		t.Fatalf("the imported image is %+v, %v", m, err)
+	}
+	for _, b := range [][]byte{shared, own} {
+		wantBlob(t, c, digested("app", digest.FromBytes(b)), b, Hit)
+	}
+	if p.done.Tags != 1 {
+		t.Errorf("%d tags were forgotten, want 1", p.done.Tags)
+	}
+	wantTotals(t, c)
+}

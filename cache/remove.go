@@ -78,9 +78,9 @@ func (c *Cache) forgetContent(ds []digest.Digest) {
 	c.memory.dropAll(names)
 }
 
-// dropTags forgets tags.
-func (c *Cache) dropTags(r repository, tags []string) error {
-	err := c.index.DropTags(r.upstream, r.name, tags...)
+// dropTags forgets tags, but those that w has seen to be put again.
+func (c *Cache) dropTags(r repository, tags []string, w *index.Watch) (dropped int, err error) {
+	dropped, err = c.index.DropTags(r.upstream, r.name, tags, w)
 	names := make([]name, 0, len(tags))
 	for _, tag := range tags {
 		names = append(names, name{ofTag, r.upstream, r.name, tag})
@@ -90,12 +90,12 @@ func (c *Cache) dropTags(r repository, tags []string) error {
 	c.tagsGen++
 	c.drops.Add(1)
 	c.memory.dropAll(names)
-	return err
+	return dropped, err
 }
 
 // dropLinks has a repository serve these digests no more, but for those that w has seen to
 // be linked again.
-func (c *Cache) dropLinks(up, repo string, ds []digest.Digest, w *index.LinkWatch) (dropped []digest.Digest, err error) {
+func (c *Cache) dropLinks(up, repo string, ds []digest.Digest, w *index.Watch) (dropped []digest.Digest, err error) {
 	if len(ds) == 0 {
 		return nil, nil
 	}
@@ -112,9 +112,9 @@ func (c *Cache) dropLinks(up, repo string, ds []digest.Digest, w *index.LinkWatc
 	return dropped, err
 }
 
-// dropLists forgets lists.
-func (c *Cache) dropLists(list []index.ListName) error {
-	err := c.index.DropLists(list)
+// dropLists forgets lists, but those of which w has seen that something was put.
+func (c *Cache) dropLists(list []index.ListName, w *index.Watch) error {
+	err := c.index.DropLists(list, w)
 	names := make([]name, 0, len(list))
 	for _, l := range list {
 		t := rewrite.Target{Upstream: l.Upstream, Repository: l.Repository, Digest: digest.Digest(l.Of)}

@@ -348,7 +348,7 @@ func (c *Cache) rememberTagUnless(t rewrite.Target, rec index.Tag, drops uint64)
 }
 
 func (c *Cache) dropTag(t rewrite.Target) {
-	if err := c.dropTags(repository{t.Upstream, t.Repository}, []string{t.Tag}); err != nil {
+	if _, err := c.dropTags(repository{t.Upstream, t.Repository}, []string{t.Tag}, nil); err != nil {
 		c.log.Warn("a deleted tag could not be forgotten", zap.Stringer("reference", t), zap.Error(err))
 	}
 }

@@ -54,9 +54,7 @@ func (ix *Index) Put(changes ...Change) error {
 	}
 	if w := ix.watch.Load(); w != nil {
 		for _, c := range changes {
-			for d := range c.Links {
-				w.note(join(c.Upstream, c.Repository, d.String()), d)
-			}
+			w.note(c)
 		}
 	}
 	return ix.batch(func(tx *bbolt.Tx) error {

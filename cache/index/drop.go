@@ -15,7 +15,7 @@ const dropChunk = 2000
 // DropLinks forgets that a repository may serve these digests, but for those of which w,
 // where it is not nil, has seen that a link was put since it began. It gives what it has
 // forgotten.
-func (ix *Index) DropLinks(upstream, repo string, ds []digest.Digest, w *LinkWatch) (dropped []digest.Digest, err error) {
+func (ix *Index) DropLinks(upstream, repo string, ds []digest.Digest, w *Watch) (dropped []digest.Digest, err error) {
 	ix.backupSoon()
 	for some := range slices.Chunk(ds, dropChunk) {
 		var gone []digest.Digest
@@ -69,11 +69,15 @@ func (ix *Index) Lists(upstream, repo string) ([]ListName, error) {
 	return list, nil
 }
 
-// DropLists forgets lists.
-func (ix *Index) DropLists(list []ListName) error {
+// DropLists forgets lists, but those of referrers to digests of which w, where it is not
+// nil, has seen that something was put since it began.
+func (ix *Index) DropLists(list []ListName, w *Watch) error {
 	for some := range slices.Chunk(list, dropChunk) {
 		err := ix.update(func(tx *bbolt.Tx) error {
 			for _, l := range some {
+				if w != nil && w.Linked(digest.Digest(l.Of)) {
+					continue
+				}
 				if err := tx.Bucket(listsBucket).Delete(join(l.Kind, l.Upstream, l.Repository, l.Of)); err != nil {
 					return err
 				}
@@ -87,36 +91,46 @@ func (ix *Index) DropLists(list []ListName) error {
 	return nil
 }
 
-// LinkWatch sees the links that are put while it is there. Its methods may be called by
-// several goroutines.
-type LinkWatch struct {
+// Watch sees what is put while it is there: tags, links and referrers. Its methods may be
+// called by several goroutines.
+type Watch struct {
 	mu   sync.Mutex
 	keys map[string]bool
 	ds   map[digest.Digest]bool
 }
 
-// WatchLinks begins to watch, until end is called. There is one watch at a time.
-func (ix *Index) WatchLinks() (w *LinkWatch, end func()) {
-	w = &LinkWatch{keys: map[string]bool{}, ds: map[digest.Digest]bool{}}
+// Watch begins to watch, until end is called. There is one watch at a time.
+func (ix *Index) Watch() (w *Watch, end func()) {
+	w = &Watch{keys: map[string]bool{}, ds: map[digest.Digest]bool{}}
 	ix.watch.Store(w)
 	return w, func() { ix.watch.Store(nil) }
 }
 
-// note notes that a link of d is about to be put.
-func (w *LinkWatch) note(key []byte, d digest.Digest) {
+// note notes what is about to be put.
+func (w *Watch) note(c Change) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.keys[string(key)], w.ds[d] = true, true
+	if c.Tag != "" {
+		w.keys[string(join(c.Upstream, c.Repository, c.Tag))] = true
+	}
+	for d := range c.Links {
+		w.keys[string(join(c.Upstream, c.Repository, d.String()))], w.ds[d] = true, true
+	}
+	for d := range c.Referrers {
+		w.ds[d] = true
+	}
 }
 
-// Linked tells whether any repository has got a link of d since the watch began.
-func (w *LinkWatch) Linked(d digest.Digest) bool {
+// Linked tells whether any repository has got a link of d, or referrers to it, since the
+// watch began.
+func (w *Watch) Linked(d digest.Digest) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.ds[d]
 }
 
-func (w *LinkWatch) seen(key []byte) bool {
+// seen tells of the key of a tag or a link whether that was put. w may be nil.
+func (w *Watch) seen(key []byte) bool {
 	if w == nil {
 		return false
 	}

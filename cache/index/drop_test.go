@@ -24,7 +24,7 @@ func TestLinksAreDroppedUnlessTheyWerePutMeanwhile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w, end := ix.WatchLinks()
+	w, end := ix.Watch()
 	again := all[7]
 	if err := ix.PutLinks("docker.io", "app", map[digest.Digest]Link{again: {Size: 7}}); err != nil {
 		t.Fatal(err)
@@ -76,7 +76,7 @@ func TestListsAreNamedAndDropped(t *testing.T) {
 	want("", "", all...)
 	want("docker.io", "", all[0], all[1], all[3])
 	want("docker.io", "app", all[0], all[3])
-	if err := ix.DropLists([]ListName{all[0], all[3]}); err != nil {
+	if err := ix.DropLists([]ListName{all[0], all[3]}, nil); err != nil {
 		t.Fatal(err)
 	}
 	want("docker.io", "app")
@@ -99,7 +99,7 @@ func TestManyTagsAreDroppedAtOnceAndStayInTheLedger(t *testing.T) {
 		t.Fatal(err)
 	}
 	ix.Touch("docker.io", "app", "1", Tag{Digest: d, Checked: at(5)})
-	if err := ix.DropTags("docker.io", "app", tags[1:]...); err != nil {
+	if _, err := ix.DropTags("docker.io", "app", tags[1:], nil); err != nil {
 		t.Fatal(err)
 	}
 	if left, err := ix.TagNames("docker.io", "app"); err != nil || !slices.Equal(left, tags[:1]) {
@@ -108,7 +108,39 @@ func TestManyTagsAreDroppedAtOnceAndStayInTheLedger(t *testing.T) {
 	if h := ix.History("docker.io", "app", "1"); len(h) != 1 || h[0].Digest != d || !h[0].Last.Equal(at(5)) {
 		t.Errorf("what the tag stood for: %+v", h)
 	}
-	if err := ix.DropTags("docker.io", "app"); err != nil {
+	if _, err := ix.DropTags("docker.io", "app", nil, nil); err != nil {
 		t.Errorf("of none: %v", err)
+	}
+}
+
+func TestATagIsDroppedUnlessItWasPutMeanwhile(t *testing.T) {
+	ix := opened(t, filepath.Join(t.TempDir(), "index.db"))
+	defer closed(t, ix)
+	d := digest.FromString("x")
+	for _, tag := range []string{"1", "2"} {
+		if err := ix.PutTag("docker.io", "app", tag, Tag{Digest: d}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := ix.PutList(Referrers, "docker.io", "app", d.String(), List{}); err != nil {
+		t.Fatal(err)
+	}
+	w, end := ix.Watch()
+	defer end()
+	if err := ix.Put(Change{Upstream: "docker.io", Repository: "app", Tag: "2", Record: Tag{Digest: d}, Referrers: map[digest.Digest]List{d: {}}}); err != nil {
+		t.Fatal(err)
+	}
+	for tag, want := range map[string]bool{"1": true, "2": false} {
+		n, err := ix.DropTags("docker.io", "app", []string{tag}, w)
+		dropped := n == 1
+		if _, there := ix.Tag("docker.io", "app", tag); err != nil || dropped != want || there == want {
+			t.Errorf("tag %s: dropped %v, there %v, %v", tag, dropped, there, err)
+		}
+	}
+	if err := ix.DropLists([]ListName{{Referrers, "docker.io", "app", d.String()}}, w); err != nil {
+		t.Fatal(err)
+	}
+	if _, there := ix.List(Referrers, "docker.io", "app", d.String()); !there {
+		t.Error("referrers that have been put meanwhile are forgotten")
 	}
 }

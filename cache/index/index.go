@@ -108,7 +108,7 @@ type Index struct {
 	blobs, bytes atomic.Int64 // the totals
 	counted      func(blobs, bytes int64)
 
-	watch atomic.Pointer[LinkWatch] // nil while nobody watches
+	watch atomic.Pointer[Watch] // nil while nobody watches
 
 	backup  string        // the path of the backup
 	changed chan struct{} // holds one token while the backup is behind
@@ -315,24 +315,32 @@ func (ix *Index) flushSoon() {
 	}
 }
 
-// DropTags forgets tags of a repository; what they stood for stays in the ledger.
-func (ix *Index) DropTags(upstream, repo string, tags ...string) error {
+// DropTags forgets tags of a repository, but those of which w, where it is not nil, has
+// seen that they were put since it began. It gives how many it has forgotten. What they
+// stood for stays in the ledger.
+func (ix *Index) DropTags(upstream, repo string, tags []string, w *Watch) (dropped int, err error) {
 	ix.backupSoon()
 	for some := range slices.Chunk(tags, dropChunk) {
 		touched := map[string]Tag{}
 		ix.mu.Lock()
 		for _, tag := range some {
 			key := string(join(upstream, repo, tag))
-			if t, ok := ix.touched[key]; ok {
+			if t, ok := ix.touched[key]; ok && !w.seen([]byte(key)) {
 				touched[key] = t
 				delete(ix.touched, key)
 			}
 		}
 		ix.mu.Unlock()
+		gone := 0
 		err := ix.batch(func(tx *bbolt.Tx) error {
 			b := tx.Bucket(tagsBucket)
+			gone = 0
 			for _, tag := range some {
 				key := join(upstream, repo, tag)
+				// Who puts one tells w before, and waits for this transaction or is in it.
+				if w.seen(key) {
+					continue
+				}
 				was, ok := touched[string(key)]
 				if !ok {
 					was = readTag(b, key)
@@ -340,14 +348,16 @@ func (ix *Index) DropTags(upstream, repo string, tags ...string) error {
 				if err := errors.Join(endObservation(tx, key, was), b.Delete(key)); err != nil {
 					return err
 				}
+				gone++
 			}
 			return nil
 		})
 		if err != nil {
-			return err
+			return dropped, err
 		}
+		dropped += gone
 	}
-	return nil
+	return dropped, nil
 }
 
 // TagNames lists the tags of a repository that are known, sorted.

@@ -126,7 +126,7 @@ func TestDropIsNotUndoneByAnEarlierTouch(t *testing.T) {
 		t.Fatal(err)
 	}
 	ix.Touch("docker.io", "library/nginx", "latest", one)
-	if err := ix.DropTags("docker.io", "library/nginx", "latest"); err != nil {
+	if _, err := ix.DropTags("docker.io", "library/nginx", []string{"latest"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	wantTag(t, ix, Tag{}, false)

@@ -100,7 +100,7 @@ func TestLedgerKnowsOfAbsenceAndOfWhatIsForgotten(t *testing.T) {
 	}
 	drop := func() {
 		t.Helper()
-		if err := ix.DropTags("docker.io", "library/nginx", "latest"); err != nil {
+		if _, err := ix.DropTags("docker.io", "library/nginx", []string{"latest"}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

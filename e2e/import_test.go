@@ -271,6 +271,45 @@ func TestAnImportGoesOnWhereItWasInterrupted(t *testing.T) {
 	}
 }
 
+// TestImportPrintsTheSameEitherWay into a running proxy and into a directory.
+func TestImportPrintsTheSameEitherWay(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	m := makeBundle(t, filepath.Join(dir, "bundle.tar"), 2, 2, 1<<10)
+	wrong := filepath.Join(dir, "wrong.tar")
+	b, err := os.ReadFile(m.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(wrong, b[:len(b)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := proxy.Start(t, proxy.Options{Config: "cache: {offline: true}"})
+	empty := filepath.Join(dir, "cache")
+	for _, args := range [][]string{{wrong}, {m.path}, {m.path}, {"--output", "json", m.path}, {"--name", "app:1", m.path}, {filepath.Join(dir, "none")}} {
+		running := operate(t, p, append([]string{"import"}, args...)...)
+		var stdout, stderr bytes.Buffer
+		cmd := importing(t, empty, args...)
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		_ = cmd.Run() // the exit code says it
+		if stopped := (said{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}); stopped != running {
+			t.Errorf("import %v says of a running proxy\n%+v\nand of a directory\n%+v", args, running, stopped)
+		}
+	}
+	wantMade(t, p, m)
+}
+
+func TestAnImportThatDoesNotFitLeavesNothing(t *testing.T) {
+	t.Parallel()
+	m := makeBundle(t, filepath.Join(t.TempDir(), "bundle.tar"), 8, 4, 1<<20)
+	p := proxy.Start(t, proxy.Options{Config: "cache: {offline: true, max_size: 16MiB, min_free: 0}"})
+	operate(t, p, "import", m.path).want(t, 1, "nothing of it is taken in", "there is no room for it: it needs 32")
+	if left := incoming(t, p.Dir); len(left) > 0 {
+		t.Errorf("%d files are left", len(left))
+	}
+	operate(t, p, "ls").want(t, 0, "0 images")
+}
+
 // retried tries again what another import, which has not ended yet, is in the way of.
 func retried(do func() ([]byte, error)) ([]byte, error) {
 	for begun := time.Now(); ; {

@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"regexp"
@@ -64,6 +65,9 @@ func (a *reading) addContents() error {
 	}
 	seen := map[string]bool{}
 	for _, i := range a.contents.Images {
+		if err := context.Cause(a.ctx); err != nil {
+			return err
+		}
 		t, err := a.target(i)
 		if err != nil {
 			return err
@@ -150,6 +154,9 @@ func (a *reading) addIndex() error {
 	homes := map[digest.Digest][]rewrite.Target{} // where images go, by digest
 	var rest []unnamed
 	for _, d := range a.index.Manifests {
+		if err := context.Cause(a.ctx); err != nil {
+			return err
+		}
 		if _, ok := a.taken[d.Digest]; !ok {
 			return refuse("its %s names %s, which is not in it", IndexName, d.Digest)
 		}
@@ -174,6 +181,9 @@ func (a *reading) addIndex() error {
 	}
 	// A chain of referrers: who refers to what has its place has one, too.
 	for placed := true; placed; {
+		if err := context.Cause(a.ctx); err != nil {
+			return err
+		}
 		placed = false
 		rest = slices.DeleteFunc(rest, func(u unnamed) bool { return len(homes[u.Digest]) > 0 })
 		for _, u := range rest {
@@ -305,6 +315,9 @@ func (a *reading) addSaved() error {
 			return err
 		}
 		for _, name := range tags {
+			if err := context.Cause(a.ctx); err != nil {
+				return err
+			}
 			t, err := a.Resolve(name)
 			if err != nil {
 				return err

@@ -4,16 +4,21 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/entrepot-dev/entrepot/cache"
 	"github.com/entrepot-dev/entrepot/e2e/image"
 	"github.com/entrepot-dev/entrepot/oci"
+	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // plain makes an image layout of images, whose index says the annotations that are given.
@@ -292,4 +297,46 @@ func TestWhatNewDockersAddIsLeftOut(t *testing.T) {
 		t.Errorf("want it refused, got %v", err)
 	}
 	in.wantNothing()
+}
+
+// TestWhoGoesAwayEndsTheAdding of images, once all has been read.
+func TestWhoGoesAwayEndsTheAdding(t *testing.T) {
+	images, _ := carried()
+	_, bundle := bundleOf(images)
+	small := []*image.Image{image.New(image.Options{Seed: 1}), image.New(image.Options{Seed: 2})}
+	docker, _, _ := saved("app:1", "app:2")
+	for what, p := range map[string]*packed{"bundle": bundle, "layout": plain(small, name("docker.io/library/a:1"), name("docker.io/library/b:1")), "docker save": docker} {
+		t.Run(what, func(t *testing.T) {
+			in := newInside(t, nil)
+			i, err := in.NewImport()
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			gone := &leaving{Import: i, leave: cancel}
+			err = Read(ctx, bytes.NewReader(p.bytes()), gone, ReadOptions{
+				Resolve: in.target, Route: func(upstream, repo string) (rewrite.Target, error) { return in.router.Route(repo, upstream, "") },
+			})
+			if !errors.Is(err, context.Canceled) || gone.added != 1 {
+				t.Errorf("after %d images: %v", gone.added, err)
+			}
+			if err := i.Close(false); err != nil {
+				t.Error(err)
+			}
+			in.wantNothing()
+		})
+	}
+}
+
+// leaving has its owner go away when the first image is added.
+type leaving struct {
+	*cache.Import
+	leave func()
+	added int
+}
+
+func (l *leaving) Add(t rewrite.Target, d v1.Descriptor, fetched time.Time) error {
+	l.leave()
+	l.added++
+	return l.Import.Add(t, d, fetched)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"maps"
@@ -582,5 +583,28 @@ func TestATagThatMovesByAnImportFollowsItsRules(t *testing.T) {
 	}
 	if m, _, err := c.Manifest(t.Context(), tagged("library/app", "1"), rewrite.Accept{}); err != nil || m.Digest != now.Digest {
 		t.Errorf("%+v, %v", m, err)
+	}
+}
+
+// TestSoManyManifestsReferToOne at most: each is looked for among the others.
+func TestSoManyManifestsReferToOne(t *testing.T) {
+	c := open(t, Options{}, nil)
+	subject := digest.FromString("subject")
+	w := &importWalk{
+		Import: newImport(t, c), target: tagged("library/app", "1"),
+		change: &index.Change{Referrers: map[digest.Digest]index.List{}},
+	}
+	p := &rewrite.Parsed{MediaType: v1.MediaTypeImageManifest, Subject: &v1.Descriptor{Digest: subject}}
+	for n := range maxImportReferrers {
+		if err := w.refer(digest.FromString(fmt.Sprint(n)), p, 1); err != nil {
+			t.Fatalf("%d: %v", n, err)
+		}
+	}
+	if err := w.refer(digest.FromString("0"), p, 1); err != nil {
+		t.Errorf("one that is known: %v", err)
+	}
+	var refused *oci.Error
+	if err := w.refer(digest.FromString("one more"), p, 1); !errors.As(err, &refused) || !strings.Contains(refused.Message, "refer to") {
+		t.Errorf("one more: %v", err)
 	}
 }

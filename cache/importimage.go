@@ -22,6 +22,8 @@ const (
 	maxImportSteps = 4 << 20
 	// maxImportNotes bounds the annotations of referrers, in bytes.
 	maxImportNotes = 32 << 20
+	// maxImportReferrers is how many manifests may refer to one.
+	maxImportReferrers = 10_000
 	// maxPlatforms is how many platforms of an image are told.
 	maxPlatforms = 64
 	// maxTold is how many digests an error names.
@@ -266,6 +268,9 @@ func (w *importWalk) refer(d digest.Digest, p *rewrite.Parsed, size int64) error
 	isThis := func(r v1.Descriptor) bool { return r.Digest == d }
 	if slices.ContainsFunc(l.Referrers, isThis) {
 		return nil
+	}
+	if len(l.Referrers) == maxImportReferrers {
+		return oci.Errorf(oci.CodeManifestInvalid, "more than %d manifests refer to %s", maxImportReferrers, p.Subject.Digest)
 	}
 	for k, v := range p.Annotations {
 		w.noted += len(k) + len(v)

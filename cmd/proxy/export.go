@@ -47,6 +47,7 @@ command goes on with it.`,
   entrepot export -o monday.tar --all --since friday.tar
   entrepot export -o bundle.tar --all --volume-size 4GiB    bundle.tar.001, .002, and so on
   entrepot export -o layout/ nginx:1.27                     a directory`,
+		Args: checkExport,
 		RunE: p.operates(p.export),
 	}
 	flags := cmd.Flags()
@@ -172,6 +173,29 @@ func shownName(f *bundle.File) string {
 	return f.Name
 }
 
+// checkExport tells what is wrong with a command line, before anything is done.
+func checkExport(cmd *cobra.Command, args []string) error {
+	if err := checkImages(cmd, args); err != nil {
+		return err
+	}
+	path, err := cmd.Flags().GetString("bundle")
+	if err != nil {
+		return err
+	}
+	all, err := cmd.Flags().GetBool("all")
+	switch named := len(args) > 0 || cmd.Flags().Changed("file"); {
+	case err != nil:
+		return err
+	case path == "" && cmd.Flags().Changed("bundle"):
+		return errors.New("name the bundle: -o bundle.tar")
+	case !named && !all:
+		return errors.New("name the images to export, a --file that names them, or --all")
+	case named && all:
+		return errors.New("--all is of all images: name none beside it")
+	}
+	return nil
+}
+
 // readExport reads the command line, and what it names.
 func (p *process) readExport(cmd *cobra.Command, args []string) (*exporting, error) {
 	flags := cmd.Flags()
@@ -197,14 +221,6 @@ func (p *process) readExport(cmd *cobra.Command, args []string) (*exporting, err
 	}
 	e.save.Volume = int64(size)
 	e.request.Images = e.list.images
-	switch named := len(args) > 0 || flags.Changed("file"); {
-	case e.save.Path == "":
-		return nil, misuse{errors.New("name the bundle: -o bundle.tar")}
-	case !named && !e.request.All:
-		return nil, misuse{errors.New("name the images to export, a --file that names them, or --all")}
-	case named && e.request.All:
-		return nil, misuse{errors.New("--all is of all images: name none beside it")}
-	}
 	if len(e.request.Images) == 0 && !e.request.All {
 		return nil, errors.New("the files name no image")
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -36,12 +37,26 @@ was seen to stand for something else since is not made older.`,
   entrepot import bundle.tar.001                 the other volumes are found beside it
   entrepot import --name docker.io/library/app:1 layout.tar
   docker save app:1 | entrepot import -`,
-		Args: cobra.MinimumNArgs(1),
+		Args: checkImport,
 		RunE: p.operates(p.importArchives),
 	}
 	cmd.Flags().String("name", "", "`reference` of the image, where an archive has one and does not say it, or says another")
 	addOperatorFlags(cmd.Flags())
 	return cmd
+}
+
+// checkImport tells what is wrong with a command line, before anything is done.
+func checkImport(cmd *cobra.Command, args []string) error {
+	if err := cobra.MinimumNArgs(1)(cmd, args); err != nil || len(args) == 1 {
+		return err
+	}
+	if n := slices.Index(args, "-"); n >= 0 {
+		return fmt.Errorf("- is standard input, and stands alone (argument %d)", n+1)
+	}
+	if cmd.Flags().Changed("name") {
+		return errors.New("--name is for one archive")
+	}
+	return nil
 }
 
 func (p *process) importArchives(o *operation, cmd *cobra.Command, args []string) error {
@@ -53,15 +68,7 @@ func (p *process) importArchives(o *operation, cmd *cobra.Command, args []string
 	if err != nil {
 		return err
 	}
-	if name != "" && len(args) > 1 {
-		return misuse{errors.New("--name is for one archive")}
-	}
 	var all cache.Imported
-	for n, arg := range args {
-		if arg == "-" && len(args) > 1 {
-			return misuse{fmt.Errorf("- is standard input, and stands alone (argument %d)", n+1)}
-		}
-	}
 	if args[0] == "-" {
 		err = p.importArchive(o, "standard input", name, 0, io.NopCloser(cmd.InOrStdin()), &all)
 	} else {

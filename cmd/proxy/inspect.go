@@ -35,7 +35,12 @@ where the image is not to be had, or with --verify where anything is not what it
   entrepot inspect --cached nginx:1.27                 ask no upstream
   entrepot inspect --raw nginx:1.27 | sha256sum        the index's own bytes
   entrepot inspect --verify --platform all nginx:1.27  hash all of it`,
-		Args: cobra.ExactArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("raw") && (cmd.Flags().Changed("verify") || cmd.Flags().Changed("output")) {
+				return errors.New("--raw prints the manifest's bytes alone: it goes with neither --verify nor --output")
+			}
+			return cobra.ExactArgs(1)(cmd, args)
+		},
 		RunE: p.operates(p.inspect),
 	}
 	addPlatformFlag(cmd.Flags())
@@ -71,9 +76,6 @@ func (p *process) inspect(o *operation, cmd *cobra.Command, args []string) error
 		query.Set("cached", "true")
 	}
 	if set["raw"] {
-		if set["verify"] || cmd.Flags().Changed("output") {
-			return misuse{errors.New("--raw prints the manifest's bytes alone: it goes with neither --verify nor --output")}
-		}
 		return p.inspectRaw(o, query)
 	}
 	var i operator.Inspection

@@ -91,6 +91,38 @@ func TestAWrongFlagIsToldBeforeAnythingIsDone(t *testing.T) {
 	}
 }
 
+func TestAWrongCommandLineIsToldBeforeAnythingIsDone(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cache")
+	for _, c := range []struct{ line, stderr string }{
+		{"warm --jobs 0 nginx", "--jobs: 0 is not between 1 and"},
+		{"warm --platform amd64 nginx", `"amd64" is no platform`},
+		{"rehearse --format none nginx", "--format"},
+		{"export -o bundle.tar", "name the images to export, a --file that names them, or --all"},
+		{"export -o bundle.tar --all nginx", "--all is of all images"},
+		{"export -o bundle.tar --platform amd64 nginx", `"amd64" is no platform`},
+		{"export -o bundle.tar N:x:y", "is no reference of an image"},
+		{"export nginx", `required flag(s) "bundle" not set`},
+		{"import", "requires at least 1 arg(s)"},
+		{"import - bundle.tar", "- is standard input, and stands alone"},
+		{"import --name nginx a.tar b.tar", "--name is for one archive"},
+		{"inspect --raw --verify nginx", "--raw prints the manifest's bytes alone"},
+		{"purge", "say what to purge"},
+		{"purge nginx --upstream quay.io", "a reference goes with neither --older-than nor --upstream"},
+		{"purge --older-than soon", `"soon" is no duration`},
+		{"purge --older-than 0s", "is no duration that is over"},
+		{"gc all", `unknown command "all"`},
+		{"pin", "accepts 1 arg(s)"},
+	} {
+		got := runCommand([]string{"ENTREPOT_ADMIN_LISTEN=off", "ENTREPOT_CACHE_DIR=" + dir}, strings.Fields(c.line)...)
+		if got.code != exitUsage || !strings.Contains(got.stderr, c.stderr) || got.stdout != "" {
+			t.Errorf("entrepot %s: want %d and %q, got %+v", c.line, exitUsage, c.stderr, got)
+		}
+		if _, err := os.Stat(dir); !os.IsNotExist(err) {
+			t.Fatalf("entrepot %s has made the directory of the cache: %v", c.line, err)
+		}
+	}
+}
+
 // TestAStrangerAtTheAddressIsNoEntrepot has another program listen where the admin
 // listener would.
 func TestAStrangerAtTheAddressIsNoEntrepot(t *testing.T) {

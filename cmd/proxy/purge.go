@@ -34,7 +34,13 @@ stays in their history. It exits with 1 where there is nothing to remove.`,
   entrepot purge --older-than 30d --dry-run
   entrepot purge --upstream quay.io --older-than 720h
   entrepot purge --upstream registry.example.test      all of it`,
-		Args: cobra.MaximumNArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := cobra.MaximumNArgs(1)(cmd, args); err != nil {
+				return err
+			}
+			_, err := purgeQuery(cmd, args, time.Now())
+			return err
+		},
 		RunE: p.operates(p.purge),
 	}
 	cmd.Flags().String("older-than", "", "remove images that have not been used for a `duration`, such as 720h or 30d")
@@ -91,9 +97,9 @@ func purgeQuery(cmd *cobra.Command, args []string, now time.Time) (url.Values, e
 		query.Set("reference", args[0])
 		return query, nil
 	case len(args) == 1:
-		return nil, misuse{errors.New("a reference goes with neither --older-than nor --upstream")}
+		return nil, errors.New("a reference goes with neither --older-than nor --upstream")
 	case older == "" && upstream == "":
-		return nil, misuse{errors.New("say what to purge: a reference, --older-than or --upstream")}
+		return nil, errors.New("say what to purge: a reference, --older-than or --upstream")
 	}
 	if upstream != "" {
 		query.Set("upstream", upstream)
@@ -104,7 +110,7 @@ func purgeQuery(cmd *cobra.Command, args []string, now time.Time) (url.Values, e
 			err = fmt.Errorf("%q is no duration that is over", older)
 		}
 		if err != nil {
-			return nil, misuse{fmt.Errorf("--older-than: %w", err)}
+			return nil, fmt.Errorf("--older-than: %w", err)
 		}
 		query.Set("before", now.Add(-d).Format(time.RFC3339))
 	}

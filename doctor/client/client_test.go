@@ -132,6 +132,11 @@ func TestWhatIsThereIsKept(t *testing.T) {
 		"registries.yaml with others": {"k3s", "/etc/rancher/k3s/registries.yaml",
 			"# ours\nmirrors:\n  docker.io:\n    endpoint:\n      - https://old.test\nconfigs:\n  old.test:\n    tls:\n      ca_file: /ca.pem\n",
 			"# ours\nmirrors:\n  docker.io:\n    endpoint:\n      - " + url + "\n      - https://old.test\n  \"*\":\n    endpoint:\n      - " + url + "\nconfigs:\n  old.test:\n    tls:\n      ca_file: /ca.pem\n"},
+		"registries.yaml with passwords": {"k3s", "/etc/rancher/k3s/registries.yaml",
+			"---\n# all\nconfigs: # here\n  'a:1':\n    auth: {username: \"1e3\", password: 0o17} # theirs\n\n# ours\nmirrors: # of all\n  ghcr.io: # first\n    endpoint: ['https://old.test']\n\n# more\nother: [1_0]",
+			"---\n# all\nconfigs: # here\n  'a:1':\n    auth: {username: \"1e3\", password: 0o17} # theirs\n\n# ours\nmirrors: # of all\n  ghcr.io: # first\n    endpoint:\n      - " + url + "\n      - https://old.test\n  \"*\":\n    endpoint:\n      - " + url + "\n\n# more\nother: [1_0]"},
+		"registries.yaml without mirrors": {"k3s", "/etc/rancher/k3s/registries.yaml",
+			"configs:\n  a:\n    auth:\n      password: \"1e3\"", "configs:\n  a:\n    auth:\n      password: \"1e3\"\nmirrors:\n  \"*\":\n    endpoint:\n      - " + url + "\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := site(t)
@@ -154,6 +159,10 @@ func TestWhatCanNotBeMergedIsLeftAlone(t *testing.T) {
 		"inline table":      {"buildkit", "/etc/buildkit/buildkitd.toml", "registry = { \"docker.io\" = { http = true } }\n", "could not be changed"},
 		"no YAML":           {"k3s", "/etc/rancher/k3s/registries.yaml", "configs: {a: {auth: {password: hunter2\n", "no YAML"},
 		"mirrors a list":    {"k3s", "/etc/rancher/k3s/registries.yaml", "mirrors: [1]\n", "no mapping"},
+		"mirrors twice":     {"docker", "/etc/docker/daemon.json", `{"registry-mirrors": ["https://a.test"], "registry-mirrors": ["https://b.test"]}`, "more than once"},
+		"two documents":     {"k3s", "/etc/rancher/k3s/registries.yaml", "mirrors: {}\n---\nconfigs: {a: {auth: {password: hunter2}}}\n", "2 documents"},
+		"an alias":          {"k3s", "/etc/rancher/k3s/registries.yaml", "mirrors:\n  docker.io: &d\n    endpoint: [\"https://a.test\"]\n  ghcr.io: *d\n", "anchors"},
+		"braces":            {"k3s", "/etc/rancher/k3s/registries.yaml", "{mirrors: {}, configs: {}}\n", "begin lines"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := site(t)

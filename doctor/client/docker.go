@@ -77,6 +77,9 @@ func mergeDaemon(old, url string) (string, error) {
 	if err := json.Unmarshal([]byte(text), &is); err != nil {
 		return "", fmt.Errorf("it could not be changed (%w)", err)
 	}
+	if list, _ := is[mirrorsKey].([]any); len(list) == 0 || list[0] != url {
+		return "", errors.New(mirrorsKey + " is in it more than once")
+	}
 	delete(was, mirrorsKey)
 	delete(is, mirrorsKey)
 	if !reflect.DeepEqual(was, is) {

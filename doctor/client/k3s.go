@@ -7,6 +7,10 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 )
 
 // planK3s makes the cache the first endpoint of all registries in registries.yaml.
@@ -24,7 +28,8 @@ func planK3s(s Site) ([]*File, error) {
 }
 
 // mergeRegistries puts the cache before the other endpoints of "*" and of those mirrored
-// registries that have endpoints of their own.
+// registries that have endpoints of their own. No other line is changed: there are passwords
+// in some, and what is written anew may be read as something else.
 func mergeRegistries(old string, s Site) (string, error) {
 	comments := yaml.CommentMap{}
 	var doc yaml.MapSlice
@@ -34,7 +39,7 @@ func mergeRegistries(old string, s Site) (string, error) {
 	}
 	mirrors, at := yaml.MapSlice{}, -1
 	for i, item := range doc {
-		if item.Key == "mirrors" {
+		if item.Key == mirrorsYAML {
 			at = i
 			if item.Value == nil {
 				break
@@ -70,21 +75,93 @@ func mergeRegistries(old string, s Site) (string, error) {
 	if !changed {
 		return old, nil
 	}
-	if at < 0 {
-		doc = append(doc, yaml.MapItem{Key: "mirrors", Value: mirrors})
-	} else {
-		doc[at].Value = mirrors
-	}
-	text, err := yaml.MarshalWithOptions(doc, yaml.WithComment(comments), yaml.IndentSequence(true))
+	from, to, err := mirrorsLines(old, at >= 0)
 	if err != nil {
 		return "", err
 	}
-	// What it says now is what was meant, comments or not.
+	if at < 0 {
+		doc = append(doc, yaml.MapItem{Key: mirrorsYAML, Value: mirrors})
+	} else {
+		doc[at].Value = mirrors
+	}
+	section, err := yaml.MarshalWithOptions(yaml.MapSlice{{Key: mirrorsYAML, Value: mirrors}}, yaml.WithComment(inside(comments)), yaml.IndentSequence(true))
+	if err != nil {
+		return "", err
+	}
+	lines := strings.SplitAfter(old, "\n")
+	before := strings.Join(lines[:from], "")
+	if before != "" && !strings.HasSuffix(before, "\n") {
+		before += "\n"
+	}
+	text := before + string(section) + strings.Join(lines[to:], "")
+	// What it says now is what was meant.
 	var is yaml.MapSlice
-	if err := yaml.UnmarshalWithOptions(text, &is, yaml.UseOrderedMap()); err != nil || fmt.Sprint(is) != fmt.Sprint(doc) {
+	if err := yaml.UnmarshalWithOptions([]byte(text), &is, yaml.UseOrderedMap()); err != nil || fmt.Sprint(is) != fmt.Sprint(doc) {
 		return "", errors.New("it could not be changed without changing something else")
 	}
-	return string(text), nil
+	return text, nil
+}
+
+// mirrorsYAML is the key of registries.yaml.
+const mirrorsYAML = "mirrors"
+
+// mirrorsLines gives where the lines of mirrors begin and end, counted from zero, or where
+// it is not there, the end of the text, twice.
+func mirrorsLines(text string, there bool) (from, to int, err error) {
+	for _, t := range lexer.Tokenize(text) {
+		if t.Type == token.AnchorType || t.Type == token.AliasType {
+			return 0, 0, errors.New("it has anchors")
+		}
+	}
+	file, err := parser.ParseBytes([]byte(text), 0)
+	if err != nil {
+		return 0, 0, errors.New("it is no YAML mapping")
+	}
+	if len(file.Docs) != 1 {
+		return 0, 0, fmt.Errorf("it has %d documents", len(file.Docs))
+	}
+	root, ok := file.Docs[0].Body.(*ast.MappingNode)
+	if !ok || root.IsFlowStyle {
+		return 0, 0, errors.New("its keys do not begin lines")
+	}
+	lines := strings.SplitAfter(text, "\n")
+	from, to = -1, len(lines)
+	for _, v := range root.Values {
+		at := v.Key.GetToken().Position.Line - 1
+		if from >= 0 {
+			to = at
+			break
+		}
+		if v.Key.GetToken().Value == mirrorsYAML {
+			from = at
+		}
+	}
+	if from < 0 && there {
+		return 0, 0, errors.New("its keys do not begin lines")
+	}
+	if from < 0 {
+		return to, to, nil
+	}
+	// The comments above the next key are that key's.
+	for to > from+1 && (strings.TrimSpace(lines[to-1]) == "" || strings.HasPrefix(lines[to-1], "#")) {
+		to--
+	}
+	return from, to, nil
+}
+
+// inside gives the comments below the key mirrors, and beside it.
+func inside(comments yaml.CommentMap) yaml.CommentMap {
+	list := yaml.CommentMap{}
+	for path, some := range comments {
+		switch {
+		case path == "$."+mirrorsYAML:
+			some = slices.DeleteFunc(slices.Clone(some), func(c *yaml.Comment) bool { return c.Position != yaml.CommentLinePosition })
+		case !strings.HasPrefix(path, "$."+mirrorsYAML+"."):
+			continue
+		}
+		list[path] = some
+	}
+	return list
 }
 
 // withEndpoint puts url before the other endpoints of a mirror.

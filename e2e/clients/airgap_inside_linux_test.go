@@ -167,6 +167,14 @@ func insideTheAirGap(t *testing.T, text string) {
 			}
 		}
 	})
+	if s.Phase == "next" {
+		t.Run("what the tag stood for", func(t *testing.T) {
+			was := carried(false).images["docker.io/library/node:20"]
+			if got := fetch(t, "http://"+insideHost+"/v2/docker.io/library/node/manifests/"+was.Digest.String()); !bytes.Equal(got, was.Bytes()) {
+				t.Errorf("%d bytes, want %d", len(got), len(was.Bytes()))
+			}
+		})
+	}
 	t.Run("what is not there", func(t *testing.T) {
 		resp, err := http.Get("http://" + insideHost + "/v2/library/mysql/manifests/8")
 		if err != nil {

@@ -300,15 +300,50 @@ type pullGate struct {
 // quotaCheck is how often is looked whether an upstream grants pulls again.
 const quotaCheck = 30 * time.Second
 
-// pull waits until a pull from up may be made. The caller calls end after it.
-func (w *warming) pull(up *upstream) (end func(), err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+// gate gives that of up. w.mu is held.
+func (w *warming) gate(up *upstream) *pullGate {
 	g := w.gates[up.name]
 	if g == nil {
 		g = &pullGate{left: make(chan struct{})}
 		w.gates[up.name] = g
 	}
+	return g
+}
+
+// awaitLimit waits a while after up has refused a request for its limit, by limited:
+// which need not be one of its pulls. The error is that w has ended.
+func (w *warming) awaitLimit(up *upstream, limited error) error {
+	var e *oci.Error
+	var again time.Duration
+	if errors.As(limited, &e) {
+		again = e.RetryAfter
+	}
+	wait := quotaCheck
+	if again > 0 {
+		wait = min(wait, again)
+	}
+	w.mu.Lock()
+	g := w.gate(up)
+	g.waiting = quotaError(limited, again).Error()
+	w.mu.Unlock()
+	timer := time.NewTimer(max(wait, time.Second))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-w.ctx.Done():
+		return context.Cause(w.ctx)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	g.waiting = ""
+	return nil
+}
+
+// pull waits until a pull from up may be made. The caller calls end after it.
+func (w *warming) pull(up *upstream) (end func(), err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	g := w.gate(up)
 	for {
 		again, err := up.sparePulls(w.ctx, g.inFlight+1)
 		if err == nil {

@@ -424,6 +424,9 @@ func (img *warmingImage) manifest(t rewrite.Target) (m *oci.Manifest, err error)
 		var st Status
 		m, st, err = img.pullManifest(t, held)
 		for img.WaitForQuota && isLimited(err) {
+			if err := img.awaitLimit(img.up, err); err != nil {
+				return err
+			}
 			m, st, err = img.pullManifest(t, held)
 		}
 		fetched = st != Hit && !held

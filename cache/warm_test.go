@@ -383,3 +383,42 @@ func TestWhatGoesWhileTheRestIsFetchedIsAFailure(t *testing.T) {
 		done.Images[1].wantError(t)
 	})
 }
+
+// limiting limits the requests for manifests until a time, and tells nothing of pulls.
+type limiting struct {
+	*registry
+	until   time.Time
+	refused atomic.Int64
+}
+
+func (l *limiting) Manifest(ctx context.Context, repo, ref string) (*oci.Manifest, error) {
+	if time.Now().Before(l.until) {
+		if l.refused.Add(1) > 1000 {
+			return nil, errors.New("asked a thousand times")
+		}
+		return nil, &oci.Error{Code: oci.CodeTooManyRequests, Message: "slowly", RetryAfter: 10 * time.Second}
+	}
+	return l.registry.Manifest(ctx, repo, ref)
+}
+
+// TestWarmWaitsBetweenRequestsThatALimitRefuses, also where that is none of pulls.
+func TestWarmWaitsBetweenRequestsThatALimitRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := &limiting{registry: newRegistry(), until: time.Now().Add(time.Minute)}
+		hub.tag("app", "1", hub.addImage("app", []byte("1")))
+		c, err := Open(Options{Dir: t.TempDir(), Settings: Settings{Upstreams: map[string]Upstream{"docker.io": {Origin: hub}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close(context.Background())
+		var waiting atomic.Bool
+		done := warm(t, c, WarmOptions{WaitForQuota: true, Tell: func(s WarmState) error {
+			waiting.Store(waiting.Load() || strings.Contains(s.Waiting, "slowly"))
+			return nil
+		}}, tagged("app", "1"))
+		done.Images[0].wantError(t)
+		if n := hub.refused.Load(); n < 1 || n > 10 || !waiting.Load() {
+			t.Errorf("it was refused %d times, and told that it waits: %v", n, waiting.Load())
+		}
+	})
+}

@@ -111,6 +111,10 @@ func (i *Import) Close(keep bool) error {
 	return err
 }
 
+// WhenClosing calls f, in a goroutine of its own, once the cache is to be closed, until
+// stop is called, which tells whether that was not so by then.
+func (i *Import) WhenClosing(f func()) (stop func() bool) { return context.AfterFunc(i.cache.ctx, f) }
+
 // hold keeps d from being evicted until the import ends, and gives what is known of
 // it; nil where it was not held before.
 func (i *Import) hold(d digest.Digest, size int64) *imported {

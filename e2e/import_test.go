@@ -271,6 +271,25 @@ func TestAnImportGoesOnWhereItWasInterrupted(t *testing.T) {
 	}
 }
 
+// TestAProxyThatStopsDoesNotWaitForAnImport whose archive comes no further.
+func TestAProxyThatStopsDoesNotWaitForAnImport(t *testing.T) {
+	t.Parallel()
+	m := makeBundle(t, filepath.Join(t.TempDir(), "bundle.tar"), 8, 4, 1<<20)
+	p := proxy.Start(t, proxy.Options{Config: "cache: {offline: true}"})
+	f := feed(t, p.Dir, m, 0.5, m.blobs/2-6, "--admin-listen", strings.TrimPrefix(p.AdminURL(), "http://"))
+	p.Stop(t)
+	if err := f.Wait(); err == nil || f.ProcessState.ExitCode() != 1 {
+		t.Errorf("the command ends with %v: %s", err, f.stderr.String())
+	}
+	f.stdin.Close()
+	if strings.Contains(p.Log(), "do not end") {
+		t.Errorf("the proxy could not close its cache:\n%s", p.Log())
+	}
+	if len(incoming(t, p.Dir)) == 0 {
+		t.Error("nothing is left of what was written")
+	}
+}
+
 // TestImportPrintsTheSameEitherWay into a running proxy and into a directory.
 func TestImportPrintsTheSameEitherWay(t *testing.T) {
 	t.Parallel()

@@ -18,7 +18,7 @@ import (
 // called, ?bytes= its size, for the events alone, which are Progress. The result is a
 // cache.Imported. An archive that is wrong is a problem with the status 422, one for
 // which there is no room with 507, and another import that runs with 409.
-func (a *API) importArchive(ctx context.Context, r *http.Request, tell Tell) (any, error) {
+func (a *API) importArchive(ctx context.Context, r *http.Request, cut func(), tell Tell) (any, error) {
 	q := r.URL.Query()
 	var bytes int64
 	if text := q.Get("bytes"); text != "" {
@@ -49,9 +49,13 @@ func (a *API) importArchive(ctx context.Context, r *http.Request, tell Tell) (an
 	if err != nil {
 		return nil, err
 	}
+	goesOn := in.WhenClosing(cut)
 	var done *cache.Imported
 	if err = bundle.Read(ctx, r.Body, in, o); err == nil {
 		done, err = in.Finish()
+	}
+	if !goesOn() && err != nil {
+		err = Errorf(http.StatusServiceUnavailable, "the proxy is shutting down: import it again when it is back, and it goes on")
 	}
 	refusal := (*bundle.Refusal)(nil)
 	wrong, noRoom := errors.As(err, &refusal), errors.Is(err, cache.ErrNoRoom)

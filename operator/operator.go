@@ -78,7 +78,7 @@ func New(o Options) *API {
 	a.get("status", a.status)
 	a.get("explain", a.explain)
 	a.stream("scrub", a.scrub)
-	a.stream("import", a.importArchive)
+	a.upload("import", a.importArchive)
 	a.post("reload", a.reload)
 	a.get("history", a.history)
 	a.get("diff", a.diff)
@@ -153,9 +153,6 @@ func (a *API) document(method, name string, f func(r *http.Request) (any, error)
 // stream serves lines while f runs; it ends f's context when the client goes away.
 func (a *API) stream(name string, f func(ctx context.Context, r *http.Request, tell Tell) (any, error)) {
 	a.handle("POST", name, func(w http.ResponseWriter, r *http.Request) {
-		// How far it has come is told while the request is still read. HTTP/2 can do
-		// nothing else, and knows no such call.
-		_ = http.NewResponseController(w).EnableFullDuplex()
 		writeLines(w, r, f)
 	})
 }
@@ -164,6 +161,17 @@ func (a *API) stream(name string, f func(ctx context.Context, r *http.Request, t
 func (a *API) download(name string, f func(ctx context.Context, r *http.Request, w io.Writer) error) {
 	a.handle("POST", name, func(w http.ResponseWriter, r *http.Request) {
 		writeBytes(w, r, f)
+	})
+}
+
+// upload is stream for what reads the body while it tells how far it has come. f may
+// call cut at any time until it ends, which ends the reading of the body.
+func (a *API) upload(name string, f func(ctx context.Context, r *http.Request, cut func(), tell Tell) (any, error)) {
+	a.handle("POST", name, func(w http.ResponseWriter, r *http.Request) {
+		control := http.NewResponseController(w)
+		_ = control.EnableFullDuplex() // HTTP/2 can do nothing else, and knows no such call
+		cut := func() { _ = control.SetReadDeadline(time.Now()) }
+		writeLines(w, r, func(ctx context.Context, r *http.Request, tell Tell) (any, error) { return f(ctx, r, cut, tell) })
 	})
 }
 

@@ -332,17 +332,18 @@ func writeExamined(w io.Writer, e *examined) error {
 	return nil
 }
 
+// writeFindings prints them. Some of it is what upstreams and programs say.
 func writeFindings(w io.Writer, list []doctor.Finding) error {
 	tw := newTable(w)
 	for i, f := range list {
 		seen, more, _ := strings.Cut(f.Seen, "\n")
-		fmt.Fprintf(tw, "%s\t%s\t%s\n", f.Status, f.Check, seen)
+		fmt.Fprintf(tw, "%s\t%s\t%s\n", f.Status, f.Check, printable(seen))
 		for line := range strings.Lines(more) {
-			fmt.Fprintf(tw, "\t\t%s\n", strings.TrimRight(line, "\n"))
+			fmt.Fprintf(tw, "\t\t%s\n", printable(strings.TrimRight(line, "\n")))
 		}
 		// Once for several that follow each other.
 		if f.Advice != "" && (i+1 == len(list) || list[i+1].Advice != f.Advice) {
-			fmt.Fprintf(tw, "\t\t→ %s\n", f.Advice)
+			fmt.Fprintf(tw, "\t\t→ %s\n", printable(f.Advice))
 		}
 	}
 	if err := tw.Flush(); err != nil {

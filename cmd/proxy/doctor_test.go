@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/entrepot-dev/entrepot/doctor"
 )
 
 func TestDoctorWritesTheConfigurationOfAClientOnce(t *testing.T) {
@@ -58,5 +60,15 @@ func TestDoctorWritesTheConfigurationOfAClientOnce(t *testing.T) {
 		if got := runCommand(nil, append([]string{"doctor"}, args...)...); got.code != 2 {
 			t.Errorf("%v: want exit code 2, got %+v", args, got)
 		}
+	}
+}
+
+func TestFindingsMoveNoCursor(t *testing.T) {
+	var b strings.Builder
+	if err := writeFindings(&b, []doctor.Finding{{Check: "docker pull", Status: doctor.Failure, Seen: "it says \x1b[2J\rok\nand \x1b[1mmore", Advice: "see \x1b]0;x\a"}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.String(); strings.ContainsAny(got, "\x1b\r\a") || !strings.Contains(got, "it says ?[2J?ok\n") || !strings.Contains(got, "and ?[1mmore\n") {
+		t.Errorf("printed %q", got)
 	}
 }

@@ -39,8 +39,12 @@ const endOfTar = 2 * tarBlock
 
 const tarBlock = 512
 
-// Lay gives the files of a bundle. docker is Plan.Docker.
+// Lay gives the files of a bundle. docker is Plan.Docker. The error is ErrContents or
+// ErrTooLarge, in words.
 func Lay(c *Contents, docker []byte) (*Files, error) {
+	if n := len(c.Contents) + 4; n > maxEntries {
+		return nil, fmt.Errorf("the bundle has %d files: %w", n, ErrTooLarge)
+	}
 	layout, err := encode(v1.ImageLayout{Version: v1.ImageLayoutVersion})
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", LayoutName, err)
@@ -58,6 +62,9 @@ func Lay(c *Contents, docker []byte) (*Files, error) {
 		name     string
 		document []byte
 	}{{LayoutName, layout}, {ContentsName, contents}, {IndexName, index}, {DockerName, docker}} {
+		if len(d.document) > maxDocument {
+			return nil, fmt.Errorf("%s has %d bytes: %w", d.name, len(d.document), ErrTooLarge)
+		}
 		if err := f.add(File{Name: d.name, Digest: digest.FromBytes(d.document), Size: int64(len(d.document)), document: d.document}); err != nil {
 			return nil, err
 		}
@@ -134,6 +141,9 @@ func (f *Files) At(place int64) (file *File, before int) {
 	}
 	return &f.List[n], n
 }
+
+// ErrTooLarge says that a bundle is larger than what is taken in again.
+var ErrTooLarge = errors.New("it is more than an import takes: make several bundles, each of fewer images")
 
 // ErrContents says that the contents of a bundle make no sense.
 var ErrContents = errors.New("they make no sense")

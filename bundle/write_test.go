@@ -180,3 +180,21 @@ func TestContentsThatMakeNoSenseAreNotLaid(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatNoImportTakesIsNotLaid: who carries a bundle over is to learn that before.
+func TestWhatNoImportTakesIsNotLaid(t *testing.T) {
+	long := strings.Repeat("a", maxDocument/4)
+	for what, c := range map[string]struct {
+		contents Contents
+		docker   []byte
+	}{
+		"files":      {contents: Contents{Contents: make([]Content, maxEntries)}},
+		"a document": {contents: Contents{Contents: []Content{{Digest: digest.FromString("x"), In: []string{long, long, long, long}}}}},
+		"the index":  {contents: Contents{Images: []Image{{Repository: long}, {Repository: long}}}},
+		"for Docker": {docker: make([]byte, maxDocument+1)},
+	} {
+		if _, err := Lay(&c.contents, c.docker); !errors.Is(err, ErrTooLarge) {
+			t.Errorf("%s: want ErrTooLarge, got %v", what, err)
+		}
+	}
+}

@@ -83,6 +83,9 @@ func (a *API) export(ctx context.Context, r *http.Request, w io.Writer) error {
 	if errors.Is(err, bundle.ErrContents) || err == nil && from > files.Size {
 		return invalidf("there is no such bundle, or no byte %d of it", from)
 	}
+	if errors.Is(err, bundle.ErrTooLarge) {
+		return invalidf("%s", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ type collector struct {
 func (g *collector) run(progress func(Collected) error) error {
 	// The content that a repository may serve, once those links are gone that go.
 	linked := newDigestSet()
-	names, err := g.repositories()
+	names, err := g.cache.knownRepositories()
 	if err != nil {
 		return err
 	}
@@ -99,10 +99,10 @@ func (g *collector) run(progress func(Collected) error) error {
 	return g.parts()
 }
 
-// repositories lists those of which anything is known.
-func (g *collector) repositories() ([]repository, error) {
+// knownRepositories lists those of which anything is known, sorted: also a list alone.
+func (c *Cache) knownRepositories() ([]repository, error) {
 	known := map[repository]bool{}
-	names, err := g.cache.index.Repositories()
+	names, err := c.index.Repositories()
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +110,7 @@ func (g *collector) repositories() ([]repository, error) {
 		upstream, repo, _ := strings.Cut(name, "/")
 		known[repository{upstream, repo}] = true
 	}
-	lists, err := g.cache.index.Lists("", "")
+	lists, err := c.index.Lists("", "")
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -249,14 +248,14 @@ func (p *purge) chooseUpstream() error {
 				Message: fmt.Sprintf("of %s %d images are pinned, as %s is: unpin them, or purge them with --force", p.Upstream, pins, first)}
 		}
 	}
-	names, err := c.index.Repositories()
+	known, err := c.knownRepositories()
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		if upstream, repo, _ := strings.Cut(name, "/"); upstream == p.Upstream {
-			p.repo(repository{upstream, repo}).whole = true
-			p.done.Images = append(p.done.Images, name)
+	for _, r := range known {
+		if r.upstream == p.Upstream {
+			p.repo(r).whole = true
+			p.done.Images = append(p.done.Images, r.upstream+"/"+r.name)
 		}
 	}
 	if len(p.repos) == 0 {

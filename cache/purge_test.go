@@ -605,3 +605,19 @@ func TestWhatIsImportedWhileAPurgeDecidesStays(t *testing.T) {
 	}
 	wantTotals(t, c)
 }
+
+func TestAnUpstreamIsPurgedOfListsToo(t *testing.T) {
+	hub := newRegistry()
+	hub.tag("app", "1", hub.addImage("app", []byte("layer")))
+	c := open(t, Options{MemoryBytes: mib}, map[string]*registry{"docker.io": hub})
+	if _, _, err := c.Tags(t.Context(), rewrite.Target{Upstream: "docker.io", Repository: "app"}); err != nil {
+		t.Fatal(err)
+	}
+	if done := purged(t, c, PurgeOptions{Upstream: "docker.io"}); done.Lists != 1 || !slices.Equal(done.Images, []string{"docker.io/app"}) {
+		t.Errorf("purged %+v", done)
+	}
+	hub.set(errDown, 0)
+	if list, _, err := c.Tags(t.Context(), rewrite.Target{Upstream: "docker.io", Repository: "app"}); err == nil {
+		t.Errorf("the tags that were purged are served: %v", list)
+	}
+}

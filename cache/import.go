@@ -469,6 +469,7 @@ type Imported struct {
 func (i *Import) Finish() (*Imported, error) {
 	c := i.cache
 	done := &Imported{Images: i.images}
+	blobs := index.Change{Blobs: map[digest.Digest]index.Blob{}}
 	var fresh []digest.Digest
 	for d, e := range i.content {
 		if e.fresh {
@@ -482,6 +483,11 @@ func (i *Import) Finish() (*Imported, error) {
 		}
 		done.BlobsThere++
 		done.BytesThere += e.size
+		if _, recorded := c.index.Blob(d); recorded {
+			c.uses.note(d, false)
+		} else if b, ok := c.found(d); ok { // an earlier import could not write that
+			blobs.Blobs[d] = b
+		}
 	}
 	slices.Sort(fresh)
 	var most int64
@@ -494,7 +500,6 @@ func (i *Import) Finish() (*Imported, error) {
 	if err != nil {
 		return nil, i.failed(err, most)
 	}
-	blobs := index.Change{Blobs: map[digest.Digest]index.Blob{}}
 	for _, d := range fresh {
 		stamp, err := c.store.Stamp(d)
 		if err != nil {

@@ -608,3 +608,21 @@ func TestSoManyManifestsReferToOne(t *testing.T) {
 		t.Errorf("one more: %v", err)
 	}
 }
+
+// TestAnImportRecordsWhatIsStoredWithoutARecord: an earlier one could not write the index.
+func TestAnImportRecordsWhatIsStoredWithoutARecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := newRegistry()
+		layer := content(1, 100_000)
+		image := hub.addImage("library/app", layer)
+		c := open(t, Options{}, map[string]*registry{"docker.io": newRegistry()})
+		settle()
+		if err := c.store.Put(digest.FromBytes(layer), layer); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := importImage(t, c, hub, tagged("library/app", "1"), image, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		wantTotals(t, c)
+	})
+}

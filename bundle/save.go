@@ -71,6 +71,11 @@ type draft interface {
 // what they should be. Where the upstreams have confirmed tags in between, the bundle
 // keeps the earlier times.
 func (s Save) Write(ctx context.Context, plan *Plan) (_ Saved, err error) {
+	unlock, err := lock(strings.TrimRight(s.Path, string(os.PathSeparator)))
+	if err != nil {
+		return Saved{}, err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
 	d, err := s.draft()
 	if err != nil {
 		return Saved{}, err

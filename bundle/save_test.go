@@ -295,3 +295,24 @@ func TestPeekTellsWhatIsNoBundle(t *testing.T) {
 		t.Errorf("nothing: %v", err)
 	}
 }
+
+func TestSaveIsAloneWithWhatItWrites(t *testing.T) {
+	w := newWorld(t)
+	_, _, p := sample(w)
+	dir := t.TempDir()
+	for _, name := range []string{"bundle.tar", "layout/"} {
+		s := w.saving(filepath.Join(dir, name), p)
+		fetch := s.Fetch
+		s.Fetch = func(ctx context.Context, c *Contents, from int64) (io.ReadCloser, error) {
+			if _, err := w.saving(filepath.Join(dir, name), p).Write(ctx, p); !errors.Is(err, ErrBusy) {
+				t.Errorf("%s: want ErrBusy, got %v", name, err)
+			}
+			return fetch(ctx, c, from)
+		}
+		mustSave(t, s, p)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 2 {
+		t.Errorf("want the two bundles and nothing else, got %v, %v", left, err)
+	}
+}

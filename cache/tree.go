@@ -17,11 +17,11 @@ import (
 )
 
 const (
-	// maxTreeNodes bounds a tree, each Node counted as often as a walk down the tree
-	// comes to it, and maxTreeBytes what its documents and configs take in memory,
-	// whatever strangers' documents name.
+	// maxTreeNodes bounds a tree, and maxTreeBytes its documents and configs, each
+	// counted as often as a walk down the tree comes to it, whatever strangers'
+	// documents name.
 	maxTreeNodes = 200_000
-	maxTreeBytes = 256 << 20
+	maxTreeBytes = 64 << 20
 	// maxTreeDepth bounds how deep indexes are nested that are looked into.
 	maxTreeDepth = 8
 	// maxConfig is the largest config that is read, in bytes.
@@ -87,9 +87,10 @@ type Node struct {
 	// signatures: "sha256-….sig".
 	Tag string
 
-	// walked is set once all below it has been looked at: so many Nodes.
-	walked bool
-	below  int
+	// walked is set once all below it has been looked at: so many Nodes, and so many
+	// bytes of documents and configs.
+	walked            bool
+	below, bytesBelow int
 }
 
 // TreeOptions say what of a Tree is looked at.
@@ -215,9 +216,11 @@ type walk struct {
 var errTreeSize = &oci.Error{Code: oci.CodeManifestInvalid, Status: 502,
 	Message: fmt.Sprintf("the image names more than %d manifests, configs and layers, or has more than %d MiB of manifests: it is not looked into", maxTreeNodes, maxTreeBytes>>20)}
 
+func (w *walk) isTooLarge() bool { return w.nodes > maxTreeNodes || w.bytes > maxTreeBytes }
+
 // add makes the Node of d below parent.
 func (w *walk) add(d v1.Descriptor, kind Kind, parent *Node) (*Node, error) {
-	if w.nodes++; w.nodes > maxTreeNodes {
+	if w.nodes++; w.isTooLarge() {
 		return nil, errTreeSize
 	}
 	n := &Node{Descriptor: d, Kind: kind, Foreign: kind == KindLayer && rewrite.IsForeign(d)}
@@ -304,22 +307,24 @@ func (w *walk) expand(n *Node, depth int) error {
 	if err := context.Cause(w.ctx); err != nil {
 		return err
 	}
-	if w.bytes > maxTreeBytes {
-		return errTreeSize
-	}
 	if first := w.seen[n.Digest]; first != nil {
 		if !first.walked {
 			return nil // n is below first: what refers to what is an upstream's word alone
 		}
-		if w.nodes += first.below; w.nodes > maxTreeNodes {
+		w.nodes += first.below
+		w.bytes += first.bytesBelow
+		if w.isTooLarge() {
 			return errTreeSize
 		}
 		n.Children, n.Referrers, n.ReferrersMissing, n.ReferrersListed = first.Children, first.Referrers, first.ReferrersMissing, first.ReferrersListed
 		return nil
 	}
 	w.seen[n.Digest] = n
-	before := w.nodes
-	defer func() { n.below, n.walked = w.nodes-before, true }()
+	if w.isTooLarge() {
+		return errTreeSize
+	}
+	nodes, bytes := w.nodes, w.bytes
+	defer func() { n.below, n.bytesBelow, n.walked = w.nodes-nodes, w.bytes-bytes, true }()
 	if n.Parsed != nil {
 		var err error
 		if n.Kind == KindIndex {
@@ -401,7 +406,7 @@ func (w *walk) expandManifest(n *Node) error {
 		}
 		if kind == KindConfig && w.Configs {
 			child.Bytes, child.Missing = w.config(child)
-			if w.bytes += len(child.Bytes); w.bytes > maxTreeBytes {
+			if w.bytes += len(child.Bytes); w.isTooLarge() {
 				return errTreeSize
 			}
 		}

@@ -265,6 +265,23 @@ func TestATreeIsNoLargerUnfoldedThanItMayBe(t *testing.T) {
 	if _, err := c.Tree(t.Context(), digested("app", level[0].Digest), TreeOptions{Ask: true}); !errors.Is(err, errTreeSize) {
 		t.Errorf("the tree gives %v, want %v", err, errTreeSize)
 	}
+	// Of few paths each may come to much.
+	heavy := []v1.Descriptor{hub.addDocument("app", v1.MediaTypeImageIndex, v1.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageIndex, Annotations: map[string]string{"n": strings.Repeat("n", 1<<20)},
+	})}
+	for depth := range 3 {
+		var above []v1.Descriptor
+		for i := range 9 {
+			above = append(above, hub.addDocument("app", v1.MediaTypeImageIndex, v1.Index{
+				Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageIndex,
+				Manifests: heavy, Annotations: map[string]string{"heavy": fmt.Sprint(depth, i)},
+			}))
+		}
+		heavy = above
+	}
+	if _, err := c.Tree(t.Context(), digested("app", heavy[0].Digest), TreeOptions{Ask: true}); !errors.Is(err, errTreeSize) {
+		t.Errorf("the heavy tree gives %v, want %v", err, errTreeSize)
+	}
 	// The list of what is here has it all the same, and the others.
 	var pull func(d v1.Descriptor)
 	pulled := map[digest.Digest]bool{}

@@ -198,7 +198,7 @@ func (e *evictor) look() (held, error) {
 		onDisk += u.Bytes
 		expected, fills := running[u.Digest]
 		switch {
-		case u.Incoming && importing[u.Digest]:
+		case u.Incoming && importing != nil && (u.Digest == "" || importing[u.Digest]):
 		case !fills || u.Incoming:
 			h.idle = append(h.idle, u)
 			h.parts += u.Bytes

@@ -570,7 +570,7 @@ func (c *Cache) incoming(list []store.Unfinished) (here, coming int64) {
 		return 0, 0
 	}
 	for _, u := range list {
-		if u.Incoming && c.imports(u.Digest) {
+		if u.Incoming && (u.Digest == "" || c.imports(u.Digest)) {
 			here += u.Bytes
 		}
 	}

@@ -626,3 +626,38 @@ func TestAnImportRecordsWhatIsStoredWithoutARecord(t *testing.T) {
 		wantTotals(t, c)
 	})
 }
+
+// TestWhatIsTakenInWithoutADigestCountsOnce while it is written.
+func TestWhatIsTakenInWithoutADigestCountsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		other := newRegistry()
+		old, layer := content(1, 400_000), content(2, 400_000)
+		other.addImage("library/app", old)
+		c := open(t, Options{Settings: Settings{MaxSize: Room{Bytes: 1 << 20}}}, map[string]*registry{"docker.io": other})
+		pullLayers(t, c, other, [][]byte{old})
+		settle()
+		i := newImport(t, c)
+		r := &pausing{Reader: bytes.NewReader(layer), pause: func() {
+			c.evictor.soon()
+			time.Sleep(time.Minute)
+		}}
+		if d, err := i.Take(t.Context(), "", int64(len(layer)), r); err != nil || d != digest.FromBytes(layer) {
+			t.Fatalf("%s, %v", d, err)
+		}
+		wantHeld(t, c, [][]byte{old}, map[int]bool{0: true})
+		if err := i.Close(false); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// pausing calls pause before each Read.
+type pausing struct {
+	io.Reader
+	pause func()
+}
+
+func (p *pausing) Read(b []byte) (int, error) {
+	p.pause()
+	return p.Reader.Read(b)
+}

@@ -16,6 +16,9 @@ import (
 // taken in.
 const incomingSuffix = ".import"
 
+// unnamedPrefix begins the name of one whose digest is not known yet.
+const unnamedPrefix = "import-"
+
 const (
 	// fewFiles is up to how many files are synced one by one; of more the whole file
 	// system is, which costs about as much as one.
@@ -52,7 +55,7 @@ func (s *Store) Incoming(d digest.Digest) (*Incoming, error) {
 	i := &Incoming{store: s, digest: d}
 	var err error
 	if d == "" {
-		i.file, err = s.files.CreateTemp(filepath.Join(s.dir, ingestDir), "import-*")
+		i.file, err = s.files.CreateTemp(filepath.Join(s.dir, ingestDir), unnamedPrefix+"*")
 	} else if err = d.Validate(); err == nil {
 		i.file, err = s.files.OpenFile(s.incoming(d), os.O_RDWR|os.O_CREATE, fileMode)
 	}

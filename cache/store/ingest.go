@@ -20,7 +20,8 @@ type Unfinished struct {
 	Bytes int64
 	// Touched is when it was last written.
 	Touched time.Time
-	// Incoming is set where it is no part of a fill and is being taken in, or was.
+	// Incoming is set where it is no part of a fill and is being taken in, or was; it has
+	// no digest while that is not known.
 	Incoming bool
 
 	name string
@@ -46,6 +47,8 @@ func (s *Store) Unfinished() ([]Unfinished, error) {
 			u.Digest = digestOf(base)
 		} else if base, ok := strings.CutSuffix(e.Name(), incomingSuffix); ok {
 			u.Digest, u.Incoming = digestOf(base), true
+		} else if strings.HasPrefix(e.Name(), unnamedPrefix) {
+			u.Incoming = true
 		} else if base, ok := strings.CutSuffix(e.Name(), noteSuffix); ok {
 			if s.hasPart(base) {
 				continue // it belongs to its part

@@ -111,6 +111,8 @@ type Cache struct {
 	// reconciled is closed when the index agrees with the tree, or that was
 	// given up.
 	reconciled chan struct{}
+	// losses counts how often the index was found damaged and begun anew.
+	losses atomic.Uint64
 
 	// flights makes one fetch of what several ask for at a time. They run on
 	// ctx, so that a client that goes away does not end what others wait for.

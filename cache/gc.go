@@ -57,9 +57,13 @@ func (c *Cache) CollectGarbage(ctx context.Context, dry bool, progress func(Coll
 	default:
 		return nil, errCleaning
 	}
+	losses, err := c.awaitIndex(ctx)
+	if err != nil {
+		return nil, err
+	}
 	watch, end := c.index.Watch()
 	defer end()
-	g := &collector{ctx: ctx, cache: c, watch: watch, done: Collected{Dry: dry}}
+	g := &collector{ctx: ctx, cache: c, watch: watch, losses: losses, done: Collected{Dry: dry}}
 	if err := g.run(progress); err != nil {
 		return nil, fmt.Errorf("collect garbage: %w", err)
 	}
@@ -71,7 +75,9 @@ type collector struct {
 	ctx   context.Context
 	cache *Cache
 	watch *index.Watch
-	done  Collected
+	// losses is what awaitIndex gave.
+	losses uint64
+	done   Collected
 }
 
 func (g *collector) run(progress func(Collected) error) error {
@@ -218,7 +224,7 @@ func (g *collector) content(linked *digestSet) error {
 	}
 	var done evicted
 	for batch := range slices.Chunk(going, evictBatch) {
-		if err := context.Cause(g.ctx); err != nil {
+		if err := errors.Join(context.Cause(g.ctx), c.keptIndex(g.losses)); err != nil {
 			return err
 		}
 		// Who links it or brings it anew uses it.

@@ -69,8 +69,13 @@ func (c *Cache) Purge(ctx context.Context, o PurgeOptions) (*Purged, error) {
 	default:
 		return nil, errCleaning
 	}
+	losses, err := c.awaitIndex(ctx)
+	if err != nil {
+		return nil, err
+	}
 	p, end := c.newPurge(ctx, o)
 	defer end()
+	p.losses = losses
 	if err := p.choose(); err != nil {
 		return nil, err
 	}
@@ -110,7 +115,9 @@ type purge struct {
 	repos map[repository]*repoPurge
 	// watch sees what is fetched or imported meanwhile: that stays.
 	watch *index.Watch
-	done  Purged
+	// losses is what awaitIndex gave.
+	losses uint64
+	done   Purged
 }
 
 // newPurge makes a purge; the caller calls end after it.
@@ -520,7 +527,7 @@ func (p *purge) remove(content []digest.Digest) error {
 	}
 	var done evicted
 	for batch := range slices.Chunk(content, evictBatch) {
-		if err := context.Cause(p.ctx); err != nil {
+		if err := errors.Join(context.Cause(p.ctx), c.keptIndex(p.losses)); err != nil {
 			return err
 		}
 		c.dropBatch(&done, batch, p.watch.Linked)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -620,4 +621,46 @@ func TestAnUpstreamIsPurgedOfListsToo(t *testing.T) {
 	if list, _, err := c.Tags(t.Context(), rewrite.Target{Upstream: "docker.io", Repository: "app"}); err == nil {
 		t.Errorf("the tags that were purged are served: %v", list)
 	}
+}
+
+// TestGarbageIsNotCollectedWhileTheIndexIsLost: then no repository seems to have anything.
+func TestGarbageIsNotCollectedWhileTheIndexIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := newRegistry()
+		o := Options{Dir: t.TempDir()}
+		c := open(t, o, map[string]*registry{"docker.io": hub})
+		image := hub.addImage("app", content(1, 100_000))
+		hub.tag("app", "1", image)
+		pullTag(t, c, hub, "app", "1", image)
+		settle()
+		before := stored(t, c)
+		if err := c.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		old := time.Now().Add(-10 * gcGrace)
+		for _, d := range before {
+			if err := os.Chtimes(filepath.Join(o.Dir, "blobs", d.Algorithm().String(), d.Encoded()[:2], d.Encoded()), old, old); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Remove(filepath.Join(o.Dir, "index.db")); err != nil {
+			t.Fatal(err)
+		}
+		c = open(t, o, map[string]*registry{"docker.io": hub})
+		if done, err := c.CollectGarbage(t.Context(), false, nil); err != nil || done.Blobs != 0 || done.Repositories != 1 {
+			t.Errorf("collected %+v, %v", done, err)
+		}
+		if left := stored(t, c); !slices.Equal(left, before) {
+			t.Errorf("%v is left of %v", left, before)
+		}
+		g := &collector{ctx: t.Context(), cache: c, watch: &index.Watch{}, losses: c.losses.Load()}
+		c.losses.Add(1) // it is lost while garbage is collected, and no link was seen
+		time.Sleep(2 * gcGrace)
+		if err := g.content(newDigestSet()); !errors.Is(err, errIndexLost) {
+			t.Errorf("want %v, got %v", errIndexLost, err)
+		}
+		if left := stored(t, c); !slices.Equal(left, before) {
+			t.Errorf("%v is left of %v", left, before)
+		}
+	})
 }

@@ -1,12 +1,14 @@
 package cache
 
 import (
+	"context"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/zap"
 
 	"github.com/entrepot-dev/entrepot/cache/index"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // reconcile makes the index agree with the tree, behind the start: an index that
@@ -55,9 +57,42 @@ func (c *Cache) reconcile() {
 
 // indexLost is told that the index was found damaged while it was used.
 func (c *Cache) indexLost(aside string) {
+	c.losses.Add(1)
 	c.log.Error("the index was found damaged and has been set aside; it is made again from its backup and from what is stored",
 		zap.String("file", aside))
 	c.goOn(c.reconcile)
+}
+
+// errIndexLost says that it is not known what content is of.
+var errIndexLost = &oci.Error{Code: oci.CodeUnavailable, Status: 503,
+	Message: "the index was damaged and is being made again from its backup: nothing may be removed until it is known what content is of; ask again in a moment"}
+
+// awaitIndex waits until it is known what content is of, after a start with an index that
+// was begun anew. Its error is ctx's, or errIndexLost; losses is for keptIndex.
+func (c *Cache) awaitIndex(ctx context.Context) (losses uint64, err error) {
+	losses = c.losses.Load()
+	if c.index.Whole() {
+		return losses, nil
+	}
+	select {
+	case <-c.reconciled:
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	case <-c.ctx.Done():
+		return 0, closing()
+	}
+	if !c.index.Whole() {
+		return 0, errIndexLost
+	}
+	return losses, nil
+}
+
+// keptIndex gives errIndexLost where the index was lost since awaitIndex.
+func (c *Cache) keptIndex(losses uint64) error {
+	if !c.index.Whole() || c.losses.Load() != losses {
+		return errIndexLost
+	}
+	return nil
 }
 
 // found is the record of content that is stored and of which nothing is known.

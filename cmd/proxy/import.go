@@ -74,13 +74,14 @@ func (p *process) importArchives(o *operation, cmd *cobra.Command, args []string
 	} else {
 		err = p.importFiles(o, args, name, &all)
 	}
-	if err != nil {
+	if err != nil && len(all.Images) == 0 {
 		return err
 	}
+	// Of several archives those before the one that failed have been taken in.
 	if asJSON {
-		return writeJSON(p.stdout, all)
+		return errors.Join(err, writeJSON(p.stdout, all))
 	}
-	return writeImported(p.stdout, &all)
+	return errors.Join(err, writeImported(p.stdout, &all))
 }
 
 func (p *process) importFiles(o *operation, paths []string, name string, all *cache.Imported) error {

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,8 @@ type Puller struct {
 	here, pull, remove []string
 	// dir is made before the pull, with a Dockerfile in it, for {dir}.
 	dir bool
+	// others is how long here and remove may take; zero is otherTimeout.
+	others time.Duration
 }
 
 // Pulled is what came of a pull.
@@ -109,16 +112,23 @@ func (p *Puller) Pull(ctx context.Context, image string) Pulled {
 	}
 	pulled := Pulled{Command: strings.Join(append([]string{p.Program}, args(p.pull)...), " ")}
 	if p.here != nil {
-		_, err := run(ctx, otherTimeout, p.Program, args(p.here)...)
-		pulled.Here = err == nil
+		// What can not be told is taken to be there, so that nobody's image is removed.
+		_, err := run(ctx, p.patience(), p.Program, args(p.here)...)
+		pulled.Here = err == nil || errors.Is(err, errUnended)
 	}
 	_, pulled.Err = run(ctx, pullTimeout, p.Program, args(p.pull)...)
 	if pulled.Err == nil && !pulled.Here && p.remove != nil {
 		// What is left behind is no reason to say that the pull has failed.
-		_, _ = run(ctx, otherTimeout, p.Program, args(p.remove)...)
+		_, _ = run(ctx, p.patience(), p.Program, args(p.remove)...)
 	}
 	return pulled
 }
+
+// patience is how long what is run beside a pull may take.
+func (p *Puller) patience() time.Duration { return cmp.Or(p.others, otherTimeout) }
+
+// errUnended says that a program was ended before it was done.
+var errUnended = errors.New("it has not ended")
 
 // run runs a program, and gives what it writes to stdout; its error is the last
 // line of what it writes to stderr.
@@ -132,7 +142,7 @@ func run(ctx context.Context, limit time.Duration, program string, args ...strin
 	err := cmd.Run()
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return "", fmt.Errorf("it has not ended within %s", limit)
+		return "", fmt.Errorf("%w within %s", errUnended, limit)
 	case err != nil && lastLine(errs.kept) != "":
 		return "", errors.New(lastLine(errs.kept))
 	case err != nil:

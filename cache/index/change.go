@@ -52,7 +52,9 @@ func (ix *Index) Put(changes ...Change) error {
 			ix.backupSoon()
 		}
 	}
-	if w := ix.watch.Load(); w != nil {
+	ix.putting.RLock()
+	defer ix.putting.RUnlock()
+	if w := ix.watch; w != nil {
 		for _, c := range changes {
 			w.note(c)
 		}

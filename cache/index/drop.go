@@ -99,11 +99,17 @@ type Watch struct {
 	ds   map[digest.Digest]bool
 }
 
-// Watch begins to watch, until end is called. There is one watch at a time.
+// Watch begins to watch, until end is called. There is one watch at a time. It waits for
+// what is being put.
 func (ix *Index) Watch() (w *Watch, end func()) {
 	w = &Watch{keys: map[string]bool{}, ds: map[digest.Digest]bool{}}
-	ix.watch.Store(w)
-	return w, func() { ix.watch.Store(nil) }
+	set := func(w *Watch) {
+		ix.putting.Lock()
+		defer ix.putting.Unlock()
+		ix.watch = w
+	}
+	set(w)
+	return w, func() { set(nil) }
 }
 
 // note notes what is about to be put.

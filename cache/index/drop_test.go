@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -143,4 +144,36 @@ func TestATagIsDroppedUnlessItWasPutMeanwhile(t *testing.T) {
 	if _, there := ix.List(Referrers, "docker.io", "app", d.String()); !there {
 		t.Error("referrers that have been put meanwhile are forgotten")
 	}
+}
+
+func TestAWatchBeginsAfterWhatIsBeingPut(t *testing.T) {
+	ix := opened(t, filepath.Join(t.TempDir(), "index.db"))
+	defer closed(t, ix)
+	tx, err := ix.db.Load().Begin(true) // as a large Put holds it
+	if err != nil {
+		t.Fatal(err)
+	}
+	put, began := make(chan error, 1), make(chan struct{})
+	go func() { put <- ix.PutTag("docker.io", "app", "1", Tag{Digest: digest.FromString("x")}) }()
+	for ix.putting.TryLock() { // until it has looked for a watch
+		ix.putting.Unlock()
+		time.Sleep(time.Millisecond)
+	}
+	go func() {
+		_, end := ix.Watch()
+		defer end()
+		close(began)
+	}()
+	select {
+	case <-began:
+		t.Error("the watch has begun, and does not see what is being put")
+	case <-time.After(50 * time.Millisecond):
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-put; err != nil {
+		t.Fatal(err)
+	}
+	<-began
 }

@@ -108,7 +108,10 @@ type Index struct {
 	blobs, bytes atomic.Int64 // the totals
 	counted      func(blobs, bytes int64)
 
-	watch atomic.Pointer[Watch] // nil while nobody watches
+	// putting is held for reading by who puts, and taken by a watch as it begins: so each
+	// Put is over by then, or is seen.
+	putting sync.RWMutex
+	watch   *Watch // nil while nobody watches
 
 	backup  string        // the path of the backup
 	changed chan struct{} // holds one token while the backup is behind

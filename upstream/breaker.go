@@ -253,7 +253,7 @@ func (r *Registry) probe(ep *endpoint, a *ask) func(context.Context) bool {
 			res = r.knock(ctx, http.MethodHead, ep.url(a.repo+"/"+a.path), a.header)
 		}
 		if res != nil && res.StatusCode == http.StatusTooManyRequests {
-			ep.governor.note(account{}, false, res.StatusCode, res.Header)
+			ep.governor.note(account{}, ep.governor.turn(account{}), false, res.StatusCode, res.Header)
 		}
 		return res != nil && (res.StatusCode < 500 || res.StatusCode == http.StatusNotImplemented)
 	}

@@ -61,6 +61,8 @@ type quota struct {
 	known     bool
 	resets    time.Time
 	expiry    *time.Timer
+	// begun counts the pulls that were sent, or are about to be.
+	begun uint64
 	// pulls holds the GETs of manifests.
 	pulls hold
 }
@@ -135,19 +137,29 @@ func (g *governor) spend(who account) (limited, bool) {
 	}
 	// The answer corrects that; many at once are not to go below the reserve.
 	q.remaining = max(q.remaining-1, 0)
+	q.begun++
 	return limited{}, false
+}
+
+// turn gives how many pulls have begun for who. Whoever is about to send a request
+// gives it to note, with the answer.
+func (g *governor) turn(who account) uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.of(who).begun
 }
 
 // note learns from an answer of the endpoint to who, and understands a 429: of
 // the quota where it came upon a pull and the upstream speaks of the quota, or
-// is known to have none left; else of the limit against abuse.
-func (g *governor) note(who account, pull bool, status int, h http.Header) limited {
+// is known to have none left; else of the limit against abuse. turn is that of before
+// the request was sent.
+func (g *governor) note(who account, turn uint64, pull bool, status int, h http.Header) limited {
 	now := time.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	q := g.of(who)
 	g.last = who
-	told := g.read(q, h, now)
+	told := g.read(q, turn, h, now)
 	if status != http.StatusTooManyRequests {
 		g.all.pause = 0
 		if told && q.remaining > 0 && !q.pulls.told {
@@ -184,7 +196,7 @@ func (h *hold) set(now time.Time, d time.Duration, told bool) {
 //
 // The headers are those of Docker Hub, "ratelimit-limit: 100;w=21600", and of
 // draft-ietf-httpapi-ratelimit-headers.
-func (g *governor) read(q *quota, h http.Header, now time.Time) bool {
+func (g *governor) read(q *quota, turn uint64, h http.Header, now time.Time) bool {
 	limit, window, okLimit := readQuota(h.Get("RateLimit-Limit"))
 	remaining, window2, okRemaining := readQuota(h.Get("RateLimit-Remaining"))
 	if okLimit {
@@ -199,6 +211,11 @@ func (g *governor) read(q *quota, h http.Header, now time.Time) bool {
 	}
 	if window == 0 {
 		window = defaultWindow
+	}
+	// A request that was sent before other pulls began may be answered after them, and
+	// say what was left before.
+	if late := int(q.begun - min(turn, q.begun)); q.known && now.Before(q.resets) && remaining <= q.remaining+late { // #nosec G115 -- a count of requests
+		remaining = min(remaining, q.remaining)
 	}
 	// When its window began the upstream does not say; the first that we saw
 	// of it is the latest that it can have been.
@@ -325,8 +342,8 @@ func (r *Registry) overLimit(l limited, tail string) *oci.Error {
 }
 
 // noteLimits learns from an answer of ep itself.
-func (r *Registry) noteLimits(ep *endpoint, who account, res *answer) {
-	res.limited = ep.governor.note(who, res.ask.pull, res.StatusCode, res.Header)
+func (r *Registry) noteLimits(ep *endpoint, who account, turn uint64, res *answer) {
+	res.limited = ep.governor.note(who, turn, res.ask.pull, res.StatusCode, res.Header)
 	if res.StatusCode == http.StatusTooManyRequests {
 		r.log.Warn("the upstream limits us", zap.String("host", ep.host), zap.Bool("pulls", res.limited.pulls),
 			zap.Duration("wait", res.limited.wait), zap.String("counted_by", clean(res.Header.Get("Docker-RateLimit-Source"))))

@@ -251,6 +251,7 @@ func (r *Registry) attempt(ctx context.Context, ep *endpoint, a *ask) (*answer, 
 			return nil, r.held(l)
 		}
 	}
+	turn := ep.governor.turn(who)
 	res, f := r.exchange(ctx, ep, a, auth)
 	if f != nil {
 		return nil, f
@@ -268,14 +269,14 @@ func (r *Registry) attempt(ctx context.Context, ep *endpoint, a *ask) (*answer, 
 					return nil, r.held(l)
 				}
 			}
-			who = again
+			who, turn = again, ep.governor.turn(again)
 			if res, f = r.exchange(ctx, ep, a, renewed); f != nil {
 				return nil, f
 			}
 		}
 	}
 	if !res.away {
-		r.noteLimits(ep, who, res)
+		r.noteLimits(ep, who, turn, res)
 	}
 	if res.StatusCode >= 200 && res.StatusCode < 300 {
 		if a.pull {

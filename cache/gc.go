@@ -51,16 +51,11 @@ type Collected struct {
 // meanwhile stays. progress, where it is not nil, is told after each repository, and what
 // it gives ends the collection, as ctx does; what was removed until then is right.
 func (c *Cache) CollectGarbage(ctx context.Context, dry bool, progress func(Collected) error) (*Collected, error) {
-	select {
-	case c.cleaning <- struct{}{}:
-		defer func() { <-c.cleaning }()
-	default:
-		return nil, errCleaning
-	}
-	losses, err := c.awaitIndex(ctx)
+	losses, leave, err := c.beginCleaning(ctx)
 	if err != nil {
 		return nil, err
 	}
+	defer leave()
 	watch, end := c.index.Watch()
 	defer end()
 	g := &collector{ctx: ctx, cache: c, watch: watch, losses: losses, done: Collected{Dry: dry}}

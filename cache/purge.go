@@ -18,6 +18,23 @@ import (
 // errCleaning says that another purge or gc runs.
 var errCleaning = &oci.Error{Code: oci.CodeUnknown, Status: 409, Message: "a purge or gc runs already: wait for it to end"}
 
+// beginCleaning begins the one purge or gc that runs at a time, once it is known what
+// content is of. losses is for keptIndex; leave ends it. The error is errCleaning, or
+// awaitIndex's.
+func (c *Cache) beginCleaning(ctx context.Context) (losses uint64, leave func(), err error) {
+	select {
+	case c.cleaning <- struct{}{}:
+	default:
+		return 0, nil, errCleaning
+	}
+	leave = func() { <-c.cleaning }
+	if losses, err = c.awaitIndex(ctx); err != nil {
+		leave()
+		return 0, nil, err
+	}
+	return losses, leave, nil
+}
+
 // PurgeOptions say what is purged, and how.
 type PurgeOptions struct {
 	// Target is an image: a tag, or an index or manifest by its digest, also where tags
@@ -63,16 +80,11 @@ type Purged struct {
 // asked of the upstream. Its error is *oci.Error where there is nothing to purge, or where
 // what is to be purged is pinned.
 func (c *Cache) Purge(ctx context.Context, o PurgeOptions) (*Purged, error) {
-	select {
-	case c.cleaning <- struct{}{}:
-		defer func() { <-c.cleaning }()
-	default:
-		return nil, errCleaning
-	}
-	losses, err := c.awaitIndex(ctx)
+	losses, leave, err := c.beginCleaning(ctx)
 	if err != nil {
 		return nil, err
 	}
+	defer leave()
 	p, end := c.newPurge(ctx, o)
 	defer end()
 	p.losses = losses

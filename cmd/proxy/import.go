@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -125,14 +124,7 @@ func (p *process) importArchive(o *operation, what, name string, size int64, r i
 	defer body.Close()
 	progress := p.newProgress("import")
 	var done cache.Imported
-	err := o.Upload(o.ctx, "import", q, body, func(event json.RawMessage) error {
-		var s operator.Progress
-		if err := json.Unmarshal(event, &s); err != nil {
-			return err
-		}
-		progress.tell(s)
-		return nil
-	}, &done)
+	err := o.Upload(o.ctx, "import", q, body, progress.event, &done)
 	progress.end()
 	switch e := (*operator.Error)(nil); {
 	case err == nil:

@@ -115,14 +115,7 @@ func (p *process) inspectRaw(o *operation, query url.Values) error {
 func (p *process) inspectVerified(o *operation, query url.Values, i *operator.Inspection) error {
 	progress := p.newProgress("verify")
 	defer progress.end()
-	return o.Run(o.ctx, "verify", query, nil, func(event json.RawMessage) error {
-		var s operator.Progress
-		if err := json.Unmarshal(event, &s); err != nil {
-			return err
-		}
-		progress.tell(s)
-		return nil
-	}, i)
+	return o.Run(o.ctx, "verify", query, nil, progress.event, i)
 }
 
 // writeInspection prints i for people. Most of it is strangers' words.

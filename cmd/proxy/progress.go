@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -42,6 +43,17 @@ func (p *process) newProgress(verb string) progress {
 	}
 	l := &progressLines{w: p.stderr, verb: verb, began: time.Now(), now: time.Now}
 	return progress{tell: l.tell, end: func() {}}
+}
+
+// event tells what an event of the operator's API says, which is an
+// operator.Progress.
+func (p progress) event(e json.RawMessage) error {
+	var s operator.Progress
+	if err := json.Unmarshal(e, &s); err != nil {
+		return err
+	}
+	p.tell(s)
+	return nil
 }
 
 // progressLines tells by lines, every now and then.

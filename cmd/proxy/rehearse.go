@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -64,14 +63,7 @@ func (p *process) rehearse(o *operation, cmd *cobra.Command, args []string) erro
 	}
 	progress := p.newProgress("rehearse")
 	var done cache.Rehearsal
-	err = o.Run(o.ctx, "rehearse", nil, req, func(event json.RawMessage) error {
-		var s operator.Progress
-		if err := json.Unmarshal(event, &s); err != nil {
-			return err
-		}
-		progress.tell(s)
-		return nil
-	}, &done)
+	err = o.Run(o.ctx, "rehearse", nil, req, progress.event, &done)
 	progress.end()
 	if err != nil {
 		return err

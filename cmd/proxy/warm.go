@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -89,14 +88,7 @@ func (p *process) warm(o *operation, cmd *cobra.Command, args []string) error {
 	}
 	progress := p.newProgress("warm")
 	var done cache.Warmed
-	err = o.Run(o.ctx, "warm", nil, req, func(event json.RawMessage) error {
-		var s operator.Progress
-		if err := json.Unmarshal(event, &s); err != nil {
-			return err
-		}
-		progress.tell(s)
-		return nil
-	}, &done)
+	err = o.Run(o.ctx, "warm", nil, req, progress.event, &done)
 	progress.end()
 	if err != nil {
 		return err

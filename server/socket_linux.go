@@ -109,7 +109,7 @@ func (s *socket) read(b []byte) (int, error) {
 func (s *socket) receiveNow(fd uintptr) bool {
 	t := &s.in
 	for {
-		n, err := rawIO(unix.SYS_READ, fd, t.b)
+		n, err := rawRead(fd, t.b)
 		switch {
 		case err == unix.EINTR:
 			continue
@@ -130,7 +130,7 @@ func (s *socket) write(b []byte) (int, error) {
 func (s *socket) transmitNow(fd uintptr) bool {
 	t := &s.out
 	for len(t.b) > 0 {
-		n, err := rawIO(unix.SYS_WRITE, fd, t.b[:min(len(t.b), rawPiece)])
+		n, err := rawWrite(fd, t.b[:min(len(t.b), rawPiece)])
 		switch {
 		case err == unix.EINTR:
 		case err == unix.EAGAIN:
@@ -143,15 +143,6 @@ func (s *socket) transmitNow(fd uintptr) bool {
 		t.b = t.b[n:]
 	}
 	return true
-}
-
-// rawIO reads or writes, of which trap says which. It gives no negative number.
-func rawIO(trap, fd uintptr, b []byte) (int, syscall.Errno) {
-	n, _, err := unix.RawSyscall(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b))) // #nosec G103 -- as package syscall does
-	if err != 0 {
-		return 0, err
-	}
-	return int(n), 0
 }
 
 // sendFile sends n bytes of file from the one at on, and gives how many were

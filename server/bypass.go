@@ -18,6 +18,9 @@ const (
 	// bypassRequests how often, before that is told.
 	bypassAfter    = time.Hour
 	bypassRequests = 12
+	// bypassEvery is how often a connection's HEADs are noted at most: many a minute
+	// tell no more, and each costs a lock and a name.
+	bypassEvery = 10 * time.Second
 	// bypassQuiet is how long nothing is told of an address again.
 	bypassQuiet = 24 * time.Hour
 )
@@ -34,7 +37,8 @@ type bypasses struct {
 
 // bypass is what is known of an address since it last pulled.
 type bypass struct {
-	since          time.Time
+	since time.Time
+	// heads are those that were noted, and so may be fewer than there were.
 	heads, refused int
 	told           time.Time
 	last           string // what it asked for last
@@ -138,7 +142,8 @@ func (x *exchange) watch(now time.Time) {
 	case x.ctx.IsGet():
 		c.pulledBy = at
 		x.s.bypasses.pulled(at)
-	case x.target.Tag != "":
+	case x.target.Tag != "" && now.Sub(c.headNoted) >= bypassEvery:
+		c.headNoted = now
 		x.s.bypasses.asked(at, x.target.String(), false, now)
 	}
 }

@@ -100,3 +100,23 @@ func TestHeadsOfTagsAreWatchedUntilAPull(t *testing.T) {
 		}
 	}
 }
+
+func TestManyHeadsOfAConnectionAreNotedOnce(t *testing.T) {
+	s, base := start(t, newShelf())
+	for range 20 {
+		resp, err := http.Head(base + "/v2/library/nginx/manifests/1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	}
+	s.bypasses.mu.Lock()
+	defer s.bypasses.mu.Unlock()
+	var heads int
+	for _, one := range s.bypasses.of {
+		heads += one.heads
+	}
+	if heads < 1 || heads > 10 {
+		t.Errorf("of 20 HEADs by kept connections %d are noted, want one of each connection", heads)
+	}
+}

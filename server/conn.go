@@ -43,6 +43,8 @@ type conn struct {
 	// pulledBy is the address that has pulled by this connection last; for the
 	// goroutine that answers.
 	pulledBy netip.Addr
+	// headNoted is when a HEAD of it was last told to the bypasses; for the same.
+	headNoted time.Time
 	// greeted is set once the first bytes are known to be TLS; for the goroutine
 	// that reads.
 	greeted bool

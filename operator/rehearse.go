@@ -32,10 +32,7 @@ func (a *API) rehearse(ctx context.Context, r *http.Request, tell Tell) (any, er
 	if err := decode(r, &req); err != nil {
 		return nil, err
 	}
-	if len(req.Images) > MaxImages {
-		return nil, invalidf("%d images are named; at most %d may be", len(req.Images), MaxImages)
-	}
-	if err := CheckPlatforms(req.Platforms); err != nil {
+	if err := checkNamed(req.Images, req.Platforms); err != nil {
 		return nil, err
 	}
 	var images []cache.RehearseImage

@@ -49,10 +49,7 @@ func (a *API) warm(ctx context.Context, r *http.Request, tell Tell) (any, error)
 	if err := decode(r, &req); err != nil {
 		return nil, err
 	}
-	if len(req.Images) > MaxImages {
-		return nil, invalidf("%d images are named; at most %d may be", len(req.Images), MaxImages)
-	}
-	if err := CheckPlatforms(req.Platforms); err != nil {
+	if err := checkNamed(req.Images, req.Platforms); err != nil {
 		return nil, err
 	}
 	images := make([]cache.WarmImage, len(req.Images))
@@ -65,6 +62,15 @@ func (a *API) warm(ctx context.Context, r *http.Request, tell Tell) (any, error)
 		Platforms: req.Platforms, Referrers: req.WithReferrers, DryRun: req.DryRun, Jobs: req.Jobs, WaitForQuota: req.WaitForQuota,
 		Tell: func(s cache.WarmState) error { return tell(warmProgress(s)) },
 	})
+}
+
+// checkNamed tells what is wrong with the images and platforms of a request, as an
+// *Error.
+func checkNamed(images []ListedImage, platforms []string) error {
+	if len(images) > MaxImages {
+		return invalidf("%d images are named; at most %d may be", len(images), MaxImages)
+	}
+	return CheckPlatforms(platforms)
 }
 
 // CheckPlatforms tells what is no platform, and is not cache.AllPlatforms, as an *Error.

@@ -40,6 +40,9 @@ type Metrics struct {
 	// Denied counts requests that were refused because of who asked, by reason
 	// (anonymous, credentials, rule, issuer, busy).
 	Denied *prometheus.CounterVec
+	// LogDropped counts log lines that were dropped because the reader of the log
+	// was too slow or gone.
+	LogDropped prometheus.Counter
 	// Limits are the limits in force, by the key below "limits" and "files".
 	Limits *prometheus.GaugeVec
 
@@ -148,6 +151,7 @@ func New(version, revision, goVersion string) *Metrics {
 		Connections:      f.gauge("connections", "Client connections."),
 		Refused:          f.counters("refused_total", "What was refused because a limit was reached.", "limit"),
 		Denied:           f.counters("denied_total", "Requests refused because of who asked.", "reason"),
+		LogDropped:       f.counter("log_lines_dropped_total", "Log lines dropped because the log's reader was too slow or gone."),
 		Limits:           f.gauges("limit", "The limits in force.", "limit"),
 
 		UpstreamRequests: f.counters("upstream_requests_total", "Requests to upstreams.", "upstream", "operation", "status"),

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"io"
 	"os"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -11,8 +13,9 @@ import (
 	"github.com/entrepot-dev/entrepot/configs"
 )
 
-// newLog makes the log that a configuration asks for, written to w, of a level that
-// may be changed. The caller need not sync it: nothing is buffered.
+// newLog makes the log that a configuration asks for, written to w, and its level,
+// which may be changed. It buffers nothing itself. Where w is an outlet, a line of
+// the log tells how many lines that has dropped.
 func newLog(cfg configs.Log, w io.Writer) (*zap.Logger, zap.AtomicLevel, error) {
 	level, err := zap.ParseAtomicLevel(cfg.Level)
 	if err != nil {
@@ -31,7 +34,20 @@ func newLog(cfg configs.Log, w io.Writer) (*zap.Logger, zap.AtomicLevel, error) 
 		e.EncodeTime = zapcore.RFC3339NanoTimeEncoder
 		encoder = zapcore.NewJSONEncoder(e)
 	}
+	if o, ok := w.(*outlet); ok {
+		o.notice = func(n int) []byte { return droppedLine(encoder.Clone(), n) }
+	}
 	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(lines{w})), level)), level, nil
+}
+
+// droppedLine makes the line that says that n lines of the log were dropped.
+func droppedLine(encoder zapcore.Encoder, n int) []byte {
+	line, err := encoder.EncodeEntry(zapcore.Entry{Level: zapcore.WarnLevel, Time: time.Now(), Message: "log lines dropped"}, []zap.Field{zap.Int("lines", n)})
+	if err != nil {
+		return nil
+	}
+	defer line.Free()
+	return bytes.Clone(line.Bytes())
 }
 
 // forPeople tells whether log lines are to be read by people rather than
@@ -47,6 +63,9 @@ func forPeople(format string, w io.Writer) bool {
 }
 
 func isTerminal(w io.Writer) bool {
+	if o, ok := w.(*outlet); ok {
+		w = o.target()
+	}
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }

@@ -18,6 +18,8 @@ type process struct {
 	environ        []string
 	stdin          io.Reader // nil is none
 	stdout, stderr io.Writer
+	// outlets are before stdout and stderr once buffer was called.
+	outlets []*outlet
 	// signals gives the signals that ask for an end, until stop is called.
 	signals func() (received <-chan os.Signal, stop func())
 	// hangups gives those that ask to read the configuration again, likewise; nil
@@ -46,6 +48,7 @@ type misuse struct{ error }
 
 // run runs the command and gives its exit code.
 func (p *process) run() int {
+	defer p.closeOutlets()
 	root := newRoot(p)
 	root.SetArgs(p.args)
 	root.SetOut(p.stdout)

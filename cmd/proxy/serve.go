@@ -38,6 +38,7 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 	if err != nil {
 		return err
 	}
+	p.buffer()
 	log, level, err := newLog(cfg.Log, p.stderr)
 	if err != nil {
 		return err
@@ -67,6 +68,7 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 	fitLimits(cfg, files, log)
 	b := buildOf(readBuildInfo())
 	m := metrics.New(b.Version, b.Revision, b.Go)
+	p.outlets[1].countTo(m.LogDropped)
 	showLimits(cfg.Limits, files, m)
 	parts, err := wire(&loaded, cfg, p.environ, b, log, m)
 	if err != nil {
@@ -91,6 +93,7 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 	}
 	if cfg.Log.Format != "json" {
 		shown.write(p.stdout)
+		p.outlets[0].flush() // it comes before the first lines of the log
 	}
 	log.Info("serving", zap.String("version", b.Version), zap.String("listen", shown.listen),
 		zap.String("admin", shown.admin), zap.String("cache_dir", cfg.Cache.Dir), zap.Bool("offline", cfg.Cache.Offline),

@@ -27,6 +27,9 @@ type Options struct {
 	Ulimit string
 	// Env are variables beside PATH and HOME, "KEY=value".
 	Env []string
+	// Output takes what the process writes to stdout and stderr, which Log then
+	// does not have. The caller closes it. Nil leaves both to Log.
+	Output *os.File
 }
 
 // writeConfig writes the configuration file of p into dir and gives its path.

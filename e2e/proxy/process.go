@@ -25,6 +25,7 @@ type Process struct {
 	config        string
 	env           []string
 	ulimit        string
+	output        *os.File // in place of log
 	log           logBuffer
 	cmd           *exec.Cmd // nil while stopped
 	ended         chan struct{}
@@ -53,7 +54,7 @@ func (p *Process) setEnv(home string, more []string) {
 // start chooses ports and launches. A port that is free now may be another's a
 // moment later.
 func (p *Process) start(dir string, o Options) (err error) {
-	p.ulimit = o.Ulimit
+	p.ulimit, p.output = o.Ulimit, o.Output
 	for tries := 1; ; tries++ {
 		if p.listen, p.admin, err = freeAddresses(); err != nil {
 			return err
@@ -77,6 +78,9 @@ func (p *Process) Launch() error {
 	cmd.Env = p.env
 	cmd.Dir = filepath.Dir(p.config)
 	cmd.Stdout, cmd.Stderr = &p.log, &p.log
+	if p.output != nil {
+		cmd.Stdout, cmd.Stderr = p.output, p.output
+	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the proxy: %w", err)
 	}

@@ -264,6 +264,12 @@ func Open(o Options) (*Cache, error) {
 		c.memory.close()
 		return nil, err
 	}
+	c.store.Foreign(func(path string) {
+		c.log.Warn("something that is no file of the cache was moved to the directory of damaged content", zap.String("path", path))
+	})
+	for _, name := range []string{"index.db", "index.backup"} {
+		c.store.KeepOwn(name)
+	}
 	var aside string
 	if c.index, aside, err = index.Open(filepath.Join(o.Dir, "index.db")); err != nil {
 		c.memory.close()

@@ -39,12 +39,14 @@ type File interface {
 // OS is the machine's file system.
 type OS struct{}
 
-// OpenFile, CreateTemp, Mkdir, Rename and Remove are those of package os.
+// OpenFile is os.OpenFile for regular files, see openRegular.
 func (OS) OpenFile(name string, flag int, mode fs.FileMode) (File, error) {
-	return file(os.OpenFile(name, flag, mode)) // #nosec G304 -- names below the cache directory are made of verified digests
+	return file(openRegular(name, flag, mode))
 }
 
-func (OS) CreateTemp(dir, pattern string) (File, error) { return file(os.CreateTemp(dir, pattern)) }
+// CreateTemp is os.CreateTemp and follows no symbolic link. Mkdir, Rename and Remove
+// are those of package os.
+func (OS) CreateTemp(dir, pattern string) (File, error) { return file(createTemp(dir, pattern)) }
 
 func (OS) Mkdir(name string, mode fs.FileMode) error { return os.Mkdir(name, mode) }
 
@@ -54,7 +56,7 @@ func (OS) Remove(name string) error { return os.Remove(name) }
 
 // SyncDir syncs the directory of that name.
 func (OS) SyncDir(name string) error {
-	f, err := os.Open(name) // #nosec G304 -- names below the cache directory are made of verified digests
+	f, err := openDir(name)
 	if err != nil {
 		return err
 	}

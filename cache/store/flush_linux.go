@@ -18,7 +18,7 @@ func flush(f File, off, n int64) {
 // SyncAll syncs all that the file system of a directory holds: bytes and names.
 // Linux 5.8 and newer tell of bytes that could not be written.
 func (OS) SyncAll(name string) error {
-	f, err := os.Open(name) // #nosec G304 -- a directory below the cache directory
+	f, err := openDir(name)
 	if err != nil {
 		return err
 	}

@@ -17,11 +17,14 @@ func flush(File, int64, int64) {}
 // SyncAll syncs all that is below a directory: this system has no way to do that at
 // once.
 func (OS) SyncAll(name string) error {
-	return filepath.WalkDir(name, func(path string, _ fs.DirEntry, err error) error {
+	return filepath.WalkDir(name, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		f, err := os.Open(path) // #nosec G304 -- below the cache directory
+		if !e.IsDir() && !e.Type().IsRegular() {
+			return nil // no file of the cache
+		}
+		f, err := openNoLinks(path, os.O_RDONLY, 0)
 		if err != nil {
 			return err
 		}

@@ -57,7 +57,7 @@ func (s *Store) Incoming(d digest.Digest) (*Incoming, error) {
 	if d == "" {
 		i.file, err = s.files.CreateTemp(filepath.Join(s.dir, ingestDir), unnamedPrefix+"*")
 	} else if err = d.Validate(); err == nil {
-		i.file, err = s.files.OpenFile(s.incoming(d), os.O_RDWR|os.O_CREATE, fileMode)
+		i.file, err = s.openToWrite(s.incoming(d), os.O_CREATE)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("take in %s: %w", d, err)
@@ -143,7 +143,7 @@ func (s *Store) OpenIncoming(d digest.Digest) (*os.File, error) {
 	if err := d.Validate(); err != nil {
 		return nil, err
 	}
-	return os.Open(s.incoming(d))
+	return s.open(s.incoming(d))
 }
 
 // RemoveIncoming drops what has been taken in of d. That it is not there is no error.
@@ -190,6 +190,7 @@ func (s *Store) Place(ds []digest.Digest, in func(d digest.Digest, change func()
 // place renames the file of d.
 func (s *Store) place(d digest.Digest) error {
 	final := s.path(d)
+	s.clearWay(final)
 	err := s.files.Rename(s.incoming(d), final)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -18,7 +18,7 @@ var ErrInUse = errors.New("in use by another entrepot")
 // kernel drops it with the process, so a crash leaves none behind. Who holds it
 // is written in it, for the sentence that the next one reads.
 func acquire(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode) // #nosec G304 -- the path is the cache directory's and our own name
+	f, err := openRegular(path, os.O_RDWR|os.O_CREATE, fileMode)
 	if err != nil {
 		return nil, fmt.Errorf("lock cache directory: %w", err)
 	}

@@ -65,7 +65,7 @@ func (s *Store) Part(d digest.Digest) (*Part, Spans, int64, error) {
 	base := filepath.Join(s.dir, ingestDir, d.Algorithm().String()+"-"+d.Encoded())
 	p := &Part{store: s, digest: d, base: base, name: base + wholeSuffix, note: base + noteSuffix}
 	var err error
-	if p.file, err = s.files.OpenFile(p.name, os.O_RDWR, fileMode); err == nil {
+	if p.file, err = s.openToWrite(p.name, 0); err == nil {
 		if p.is, err = p.file.Stat(); err != nil {
 			return nil, Spans{}, 0, errors.Join(fmt.Errorf("part of %s: %w", d, err), p.file.Close())
 		}
@@ -77,7 +77,7 @@ func (s *Store) Part(d digest.Digest) (*Part, Spans, int64, error) {
 		return nil, Spans{}, 0, fmt.Errorf("part of %s: %w", d, err)
 	}
 	p.name = base + partSuffix
-	if p.file, err = s.files.OpenFile(p.name, os.O_RDWR|os.O_CREATE, fileMode); err != nil {
+	if p.file, err = s.openToWrite(p.name, os.O_CREATE); err != nil {
 		return nil, Spans{}, 0, fmt.Errorf("part of %s: %w", d, err)
 	}
 	if p.is, err = p.file.Stat(); err != nil {
@@ -90,7 +90,7 @@ func (s *Store) Part(d digest.Digest) (*Part, Spans, int64, error) {
 // readNote gives what the note says, as far as the file can hold it. A note
 // that is missing or makes no sense says nothing.
 func (p *Part) readNote() (have Spans, size int64) {
-	f, err := os.Open(p.note)
+	f, err := p.store.open(p.note)
 	if err != nil {
 		return Spans{}, -1
 	}
@@ -133,7 +133,7 @@ type Reader interface {
 func (p *Part) Open() (Reader, error) {
 	// MarkWhole and Commit may be moving it, in this order.
 	for _, name := range []string{p.base + partSuffix, p.base + wholeSuffix} {
-		f, err := os.Open(name) // #nosec G304 -- names below the cache directory are made of verified digests
+		f, err := openRegular(name, os.O_RDONLY, 0) // what is not the part is left to its owner
 		if err == nil && p.isMine(f) {
 			return newContent(f), nil
 		}
@@ -143,7 +143,7 @@ func (p *Part) Open() (Reader, error) {
 			return nil, fmt.Errorf("read part of %s: %w", p.digest, err)
 		}
 	}
-	f, err := os.Open(p.store.path(p.digest))
+	f, err := p.store.open(p.store.path(p.digest))
 	if err != nil {
 		return nil, fmt.Errorf("read part of %s: %w", p.digest, err)
 	}

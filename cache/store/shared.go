@@ -162,7 +162,7 @@ func (s *Store) Share(d digest.Digest) (*Content, Stamp, error) {
 		return c, stamp, nil
 	}
 	drops := s.shelf.dropped()
-	f, err := os.Open(s.path(d))
+	f, err := s.open(s.path(d))
 	if err != nil {
 		return nil, Stamp{}, err
 	}

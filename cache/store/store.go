@@ -10,6 +10,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -48,6 +49,8 @@ type Store struct {
 	shelf shelf
 	// few is how many files are synced one by one: fewFiles, but in tests.
 	few int
+	// foreign is told what was moved aside; nil for nobody.
+	foreign func(path string)
 	// unsynced is set while a directory may have a name that a power cut would
 	// take, and all below it.
 	unsynced atomic.Bool
@@ -66,6 +69,16 @@ func OpenOn(files Files, dir string) (*Store, error) {
 	for _, sub := range []string{"", blobsDir, ingestDir} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), dirMode); err != nil {
 			return nil, fmt.Errorf("make cache directory: %w", err)
+		}
+	}
+	// The directory itself may be reached by a link; nothing below it may.
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open cache directory: %w", err)
+	}
+	for _, sub := range []string{blobsDir, ingestDir} {
+		if st, err := os.Lstat(filepath.Join(dir, sub)); err != nil || !st.IsDir() {
+			return nil, fmt.Errorf("%s is not a directory of the cache's own: remove it, or set cache.dir to the directory that it links to", filepath.Join(dir, sub))
 		}
 	}
 	lock, err := acquire(filepath.Join(dir, LockFile))
@@ -95,9 +108,14 @@ func (s *Store) Dir() string { return s.dir }
 
 func (s *Store) checkVersion() error {
 	path := filepath.Join(s.dir, versionFile)
-	b, err := os.ReadFile(path) // #nosec G304 -- the path is the cache directory's and our own name
+	f, err := s.open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s.writeSynced(path, []byte(formatVersion))
+	}
+	var b []byte
+	if err == nil {
+		b, err = io.ReadAll(io.LimitReader(f, 64))
+		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
 		return fmt.Errorf("read the cache directory's format: %w", err)
@@ -109,11 +127,12 @@ func (s *Store) checkVersion() error {
 	return nil
 }
 
-// Get opens the content of d and gives its file's stamp, which holds the size.
-// The error is fs.ErrNotExist where it is not stored. The caller closes the
-// file; its content stays readable when it is removed meanwhile.
+// Get opens the content of d and returns its file's stamp, which holds the size.
+// The error is fs.ErrNotExist if d is not stored; so it is if something else than a
+// regular file has its name, which is moved aside. The caller closes the file; its
+// content stays readable if it is removed meanwhile.
 func (s *Store) Get(d digest.Digest) (*os.File, Stamp, error) {
-	f, err := os.Open(s.path(d))
+	f, err := s.open(s.path(d))
 	if err != nil {
 		return nil, Stamp{}, err
 	}
@@ -125,21 +144,24 @@ func (s *Store) Get(d digest.Digest) (*os.File, Stamp, error) {
 	return f, StampOf(st), nil
 }
 
-// Has tells whether d is stored, and its size in bytes.
+// Has reports whether d is stored, and its size in bytes.
 func (s *Store) Has(d digest.Digest) (int64, bool) {
-	st, err := os.Stat(s.path(d))
-	if err != nil {
+	st, err := os.Lstat(s.path(d))
+	if err != nil || !st.Mode().IsRegular() {
 		return 0, false
 	}
 	return st.Size(), true
 }
 
-// Stamp gives the stamp of d's file. The error is fs.ErrNotExist where it is not
+// Stamp returns the stamp of d's file. The error is fs.ErrNotExist if d is not
 // stored.
 func (s *Store) Stamp(d digest.Digest) (Stamp, error) {
-	st, err := os.Stat(s.path(d))
+	st, err := os.Lstat(s.path(d))
 	if err != nil {
 		return Stamp{}, err
+	}
+	if !st.Mode().IsRegular() {
+		return Stamp{}, &errForeign{s.path(d)}
 	}
 	return StampOf(st), nil
 }
@@ -216,8 +238,9 @@ func (s *Store) Walk(fn func(d digest.Digest, size int64) error) error {
 // List gives the digests of an algorithm that begin with prefix and are stored,
 // in no particular order.
 func (s *Store) List(alg digest.Algorithm, prefix byte) ([]digest.Digest, error) {
-	dir, err := os.Open(filepath.Join(s.dir, blobsDir, alg.String(), fmt.Sprintf("%02x", prefix)))
-	if errors.Is(err, fs.ErrNotExist) {
+	path := filepath.Join(s.dir, blobsDir, alg.String(), fmt.Sprintf("%02x", prefix))
+	dir, err := openDir(path)
+	if errors.Is(err, fs.ErrNotExist) || isOtherKind(err) && s.quarantine(filepath.Join(path, "file"), false) {
 		return nil, nil
 	}
 	if err != nil {
@@ -246,6 +269,7 @@ func (s *Store) commit(f File, name string, d digest.Digest) error {
 	}
 	final := s.path(d)
 	dir := filepath.Dir(final)
+	s.clearWay(final)
 	err := s.files.Rename(name, final)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := s.makeSyncedDirs(filepath.Join(s.dir, blobsDir), dir); err != nil {

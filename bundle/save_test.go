@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -314,5 +315,79 @@ func TestSaveIsAloneWithWhatItWrites(t *testing.T) {
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 2 {
 		t.Errorf("want the two bundles and nothing else, got %v, %v", left, err)
+	}
+}
+
+// TestSaveWritesForItsOwnerAlone looks at the modes of what is written, and of what is
+// resumed: an earlier version left its partial files readable to everybody.
+func TestSaveWritesForItsOwnerAlone(t *testing.T) {
+	w := newWorld(t)
+	w.pullLarge()
+	p := w.plan(Choice{All: true})
+	dir := t.TempDir()
+	check := func(when string) {
+		t.Helper()
+		files := 0
+		err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+			if err != nil || path == dir {
+				return err
+			}
+			files++
+			info, err := e.Info()
+			if err == nil && info.Mode().Perm()&0o077 != 0 {
+				t.Errorf("%s: %s has mode %v", when, path, info.Mode())
+			}
+			return err
+		})
+		if err != nil || files < 3 {
+			t.Fatalf("%s: %d files, %v", when, files, err)
+		}
+	}
+	old := syscall.Umask(0)
+	defer syscall.Umask(old)
+	volumes := w.saving(filepath.Join(dir, "volumes.tar"), p)
+	volumes.Volume = MinVolume
+	saves := []Save{w.saving(filepath.Join(dir, "bundle.tar"), p), w.saving(filepath.Join(dir, "layout")+"/", p), volumes}
+	for _, s := range saves {
+		if _, err := cutAfter(s, MinVolume+9000).Write(t.Context(), p); !errors.Is(err, errCut) {
+			t.Fatal(err)
+		}
+	}
+	check("partial")
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || path == dir {
+			return err
+		}
+		mode := fs.FileMode(0o644)
+		if e.IsDir() {
+			mode = 0o755
+		}
+		return os.Chmod(path, mode)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range saves {
+		if saved := mustSave(t, s, p); saved.Resumed == 0 {
+			t.Errorf("%s was not resumed", s.Path)
+		}
+	}
+	check("complete")
+}
+
+func TestSaveFollowsNoLink(t *testing.T) {
+	w := newWorld(t)
+	_, _, p := sample(w)
+	victim := filepath.Join(t.TempDir(), "victim")
+	if err := os.WriteFile(victim, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "bundle.tar")
+	if err := os.Symlink(victim, path+partialSuffix); err != nil {
+		t.Fatal(err)
+	}
+	_, err := w.saving(path, p).Write(t.Context(), p)
+	if b := readFile(t, victim); string(b) != "mine" {
+		t.Errorf("the link was followed (%v): %d bytes", err, len(b))
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -20,8 +21,9 @@ import (
 // maxVolumes is how many volumes a bundle may have: their numbers have three digits.
 const maxVolumes = 999
 
-// fileMode is that of what is written: it is to be carried away, and holds no secret.
-const fileMode fs.FileMode = 0o644
+// fileMode is the mode of the files of a bundle. They may hold private images, so that
+// only their owner can read them.
+const fileMode fs.FileMode = 0o600
 
 // tarDraft is a tar that is being written, in one file or in volumes.
 type tarDraft struct {
@@ -268,7 +270,7 @@ func (t *tarDraft) open() error {
 	if in == 0 {
 		flags |= os.O_TRUNC
 	}
-	file, err := os.OpenFile(t.name(n)+partialSuffix, flags, fileMode) // #nosec G302 G304 -- the operator names it, and it is to be carried away
+	file, err := openPrivate(t.name(n)+partialSuffix, flags)
 	if err != nil {
 		return err
 	}
@@ -306,6 +308,7 @@ func (t *tarDraft) commit() (Saved, error) {
 	s := Saved{Size: size}
 	var sums strings.Builder
 	for n := range names {
+		makePrivate(names[n], fileMode)
 		s.Paths = append(s.Paths, t.name(n))
 		if t.volume > 0 {
 			if t.sums[n] == "" {
@@ -345,9 +348,30 @@ func sumOf(name string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
+// openPrivate opens a file of a bundle that is being written. It follows no symbolic
+// link.
+func openPrivate(name string, flags int) (*os.File, error) {
+	makePrivate(name, fileMode)
+	return os.OpenFile(name, flags|syscall.O_NOFOLLOW, fileMode) // #nosec G304 -- the operator names it
+}
+
+// makePrivate takes a file or directory from other users, to whom an earlier version
+// left it. A file system without modes, as on a memory stick, refuses that; the bundle
+// is written all the same.
+func makePrivate(name string, mode fs.FileMode) {
+	if st, err := os.Lstat(name); err == nil && (st.Mode().IsRegular() || st.IsDir()) && st.Mode().Perm() != mode {
+		_ = os.Chmod(name, mode)
+	}
+}
+
 // replaceFile writes a small file, all or nothing.
 func replaceFile(name, content string) error {
-	if err := os.WriteFile(name+partialSuffix, []byte(content), fileMode); err != nil { // #nosec G306 -- it is to be carried away
+	f, err := openPrivate(name+partialSuffix, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(f, content)
+	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(name+partialSuffix, name)

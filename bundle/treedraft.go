@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// dirMode is that of the directories of a bundle.
-const dirMode fs.FileMode = 0o755
+// dirMode is the mode of the directories of a bundle, as fileMode is of its files.
+const dirMode fs.FileMode = 0o700
 
 // treeDraft is a directory that is being written.
 type treeDraft struct {
@@ -31,7 +31,10 @@ func newTreeDraft(path string) (*treeDraft, error) {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
-	return &treeDraft{path: path, dir: path + partialSuffix}, nil
+	t := &treeDraft{path: path, dir: path + partialSuffix}
+	makePrivate(t.dir, dirMode)
+	makePrivate(t.name(BlobsDir), dirMode)
+	return t, nil
 }
 
 func (t *treeDraft) contents() *Contents {
@@ -133,10 +136,10 @@ func (t *treeDraft) write(file File, b []byte) (n int, err error) {
 }
 
 func (t *treeDraft) create(name string) (*os.File, error) {
-	if err := os.MkdirAll(filepath.Dir(t.name(name)), dirMode); err != nil { // #nosec G301 -- it is to be carried away
+	if err := os.MkdirAll(filepath.Dir(t.name(name)), dirMode); err != nil {
 		return nil, err
 	}
-	return os.OpenFile(t.name(name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, fileMode) // #nosec G302 G304 -- the operator names it, and it is to be carried away
+	return openPrivate(t.name(name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
 }
 
 // finish closes a file that is written in full; an empty one is made here.
@@ -166,12 +169,14 @@ func (t *treeDraft) commit() (Saved, error) {
 	dirs := map[string]bool{}
 	for _, file := range t.files.List {
 		s.Size += file.Size
+		makePrivate(t.name(file.Name), fileMode)
 		if err := syncFile(t.name(file.Name)); err != nil {
 			return s, err
 		}
 		dirs[filepath.Dir(t.name(file.Name))] = true
 	}
 	for dir := range dirs {
+		makePrivate(dir, dirMode)
 		if err := syncFile(dir); err != nil {
 			return s, err
 		}

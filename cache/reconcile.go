@@ -55,11 +55,11 @@ func (c *Cache) reconcile() {
 	}
 }
 
-// indexLost is told that the index was found damaged while it was used.
-func (c *Cache) indexLost(aside string) {
+// indexLost starts to restore an index that was found damaged in use.
+func (c *Cache) indexLost(aside string, cause error) {
 	c.losses.Add(1)
-	c.log.Error("the index was found damaged and has been set aside; it is made again from its backup and from what is stored",
-		zap.String("file", aside))
+	c.log.Error("index damaged; quarantined, restoring from its backup and from the cached content",
+		zap.String("quarantined", aside), zap.Error(cause))
 	c.goOn(c.reconcile)
 }
 

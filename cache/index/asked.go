@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"go.etcd.io/bbolt"
 )
 
 // What clients have asked for is kept for AskedFor, of maxAsked references at most:
@@ -93,7 +92,7 @@ func readAsked(key, value []byte) (Asked, bool) {
 // longer ago than AskedFor before now are dropped.
 func (ix *Index) AddAsked(list []Asked, now time.Time) error {
 	for chunk := range slices.Chunk(list, askedChunk) {
-		err := ix.update(func(tx *bbolt.Tx) error {
+		err := ix.update(func(tx *tx) error {
 			b := tx.Bucket(askedBucket)
 			for _, a := range chunk {
 				if err := addAsked(b, &a, now); err != nil {
@@ -118,7 +117,7 @@ func (ix *Index) AddAsked(list []Asked, now time.Time) error {
 	return ix.trimAsked(now, maxAsked)
 }
 
-func addAsked(b *bbolt.Bucket, a *Asked, now time.Time) error {
+func addAsked(b *bucket, a *Asked, now time.Time) error {
 	key := a.key()
 	r := askedRecord{Last: a.Last.Unix()}
 	days := a.Days
@@ -164,7 +163,7 @@ func (ix *Index) trimAsked(now time.Time, most int) error {
 		drop++
 	}
 	for chunk := range slices.Chunk(all[:drop], askedChunk) {
-		err := ix.update(func(tx *bbolt.Tx) error {
+		err := ix.update(func(tx *tx) error {
 			b := tx.Bucket(askedBucket)
 			for _, a := range chunk {
 				if err := b.Delete(a.key); err != nil {

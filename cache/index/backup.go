@@ -13,8 +13,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-
-	"go.etcd.io/bbolt"
 )
 
 // The backup is a file beside the index that holds what no look at the tree can
@@ -49,30 +47,46 @@ var wholeKey = []byte("whole")
 
 // Whole tells whether all is here that the backup held: not in an index that has
 // been begun anew, until Restore has run to its end.
-func (ix *Index) Whole() bool { return ix.whole.Load() }
+func (ix *Index) Whole() bool {
+	d := ix.db.Load()
+	select {
+	case <-d.dead:
+		return false
+	default:
+		return d.whole.Load()
+	}
+}
 
 func backupPath(index string) string { return strings.TrimSuffix(index, ".db") + ".backup" }
 
-// Restore brings back from the backup what is not known otherwise by now, and
-// gives how many entries that were. It is for an index that is not Whole, which
-// is used meanwhile. A backup that is not there is no error; of one that is
-// damaged all is brought back that stands before the damage.
+// Restore brings back what a lost index held: from the file that was quarantined, as far as
+// that is intact, then from the backup what is still missing. It returns how many entries that
+// were. Call it for an index that isn't Whole; the index may be used meanwhile, and what was
+// learned since stays. A missing backup is no error; of a damaged one all is brought back that
+// precedes the damage. If the index is lost again meanwhile, that is the error, and Restore is
+// to be called again.
 func (ix *Index) Restore() (restored int, err error) {
-	f, err := os.Open(ix.backup)
-	if err == nil {
+	d := ix.db.Load()
+	restored, err = ix.salvage(d)
+	f, failed := os.Open(ix.backup)
+	if failed == nil {
 		defer f.Close()
-		restored, err = ix.restore(f)
+		var more int
+		more, failed = d.restore(f)
+		restored += more
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
+	if failed != nil && !errors.Is(failed, fs.ErrNotExist) {
+		err = errors.Join(err, fmt.Errorf("restore the index from %s: %w", ix.backup, failed))
 	}
-	if err != nil {
-		err = fmt.Errorf("restore the index from %s: %w", ix.backup, err)
-	}
-	done := ix.update(func(tx *bbolt.Tx) error { return tx.Bucket(metaBucket).Put(wholeKey, []byte{1}) })
+	done := d.write(func(tx *tx) error {
+		return errors.Join(tx.Bucket(metaBucket).Put(wholeKey, []byte{1}), tx.Bucket(metaBucket).Delete(asideKey))
+	}, true)
 	if done == nil {
-		ix.whole.Store(true)
+		d.whole.Store(true)
 		ix.backupSoon()
+	}
+	if errors.Is(done, errDamaged) {
+		done = errors.Join(done, ix.replace(d))
 	}
 	return restored, errors.Join(err, done)
 }
@@ -84,7 +98,8 @@ type entry struct {
 
 var errBackup = errors.New("the backup is damaged")
 
-func (ix *Index) restore(f io.Reader) (restored int, err error) {
+// restore brings back the entries of a backup that are missing.
+func (d *db) restore(f io.Reader) (restored int, err error) {
 	r := bufio.NewReader(f)
 	magic := make([]byte, len(backupMagic))
 	if _, err := io.ReadFull(r, magic); err != nil || string(magic) != backupMagic {
@@ -97,7 +112,7 @@ func (ix *Index) restore(f io.Reader) (restored int, err error) {
 	in := bufio.NewReader(gz)
 	var chunk []entry
 	flush := func() error {
-		n, err := ix.putMissing(chunk)
+		n, err := d.putMissing(chunk)
 		restored += n
 		chunk = chunk[:0]
 		return err
@@ -153,11 +168,11 @@ func readEntry(in *bufio.Reader) (e entry, end bool, err error) {
 }
 
 // putMissing puts what is not there.
-func (ix *Index) putMissing(list []entry) (put int, err error) {
+func (d *db) putMissing(list []entry) (put int, err error) {
 	if len(list) == 0 {
 		return 0, nil
 	}
-	err = ix.update(func(tx *bbolt.Tx) error {
+	err = d.write(func(tx *tx) error {
 		put = 0
 		for _, e := range list {
 			bucket := tx.Bucket(backedUp[e.bucket])
@@ -177,7 +192,7 @@ func (ix *Index) putMissing(list []entry) (put int, err error) {
 			put++
 		}
 		return nil
-	})
+	}, true)
 	return put, err
 }
 
@@ -284,7 +299,7 @@ func (ix *Index) chunks(bucket []byte, n int, fn func(key, value []byte) bool, b
 func (ix *Index) chunksOf(bucket, prefix []byte, n int, fn func(key, value []byte) bool, between func() error) error {
 	next := prefix
 	for more := true; more; {
-		err := ix.walk(func(tx *bbolt.Tx) error {
+		err := ix.walk(func(tx *tx) error {
 			c := tx.Bucket(bucket).Cursor()
 			key, value := c.Seek(next)
 			for i := 0; key != nil && bytes.HasPrefix(key, prefix) && i < n; i++ {

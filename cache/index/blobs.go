@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"go.etcd.io/bbolt"
 
 	"github.com/entrepot-dev/entrepot/cache/store"
 )
@@ -131,7 +130,7 @@ func (ix *Index) Blob(d digest.Digest) (Blob, bool) {
 	}
 	var b Blob
 	ok := false
-	err := ix.view(func(tx *bbolt.Tx) error {
+	err := ix.view(func(tx *tx) error {
 		b, ok = decodeBlob(tx.Bucket(blobsBucket).Get(key))
 		return nil
 	})
@@ -182,7 +181,7 @@ func (ix *Index) DropBlobs(ds ...digest.Digest) error {
 		delete(ix.used, string(blobKey(d)))
 	}
 	ix.mu.Unlock()
-	return ix.batch(func(tx *bbolt.Tx) error {
+	return ix.batch(func(tx *tx) error {
 		for _, d := range ds {
 			if key := blobKey(d); key != nil {
 				if err := ix.setBlob(tx, key, nil); err != nil {

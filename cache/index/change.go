@@ -8,7 +8,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
-	"go.etcd.io/bbolt"
 )
 
 // Change is what is put into the index together, all or nothing, by one sync of
@@ -59,7 +58,7 @@ func (ix *Index) Put(changes ...Change) error {
 			w.note(c)
 		}
 	}
-	return ix.batch(func(tx *bbolt.Tx) error {
+	return ix.batch(func(tx *tx) error {
 		for i, c := range changes {
 			if err := ix.apply(tx, c, touched[i]); err != nil {
 				return err
@@ -71,7 +70,7 @@ func (ix *Index) Put(changes ...Change) error {
 
 // apply puts c. touched is the record of its tag before, where that is not written
 // yet.
-func (ix *Index) apply(tx *bbolt.Tx, c Change, touched *Tag) error {
+func (ix *Index) apply(tx *tx, c Change, touched *Tag) error {
 	if c.Tag != "" {
 		if err := ix.putTag(tx, join(c.Upstream, c.Repository, c.Tag), c, touched); err != nil {
 			return err
@@ -100,7 +99,7 @@ func (ix *Index) apply(tx *bbolt.Tx, c Change, touched *Tag) error {
 }
 
 // putLink puts a link, unless it is there already.
-func putLink(b *bbolt.Bucket, key []byte, l Link) error {
+func putLink(b *bucket, key []byte, l Link) error {
 	j, err := json.Marshal(l)
 	if err != nil || bytes.Equal(b.Get(key), j) {
 		return err
@@ -109,7 +108,7 @@ func putLink(b *bbolt.Bucket, key []byte, l Link) error {
 }
 
 // addReferrers adds those of more that are not in the list at key.
-func addReferrers(tx *bbolt.Tx, key []byte, more List) error {
+func addReferrers(tx *tx, key []byte, more List) error {
 	b, l := tx.Bucket(listsBucket), List{}
 	if j := b.Get(key); j == nil || json.Unmarshal(j, &l) != nil {
 		l = List{Checked: more.Checked}
@@ -128,7 +127,7 @@ func addReferrers(tx *bbolt.Tx, key []byte, more List) error {
 
 // putTag puts the record of a tag, and observes it. touched is the record before,
 // where that is not written yet.
-func (ix *Index) putTag(tx *bbolt.Tx, tag []byte, c Change, touched *Tag) error {
+func (ix *Index) putTag(tx *tx, tag []byte, c Change, touched *Tag) error {
 	b := tx.Bucket(tagsBucket)
 	was := readTag(b, tag)
 	if touched != nil {
@@ -142,13 +141,13 @@ func (ix *Index) putTag(tx *bbolt.Tx, tag []byte, c Change, touched *Tag) error 
 		return err
 	}
 	if from != "" && c.Moved != nil {
-		tx.OnCommit(func() { c.Moved(from) })
+		tx.onCommit(func() { c.Moved(from) })
 	}
 	return putJSON(b, tag, c.Record)
 }
 
 // readTag gives the record of a tag that is written, or the zero Tag.
-func readTag(b *bbolt.Bucket, tag []byte) (t Tag) {
+func readTag(b *bucket, tag []byte) (t Tag) {
 	if j := b.Get(tag); j == nil || json.Unmarshal(j, &t) != nil {
 		return Tag{}
 	}

@@ -57,7 +57,7 @@ func TestNoDamageEndsTheProcess(t *testing.T) {
 			t.Fatalf("%d, %s: %v", i, what, err)
 		}
 		lost := make(chan string, 10)
-		ix.Lost(func(aside string) { lost <- aside })
+		ix.Lost(func(aside string, _ error) { lost <- aside })
 		if got, ok := ix.Tag("docker.io", "library/nginx", "latest"); ok && got.Digest != one.Digest {
 			t.Errorf("%d, %s: a tag is known as %+v", i, what, got)
 		}
@@ -108,14 +108,14 @@ func TestFileThatIsCutShortIsFoundAtTheStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := checkLength(path); err != nil {
+	if err := checkFile(path); err != nil {
 		t.Errorf("of a file that is whole: %v", err)
 	}
 	if err := os.Truncate(path, st.Size()/3); err != nil {
 		t.Fatal(err)
 	}
 	// Before anything of it is mapped.
-	if err := checkLength(path); !errors.Is(err, errDamaged) {
+	if err := checkFile(path); !errors.Is(err, errDamaged) {
 		t.Errorf("of a file that was cut short: %v, want %v", err, errDamaged)
 	}
 	ix, aside, err := Open(path)

@@ -6,7 +6,6 @@ import (
 	"sync"
 
 	"github.com/opencontainers/go-digest"
-	"go.etcd.io/bbolt"
 )
 
 // dropChunk is how many entries go in one transaction, so that no writer waits long.
@@ -19,7 +18,7 @@ func (ix *Index) DropLinks(upstream, repo string, ds []digest.Digest, w *Watch) 
 	ix.backupSoon()
 	for some := range slices.Chunk(ds, dropChunk) {
 		var gone []digest.Digest
-		err := ix.update(func(tx *bbolt.Tx) error {
+		err := ix.update(func(tx *tx) error {
 			gone = gone[:0]
 			b := tx.Bucket(linksBucket)
 			for _, d := range some {
@@ -73,7 +72,7 @@ func (ix *Index) Lists(upstream, repo string) ([]ListName, error) {
 // nil, has seen that something was put since it began.
 func (ix *Index) DropLists(list []ListName, w *Watch) error {
 	for some := range slices.Chunk(list, dropChunk) {
-		err := ix.update(func(tx *bbolt.Tx) error {
+		err := ix.update(func(tx *tx) error {
 			for _, l := range some {
 				if w != nil && w.Linked(digest.Digest(l.Of)) {
 					continue

@@ -149,7 +149,7 @@ func TestATagIsDroppedUnlessItWasPutMeanwhile(t *testing.T) {
 func TestAWatchBeginsAfterWhatIsBeingPut(t *testing.T) {
 	ix := opened(t, filepath.Join(t.TempDir(), "index.db"))
 	defer closed(t, ix)
-	tx, err := ix.db.Load().Begin(true) // as a large Put holds it
+	tx, err := ix.db.Load().bolt.Begin(true) // as a large Put holds it
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -96,11 +96,12 @@ const flushEvery = 5 * time.Second
 // Index is an open index file. All methods are safe for concurrent use.
 type Index struct {
 	path string
-	db   atomic.Pointer[bbolt.DB] // replaced where it is found damaged
-	// broken holds the file that was found damaged.
-	broken chan *bbolt.DB
-	lost   func(aside string)
-	stop   chan struct{}
+	db   atomic.Pointer[db] // replaced when it is found damaged, or by a smaller copy
+	// broken holds the file that a reader has found damaged.
+	broken    chan *db
+	replacing sync.Mutex // held while db is replaced
+	lost      func(aside string, cause error)
+	stop      chan struct{}
 	// loops are the goroutines that Close waits for.
 	loops sync.WaitGroup
 	wake  chan struct{} // holds one token while there is something to flush
@@ -115,7 +116,6 @@ type Index struct {
 
 	backup  string        // the path of the backup
 	changed chan struct{} // holds one token while the backup is behind
-	whole   atomic.Bool   // what the backup held is here
 
 	mu      sync.Mutex
 	touched map[string]Tag       // confirmed again, not yet on disk
@@ -124,33 +124,25 @@ type Index struct {
 	askedTrimmed time.Time
 }
 
-// Open opens the index file at path, or begins one. A file that is damaged is
-// moved aside, to a name that aside gives (empty if there was no damage), and a
-// new one begun. Close ends its goroutine and writes what is still to write.
+// Open opens the index file at path, or begins one. A damaged file is quarantined under the
+// name that aside gives (empty if there was no damage), and a new one begun. The caller
+// calls Close.
 func Open(path string) (ix *Index, aside string, err error) {
-	db, err := open(path)
+	d, t, err := open(path, "")
 	if damaged(err) {
 		if aside, err = setAside(path); err != nil {
 			return nil, "", err
 		}
-		db, err = open(path)
+		d, t, err = open(path, aside)
 	}
 	if err != nil {
 		return nil, aside, fmt.Errorf("open index %s: %w", path, err)
 	}
-	ix = &Index{path: path, broken: make(chan *bbolt.DB, 1), stop: make(chan struct{}), wake: make(chan struct{}, 1), touched: map[string]Tag{}, used: map[string]time.Time{},
+	ix = &Index{path: path, broken: make(chan *db, 1), stop: make(chan struct{}), wake: make(chan struct{}, 1), touched: map[string]Tag{}, used: map[string]time.Time{},
 		backup: backupPath(path), changed: make(chan struct{}, 1)}
-	ix.db.Store(db)
-	err = db.View(func(tx *bbolt.Tx) error {
-		t, _ := readTotals(tx)
-		ix.blobs.Store(t.blobs)
-		ix.bytes.Store(t.bytes)
-		ix.whole.Store(tx.Bucket(metaBucket).Get(wholeKey) != nil)
-		return nil
-	})
-	if err != nil {
-		return nil, aside, errors.Join(fmt.Errorf("open index %s: %w", path, err), db.Close())
-	}
+	ix.db.Store(d)
+	ix.blobs.Store(t.blobs)
+	ix.bytes.Store(t.bytes)
 	// What a crash has left of a backup that was being written.
 	if left, err := filepath.Glob(ix.backup + "-*"); err == nil {
 		for _, name := range left {
@@ -163,38 +155,96 @@ func Open(path string) (ix *Index, aside string, err error) {
 	return ix, aside, nil
 }
 
-func open(path string) (db *bbolt.DB, err error) {
-	if err := checkLength(path); err != nil {
-		return nil, err
+// open opens the file at path, or begins one as the successor of aside, the name of a file
+// that was quarantined.
+func open(path, aside string) (d *db, t totals, err error) {
+	if err := checkFile(path); err != nil {
+		return nil, t, err
 	}
 	err = guarded(func() error {
-		db, err = begin(path)
+		d, t, err = begin(path, aside)
 		return err
 	})
-	return db, err
+	return d, t, err
 }
 
-func begin(path string) (*bbolt.DB, error) {
+// buckets are all there are. A file that has one has all: add no other without a new name
+// for the file or a rule for those that lack it.
+var buckets = [][]byte{tagsBucket, linksBucket, listsBucket, blobsBucket, metaBucket, askedBucket, ledgerBucket, pinsBucket}
+
+func begin(path, aside string) (d *db, t totals, err error) {
 	// The list of free pages is in the file: to find them by a walk over all
 	// others would make the start longer with every blob.
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType})
+	bolt, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoStatistics: true})
 	if err != nil {
-		return nil, err
+		return nil, t, err
 	}
-	// Writers that come together share one sync; none waits long for company.
-	db.MaxBatchDelay = 2 * time.Millisecond
-	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, b := range [][]byte{tagsBucket, linksBucket, listsBucket, blobsBucket, metaBucket, askedBucket, ledgerBucket, pinsBucket} {
-			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
+	f, err := formatOf(bolt)
+	if err == nil && f.fresh {
+		if err = create(bolt, aside); err == nil {
+			f, err = formatOf(bolt)
+		}
+	}
+	if err != nil {
+		return nil, t, errors.Join(err, bolt.Close())
+	}
+	d = start(bolt, f.sealed, f.last)
+	d.whole.Store(f.whole)
+	return d, f.totals, nil
+}
+
+// format is what an index file says of itself.
+type format struct {
+	fresh  bool // nothing is in it
+	sealed bool // see db
+	whole  bool
+	totals totals
+	last   int64 // the transaction that was committed last
+}
+
+// formatOf reads the format of a file. The totals, which are in each, tell whether its values
+// are sealed.
+func formatOf(bolt *bbolt.DB) (f format, err error) {
+	err = bolt.View(func(b *bbolt.Tx) error {
+		t := newTx(&db{}, b, false)
+		f.last = int64(t.id)
+		if first, _ := b.Cursor().First(); first == nil {
+			f.fresh = true
+			return nil
+		}
+		t.checkPath(t.root, metaBucket)
+		bucket := b.Bucket(metaBucket)
+		if bucket == nil {
+			return damage("no bucket %q", metaBucket)
+		}
+		t.d.sealed = len(bucket.Get(totalsKey)) != totalsLen
+		f.sealed = t.d.sealed
+		for _, name := range buckets {
+			t.Bucket(name)
+		}
+		f.totals, _ = readTotals(t)
+		f.whole = t.Bucket(metaBucket).Get(wholeKey) != nil
+		return nil
+	})
+	return f, err
+}
+
+// create makes the buckets of a new file.
+func create(bolt *bbolt.DB, aside string) error {
+	return bolt.Update(func(b *bbolt.Tx) error {
+		for _, name := range buckets {
+			if _, err := b.CreateBucket(name); err != nil {
 				return err
 			}
 		}
-		return countTotals(tx)
+		put := func(key, value []byte) error {
+			return b.Bucket(metaBucket).Put(key, sealed(metaBucket, key, value))
+		}
+		if err := put(totalsKey, totals{}.encode()); err != nil || aside == "" {
+			return err
+		}
+		return put(asideKey, []byte(filepath.Base(aside)))
 	})
-	if err != nil {
-		return nil, errors.Join(err, db.Close())
-	}
-	return db, nil
 }
 
 // Close writes what is still to write, the backup included, and closes the
@@ -208,7 +258,17 @@ func (ix *Index) Close() error {
 		err = errors.Join(err, ix.writeBackup())
 	default:
 	}
-	return errors.Join(err, guarded(ix.db.Load().Close))
+	d := ix.db.Load()
+	select {
+	case <-d.dead:
+		// The next start must not find the file that this one holds a lock on.
+		if failed := ix.replace(d); failed != nil {
+			return errors.Join(err, failed)
+		}
+		d = ix.db.Load()
+	default:
+	}
+	return errors.Join(err, d.close())
 }
 
 func (ix *Index) flushLoop() {
@@ -242,7 +302,7 @@ func (ix *Index) flush() error {
 	if len(pending) > 0 {
 		ix.backupSoon()
 	}
-	err := ix.update(func(tx *bbolt.Tx) error {
+	err := ix.update(func(tx *tx) error {
 		b := tx.Bucket(tagsBucket)
 		for key, t := range pending {
 			// A tag that was put or dropped since it was touched stays so.
@@ -335,7 +395,7 @@ func (ix *Index) DropTags(upstream, repo string, tags []string, w *Watch) (dropp
 		}
 		ix.mu.Unlock()
 		gone := 0
-		err := ix.batch(func(tx *bbolt.Tx) error {
+		err := ix.batch(func(tx *tx) error {
 			b := tx.Bucket(tagsBucket)
 			gone = 0
 			for _, tag := range some {
@@ -367,7 +427,7 @@ func (ix *Index) DropTags(upstream, repo string, tags []string, w *Watch) (dropp
 func (ix *Index) TagNames(upstream, repo string) ([]string, error) {
 	var names []string
 	prefix := join(upstream, repo, "")
-	err := ix.view(func(tx *bbolt.Tx) error {
+	err := ix.view(func(tx *tx) error {
 		c := tx.Bucket(tagsBucket).Cursor()
 		for key, _ := c.Seek(prefix); bytes.HasPrefix(key, prefix); key, _ = c.Next() {
 			names = append(names, string(key[len(prefix):]))
@@ -405,7 +465,7 @@ func (ix *Index) PutList(kind, upstream, repo, of string, l List) error {
 // Repositories lists what is known, as "upstream/repository", sorted.
 func (ix *Index) Repositories() ([]string, error) {
 	var names []string
-	err := ix.view(func(tx *bbolt.Tx) error {
+	err := ix.view(func(tx *tx) error {
 		for _, bucket := range [][]byte{tagsBucket, linksBucket} {
 			c := tx.Bucket(bucket).Cursor()
 			for key, _ := c.First(); key != nil; {
@@ -446,7 +506,7 @@ func join(parts ...string) []byte {
 
 func (ix *Index) get(bucket, key []byte, v any) bool {
 	ok := false
-	err := ix.view(func(tx *bbolt.Tx) error {
+	err := ix.view(func(tx *tx) error {
 		ok = decode(tx.Bucket(bucket).Get(key), v)
 		return nil
 	})
@@ -457,10 +517,10 @@ func (ix *Index) get(bucket, key []byte, v any) bool {
 func decode(b []byte, v any) bool { return b != nil && json.Unmarshal(b, v) == nil }
 
 func (ix *Index) put(bucket, key []byte, v any) error {
-	return ix.batch(func(tx *bbolt.Tx) error { return putJSON(tx.Bucket(bucket), key, v) })
+	return ix.batch(func(tx *tx) error { return putJSON(tx.Bucket(bucket), key, v) })
 }
 
-func putJSON(b *bbolt.Bucket, key []byte, v any) error {
+func putJSON(b *bucket, key []byte, v any) error {
 	j, err := json.Marshal(v)
 	if err != nil {
 		return err

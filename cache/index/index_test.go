@@ -215,7 +215,7 @@ func TestFlushThatFailsBringsNoOldTagBack(t *testing.T) {
 	// JSON can not hold this one: the flush fails.
 	ix.Touch("up", "repo", "broken", Tag{Checked: time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)})
 
-	writer, err := ix.db.Load().Begin(true) // both wait for it
+	writer, err := ix.db.Load().bolt.Begin(true) // both wait for it
 	if err != nil {
 		t.Fatal(err)
 	}

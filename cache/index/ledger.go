@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"go.etcd.io/bbolt"
 )
 
 // The ledger holds what tags stood for, and when. It grows with their moves, and
@@ -77,7 +76,7 @@ func readObservation(tagLen int, key, value []byte) (Observation, observed, bool
 
 // lastOf gives the key of the last observation of a tag that cursor finds, and what it
 // says; nil for none.
-func lastOf(c *bbolt.Cursor, tag []byte) (key []byte, o Observation) {
+func lastOf(c *cursor, tag []byte) (key []byte, o Observation) {
 	key, _ = c.Seek(append(bytes.Clone(tag), separator[0]+1))
 	var value []byte
 	if key == nil {
@@ -97,7 +96,7 @@ func lastOf(c *bbolt.Cursor, tag []byte) (key []byte, o Observation) {
 // observe notes that a tag, whose record has been was, stands for d from at on; an
 // empty d says that it does not exist. It gives what the tag has stood for before,
 // where that was something else.
-func (ix *Index) observe(tx *bbolt.Tx, tag []byte, was Tag, d digest.Digest, how Seen, at time.Time) (from digest.Digest, err error) {
+func (ix *Index) observe(tx *tx, tag []byte, was Tag, d digest.Digest, how Seen, at time.Time) (from digest.Digest, err error) {
 	b := tx.Bucket(ledgerBucket)
 	key, last := lastOf(b.Cursor(), tag)
 	switch {
@@ -155,7 +154,7 @@ func (ix *Index) observe(tx *bbolt.Tx, tag []byte, was Tag, d digest.Digest, how
 }
 
 // bound drops the first observations of a tag that has too many.
-func bound(tx *bbolt.Tx, b *bbolt.Bucket, tag []byte) error {
+func bound(tx *tx, b *bucket, tag []byte) error {
 	var keys [][]byte
 	prefix := append(bytes.Clone(tag), separator...)
 	c := b.Cursor()
@@ -168,7 +167,7 @@ func bound(tx *bbolt.Tx, b *bbolt.Bucket, tag []byte) error {
 	return dropObservations(tx, keys[:len(keys)-maxOfTag])
 }
 
-func dropObservations(tx *bbolt.Tx, keys [][]byte) error {
+func dropObservations(tx *tx, keys [][]byte) error {
 	b, n := tx.Bucket(ledgerBucket), 0
 	for _, key := range keys {
 		if b.Get(key) == nil {
@@ -183,12 +182,12 @@ func dropObservations(tx *bbolt.Tx, keys [][]byte) error {
 }
 
 // countObservations adds n to the number of observations that is written.
-func countObservations(tx *bbolt.Tx, n int) error {
+func countObservations(tx *tx, n int) error {
 	now := readObservationCount(tx) + n
 	return tx.Bucket(metaBucket).Put(observationsKey, binary.BigEndian.AppendUint64(nil, uint64(max(0, now)))) // #nosec G115 -- not negative
 }
 
-func readObservationCount(tx *bbolt.Tx) int {
+func readObservationCount(tx *tx) int {
 	v := tx.Bucket(metaBucket).Get(observationsKey)
 	if len(v) != 8 {
 		return 0
@@ -197,7 +196,7 @@ func readObservationCount(tx *bbolt.Tx) int {
 }
 
 // endObservation writes down until when the tag was seen, whose record goes.
-func endObservation(tx *bbolt.Tx, tag []byte, was Tag) error {
+func endObservation(tx *tx, tag []byte, was Tag) error {
 	b := tx.Bucket(ledgerBucket)
 	key, last := lastOf(b.Cursor(), tag)
 	if key == nil || !last.Last.IsZero() || last.Digest == "" || was.Digest != last.Digest {
@@ -218,14 +217,14 @@ func (ix *Index) ObserveAbsent(upstream, repo, tag string, at time.Time) error {
 	}
 	was, _ := ix.Tag(upstream, repo, tag)
 	ix.backupSoon()
-	return ix.batch(func(tx *bbolt.Tx) error {
+	return ix.batch(func(tx *tx) error {
 		_, err := ix.observe(tx, join(upstream, repo, tag), was, "", SeenRevalidation, at)
 		return err
 	})
 }
 
 // observations gives those of a tag, in order, as they are written.
-func observations(c *bbolt.Cursor, tag []byte) (list []Observation) {
+func observations(c *cursor, tag []byte) (list []Observation) {
 	prefix := append(bytes.Clone(tag), separator...)
 	for key, value := c.Seek(prefix); bytes.HasPrefix(key, prefix); key, value = c.Next() {
 		if o, _, ok := readObservation(len(tag), key, value); ok {
@@ -240,7 +239,7 @@ func observations(c *bbolt.Cursor, tag []byte) (list []Observation) {
 // confirmed.
 func (ix *Index) History(upstream, repo, tag string) []Observation {
 	var list []Observation
-	_ = ix.view(func(tx *bbolt.Tx) error { // what can not be read is not known
+	_ = ix.view(func(tx *tx) error { // what can not be read is not known
 		list = observations(tx.Bucket(ledgerBucket).Cursor(), join(upstream, repo, tag))
 		return nil
 	})
@@ -320,7 +319,7 @@ func (ix *Index) Histories(upstream, repo string, fn func(upstream, repo, tag st
 // trim drops the observations that ended first where there are more than most.
 func (ix *Index) trim(most int) error {
 	n := 0
-	err := ix.view(func(tx *bbolt.Tx) error {
+	err := ix.view(func(tx *tx) error {
 		n = readObservationCount(tx)
 		return nil
 	})
@@ -365,7 +364,7 @@ func (ix *Index) trim(most int) error {
 		for _, e := range some {
 			keys = append(keys, e.key)
 		}
-		if err := ix.update(func(tx *bbolt.Tx) error { return dropObservations(tx, keys) }); err != nil {
+		if err := ix.update(func(tx *tx) error { return dropObservations(tx, keys) }); err != nil {
 			return err
 		}
 	}

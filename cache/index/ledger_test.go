@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"go.etcd.io/bbolt"
 )
 
 func at(seconds int64) time.Time { return time.Unix(seconds, 0) }
@@ -44,8 +43,8 @@ func wantHistory(t *testing.T, ix *Index, want ...Observation) {
 // count gives the number of observations that is written, and that there are.
 func count(t *testing.T, ix *Index) (written, there int) {
 	t.Helper()
-	err := ix.view(func(tx *bbolt.Tx) error {
-		written, there = readObservationCount(tx), tx.Bucket(ledgerBucket).Stats().KeyN
+	err := ix.view(func(tx *tx) error {
+		written, there = readObservationCount(tx), tx.Bucket(ledgerBucket).KeyN()
 		return nil
 	})
 	if err != nil {
@@ -159,7 +158,7 @@ func TestLedgerIsBoundedForATagAndForAll(t *testing.T) {
 	ix := opened(t, filepath.Join(t.TempDir(), "index.db"))
 	defer closed(t, ix)
 	const moves = maxOfTag + 20
-	err := ix.update(func(tx *bbolt.Tx) error {
+	err := ix.update(func(tx *tx) error {
 		for i := range int64(moves) {
 			c := Change{Upstream: "docker.io", Repository: "library/nginx", Tag: "latest", Record: record(fmt.Sprint(i), 100+i)}
 			if err := ix.putTag(tx, join(c.Upstream, c.Repository, c.Tag), c, nil); err != nil {
@@ -190,7 +189,7 @@ func TestLedgerIsBoundedForATagAndForAll(t *testing.T) {
 	if last := list[len(list)-1]; last.Digest != digest.FromString(fmt.Sprint(moves-1)) {
 		t.Errorf("the last is %+v", last)
 	}
-	err = ix.view(func(tx *bbolt.Tx) error {
+	err = ix.view(func(tx *tx) error {
 		if key, _ := lastOf(tx.Bucket(ledgerBucket).Cursor(), join("docker.io", "library/steady", "1")); key == nil {
 			t.Error("what a tag still stands for has been trimmed")
 		}

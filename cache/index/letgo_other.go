@@ -2,7 +2,5 @@
 
 package index
 
-import "go.etcd.io/bbolt"
-
 // letGo does something on Linux only.
-func letGo(*bbolt.Tx) {}
+func letGo(*tx) {}

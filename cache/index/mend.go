@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/opencontainers/go-digest"
-	"go.etcd.io/bbolt"
 )
 
 // Mend makes the records of the digests that begin with prefix agree with what
@@ -28,7 +27,7 @@ func (ix *Index) Mend(alg digest.Algorithm, prefix byte, stored []digest.Digest,
 		return 0, 0, nil
 	}
 	var differ [][]byte
-	err = ix.walk(func(tx *bbolt.Tx) error {
+	err = ix.walk(func(tx *tx) error {
 		c := tx.Bucket(blobsBucket).Cursor()
 		key, v := c.Seek(begin)
 		for bytes.HasPrefix(key, begin[:2]) {
@@ -49,7 +48,7 @@ func (ix *Index) Mend(alg digest.Algorithm, prefix byte, stored []digest.Digest,
 	if err != nil || len(differ) == 0 {
 		return 0, 0, err
 	}
-	err = ix.update(func(tx *bbolt.Tx) error {
+	err = ix.update(func(tx *tx) error {
 		added, dropped = 0, 0
 		for _, key := range differ {
 			b, there := look(blobDigest(key))

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"go.etcd.io/bbolt"
 )
 
 // MaxPins is how many images can be pinned.
@@ -27,9 +26,9 @@ type Pin struct {
 func (ix *Index) PutPin(upstream, repo, ref string, p Pin) error {
 	key := join(upstream, repo, ref)
 	ix.backupSoon()
-	return ix.update(func(tx *bbolt.Tx) error {
+	return ix.update(func(tx *tx) error {
 		b := tx.Bucket(pinsBucket)
-		if b.Get(key) == nil && b.Stats().KeyN >= MaxPins {
+		if b.Get(key) == nil && b.KeyN() >= MaxPins {
 			return ErrTooManyPins
 		}
 		return putJSON(b, key, p)
@@ -40,7 +39,7 @@ func (ix *Index) PutPin(upstream, repo, ref string, p Pin) error {
 func (ix *Index) MovePin(upstream, repo, ref string, to digest.Digest) error {
 	key := join(upstream, repo, ref)
 	ix.backupSoon()
-	return ix.batch(func(tx *bbolt.Tx) error {
+	return ix.batch(func(tx *tx) error {
 		var p Pin
 		b := tx.Bucket(pinsBucket)
 		if !decode(b.Get(key), &p) {
@@ -55,7 +54,7 @@ func (ix *Index) MovePin(upstream, repo, ref string, to digest.Digest) error {
 func (ix *Index) DropPin(upstream, repo, ref string) (dropped bool, err error) {
 	key := join(upstream, repo, ref)
 	ix.backupSoon()
-	err = ix.batch(func(tx *bbolt.Tx) error {
+	err = ix.batch(func(tx *tx) error {
 		b := tx.Bucket(pinsBucket)
 		dropped = b.Get(key) != nil
 		return b.Delete(key)

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"go.etcd.io/bbolt"
 )
 
 // Scrub is how far the pass over all stored content has come.
@@ -47,7 +46,7 @@ type Holder struct {
 func (ix *Index) Holders(d digest.Digest, most int) []Holder {
 	var list []Holder
 	suffix := append([]byte{0}, d.String()...)
-	_ = ix.view(func(tx *bbolt.Tx) error { // what can not be read is no holder
+	_ = ix.view(func(tx *tx) error { // what can not be read is no holder
 		c := tx.Bucket(linksBucket).Cursor()
 		for key, v := c.First(); key != nil && len(list) < most; key, v = c.Next() {
 			parts := bytes.SplitN(key, separator, 3)

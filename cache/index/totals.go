@@ -2,8 +2,6 @@ package index
 
 import (
 	"encoding/binary"
-
-	"go.etcd.io/bbolt"
 )
 
 // totals are how many blobs there are records of, and their bytes. They are
@@ -12,38 +10,27 @@ type totals struct{ blobs, bytes int64 }
 
 var totalsKey = []byte("blobs")
 
+// totalsLen is the length of totals that are written.
+const totalsLen = 16
+
 // readTotals gives what is written; false where nothing is.
-func readTotals(tx *bbolt.Tx) (totals, bool) {
+func readTotals(tx *tx) (totals, bool) {
 	v := tx.Bucket(metaBucket).Get(totalsKey)
-	if len(v) != 16 {
+	if len(v) != totalsLen {
 		return totals{}, false
 	}
 	return totals{int64(binary.BigEndian.Uint64(v)), int64(binary.BigEndian.Uint64(v[8:]))}, true
 }
 
-func writeTotals(tx *bbolt.Tx, t totals) error {
+func (t totals) encode() []byte {
 	v := binary.BigEndian.AppendUint64(nil, uint64(t.blobs))
-	return tx.Bucket(metaBucket).Put(totalsKey, binary.BigEndian.AppendUint64(v, uint64(t.bytes)))
+	return binary.BigEndian.AppendUint64(v, uint64(t.bytes))
 }
 
-// countTotals writes the totals of an index that has none.
-func countTotals(tx *bbolt.Tx) error {
-	if _, ok := readTotals(tx); ok {
-		return nil
-	}
-	var t totals
-	c := tx.Bucket(blobsBucket).Cursor()
-	for key, v := c.First(); key != nil; key, v = c.Next() {
-		if b, ok := decodeBlob(v); ok {
-			t.blobs++
-			t.bytes += b.Stamp.Size
-		}
-	}
-	return writeTotals(tx, t)
-}
+func writeTotals(tx *tx, t totals) error { return tx.Bucket(metaBucket).Put(totalsKey, t.encode()) }
 
 // setBlob puts a record, or deletes it where b is nil, and counts that.
-func (ix *Index) setBlob(tx *bbolt.Tx, key []byte, b *Blob) error {
+func (ix *Index) setBlob(tx *tx, key []byte, b *Blob) error {
 	var change totals
 	bucket := tx.Bucket(blobsBucket)
 	if old, ok := decodeBlob(bucket.Get(key)); ok {
@@ -66,7 +53,7 @@ func (ix *Index) setBlob(tx *bbolt.Tx, key []byte, b *Blob) error {
 	}
 	// What several transactions add up to does not depend on whose turn is
 	// first.
-	tx.OnCommit(func() {
+	tx.onCommit(func() {
 		ix.blobs.Add(change.blobs)
 		ix.bytes.Add(change.bytes)
 		if ix.counted != nil {

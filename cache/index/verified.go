@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"go.etcd.io/bbolt"
 
 	"github.com/entrepot-dev/entrepot/cache/store"
 )
@@ -17,7 +16,7 @@ func (ix *Index) Verified(d digest.Digest, stamp store.Stamp, now time.Time) err
 	if key == nil {
 		return nil
 	}
-	return ix.batch(func(tx *bbolt.Tx) error {
+	return ix.batch(func(tx *tx) error {
 		bucket := tx.Bucket(blobsBucket)
 		b, ok := decodeBlob(bucket.Get(key))
 		if !ok {

@@ -1,12 +1,10 @@
 package index
 
-import "go.etcd.io/bbolt"
-
 // walk is view for what looks at much of the file. Those pages are let go of after,
 // for they would count as this process's memory as long as it runs: the page cache
 // has them, and gives them back to the next reader.
-func (ix *Index) walk(fn func(*bbolt.Tx) error) error {
-	return ix.view(func(tx *bbolt.Tx) error {
+func (ix *Index) walk(fn func(*tx) error) error {
+	return ix.view(func(tx *tx) error {
 		err := fn(tx)
 		letGo(tx)
 		return err

@@ -17,14 +17,20 @@ import (
 //     its answer is shown to the operator and to no page.
 //   - A name of the other site that resolves to this machine (DNS rebinding), for
 //     its page then counts as this listener's own. With named set the Host must be
-//     an address, localhost or one of names. Where operators have to log in it need
-//     not be: a browser shows what it knows for one name to no other.
+//     an address, localhost or one of names. It need not be if everything needs a
+//     login: a browser shows what it knows for one name to no other.
 //
 // Clients that are no browsers send neither header.
 type browsers struct {
 	next  http.Handler
 	named bool
 	names []string
+}
+
+// before gives what checks requests before next answers them.
+func (b browsers) before(next http.Handler) http.Handler {
+	b.next = next
+	return b
 }
 
 func (b browsers) ServeHTTP(w http.ResponseWriter, r *http.Request) {

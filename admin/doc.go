@@ -1,6 +1,10 @@
-// Package admin is the operator's listener: metrics, health and profiles, on an
-// address that clients need not reach. It knows nothing of the parts that it tells
-// about but the functions that it is given. What it serves is for the operator only:
-// the address that it listens on is its protection, or the guard that it is given;
-// and pages of other sites can not make an operator's browser ask it (browsers).
+// Package admin is the operator's listener: metrics, health, profiles and the
+// operator's API, on an address of its own. It knows nothing of the parts behind it
+// but the functions that it is given.
+//
+// Everything but health and metrics is for the operator, and the address alone proves
+// nothing: every process of the machine reaches loopback. A guard asks for credentials.
+// Token is the one that always exists: Entrepot writes it to a private file at its
+// start, and its commands read it from there. Pages of other sites cannot make an
+// operator's browser send requests (browsers).
 package admin

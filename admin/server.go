@@ -34,11 +34,17 @@ type Options struct {
 	Degraded func() string
 	// API answers below /api/; nil leaves that out.
 	API http.Handler
-	// Guard lets through who may ask for more than /healthz and /readyz, which
-	// everybody may who reaches the listener; nil lets everybody.
+	// Guard wraps a handler and refuses requests without proof that they come from
+	// an operator. It guards everything but /healthz and /readyz; nil guards nothing.
 	Guard func(http.Handler) http.Handler
-	// Hosts are names by which browsers may ask, beside addresses and localhost.
-	// They count where Guard is nil.
+	// OpenMetrics leaves /metrics without Guard. Browsers must then name the listener
+	// as in Hosts.
+	OpenMetrics bool
+	// TokenFile is the path of the file with the token that Guard takes. Refused
+	// requests from this machine learn it. Empty if there is none.
+	TokenFile string
+	// Hosts are names of the listener, beside addresses and localhost. They count if
+	// Guard is nil or OpenMetrics is set.
 	Hosts []string
 	// TLS, where set, makes the listener speak https.
 	TLS *tls.Config
@@ -69,10 +75,11 @@ func New(o Options) *Server {
 		log = zap.NewNop()
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.InstrumentMetricHandler(o.Metrics.Registry, promhttp.HandlerFor(o.Metrics.Registry, promhttp.HandlerOpts{
+	scrape := promhttp.InstrumentMetricHandler(o.Metrics.Registry, promhttp.HandlerFor(o.Metrics.Registry, promhttp.HandlerOpts{
 		EnableOpenMetrics:   true,
 		MaxRequestsInFlight: 4,
-	})))
+	}))
+	mux.Handle("GET /metrics", scrape)
 	mux.Handle("GET /healthz", newProbe("alive", o.Alive, nil))
 	mux.Handle("GET /readyz", newProbe("ready", o.Ready, o.Degraded))
 	if o.API != nil {
@@ -94,10 +101,16 @@ func New(o Options) *Server {
 	}
 	var inner http.Handler = mux
 	if o.Guard != nil {
-		inner = o.Guard(mux)
+		inner = naming(o.TokenFile, o.Guard, mux)
+	}
+	own := browsers{names: o.Hosts, named: o.Guard == nil || o.OpenMetrics}
+	guarded := own.before(inner)
+	scraped := guarded
+	if o.OpenMetrics {
+		scraped = own.before(scrape)
 	}
 	return &Server{tls: o.TLS, http: &http.Server{
-		Handler: protected(mux, browsers{next: inner, named: o.Guard == nil, names: o.Hosts}),
+		Handler: routed(mux, scraped, guarded),
 		// No limit on the answer: a profile is written for as long as it was
 		// asked for.
 		ReadHeaderTimeout: 10 * time.Second,
@@ -107,11 +120,13 @@ func New(o Options) *Server {
 	}}
 }
 
-// protected leaves health open, which supervisors ask without credentials and by any
-// name, and has all else answered by guarded, also what is not there.
-func protected(health, guarded http.Handler) http.Handler {
+// routed sends requests for health, which supervisors ask without credentials and by
+// any name, to health, scrapes to metrics, and everything else to guarded, unknown
+// paths too.
+func routed(health, metrics, guarded http.Handler) http.Handler {
 	open := http.NewServeMux()
 	open.Handle("/", guarded)
+	open.Handle("GET /metrics", metrics)
 	open.Handle("GET /healthz", health)
 	open.Handle("GET /readyz", health)
 	return open

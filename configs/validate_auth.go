@@ -3,7 +3,6 @@ package configs
 import (
 	"encoding/hex"
 	"fmt"
-	"net"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -128,7 +127,7 @@ func (l *loader) checkServerTLS(key string, t ServerTLS) {
 	}
 }
 
-// checkAdmin reports an admin listener that everybody could use.
+// checkAdmin reports what is wrong with the settings of the admin listener.
 func (l *loader) checkAdmin(a Admin) {
 	l.checkTokens("admin.auth.tokens", a.Auth.Tokens)
 	l.checkServerTLS("admin.tls", a.TLS)
@@ -137,27 +136,10 @@ func (l *loader) checkAdmin(a Admin) {
 			l.reportKey(fmt.Sprintf("admin.hosts[%d]", i), "%q is no name of a host; write one such as cache.example.com, in small letters and without a port", name)
 		}
 	}
-	if l.placeOf("admin.listen").line == lineFlag {
-		// Commands that ask it have the flag, too. Serving asks Exposed.
-		return
-	}
-	if why := a.Exposed(); why != "" {
-		l.reportKey("admin.listen", "%s", why)
-	}
 }
 
-// Exposed says why the listener must not be opened: other machines reach it, and
-// nothing guards it. Empty is that it may.
-func (a Admin) Exposed() string {
-	host, _, err := net.SplitHostPort(a.Listen)
-	if a.Listen == AdminOff || err != nil || isLoopback(host) || a.IsGuarded() {
-		return ""
-	}
-	return fmt.Sprintf("%q is reached from other machines, and shows profiles and what is cached to whoever asks; "+
-		"set admin.auth (token_file, tokens or htpasswd) or admin.tls.client_ca, or listen on 127.0.0.1", a.Listen)
-}
-
-// IsGuarded tells whether operators have to say who they are.
+// IsGuarded tells whether operators have credentials of their own, beside the token
+// that Entrepot makes at its start. /metrics then asks for them too.
 func (a Admin) IsGuarded() bool {
 	return a.Auth.Htpasswd != "" || len(a.Auth.Tokens) > 0 || a.Auth.TokenFile != "" || a.TLS.ClientCA != ""
 }

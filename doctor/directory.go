@@ -90,7 +90,7 @@ func (d Directory) held(info fs.FileInfo, running *operator.Process) Finding {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		owner = int(st.Uid)
 	}
-	f := Finding{Status: OK, Seen: fmt.Sprintf("%s belongs to %s", d.Cache.Dir, userName(owner))}
+	f := Finding{Status: OK, Seen: fmt.Sprintf("%s belongs to %s", d.Cache.Dir, UserName(owner))}
 	switch {
 	case running != nil && running.Degraded != "":
 		f.Status, f.Advice = Failure, "mend the disk; what is cached is served meanwhile, and nothing new is kept"
@@ -98,7 +98,7 @@ func (d Directory) held(info fs.FileInfo, running *operator.Process) Finding {
 		return f
 	case running != nil:
 		f.Seen += fmt.Sprintf(", is held by the running entrepot (process %d of %s), and holds %d blobs in %s",
-			running.PID, userName(running.UID), running.Blobs, units.BytesSize(float64(running.Bytes)))
+			running.PID, UserName(running.UID), running.Blobs, units.BytesSize(float64(running.Bytes)))
 		return f
 	}
 	if holder := d.holder(); holder != 0 {
@@ -127,8 +127,8 @@ func (d Directory) holder() int {
 	return pid
 }
 
-// userName names a user for people.
-func userName(uid int) string {
+// UserName names a user for people.
+func UserName(uid int) string {
 	id := strconv.Itoa(uid)
 	if u, err := user.LookupId(id); err == nil {
 		return u.Username

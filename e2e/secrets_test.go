@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/entrepot-dev/entrepot/admin"
 	"github.com/entrepot-dev/entrepot/e2e/hub"
 	"github.com/entrepot-dev/entrepot/e2e/image"
 	"github.com/entrepot-dev/entrepot/e2e/proxy"
@@ -86,12 +87,15 @@ func TestNoSecretIsTold(t *testing.T) {
 	}
 	p.WaitIdle(t)
 	for _, page := range []string{"/", "/metrics", "/readyz", "/healthz", "/debug/pprof/cmdline", "/debug/pprof/goroutine?debug=2", "/debug/pprof/heap?debug=1", "/api/v1/explain?reference=file.test/alice/app:1.0"} {
-		res, err := http.Get(p.AdminURL() + page)
+		res, err := p.AdminClient().Get(p.AdminURL() + page)
 		if err != nil {
 			t.Fatal(err)
 		}
 		b, _ := io.ReadAll(res.Body)
 		res.Body.Close()
+		if res.StatusCode != http.StatusOK {
+			t.Errorf("%s: %s", page, res.Status)
+		}
 		tell(page, string(b))
 	}
 	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID()))
@@ -125,10 +129,16 @@ func TestNoSecretIsTold(t *testing.T) {
 	} {
 		run("config check of "+strings.ReplaceAll(wrong, "%s", "a secret"), "config", "check", file(fmt.Sprint(i, ".yml"), fmt.Sprintf(wrong, secretOf("mistaken"))))
 	}
+	token, err := admin.ReadToken(p.AdminTokenFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	run("ls", "ls", "--config", args[len(args)-1])
+	run("doctor", "doctor", "--config", args[len(args)-1])
 	p.Stop(t)
 	tell("the log", p.Log())
 
-	for _, secret := range []string{"s3cr3t-", hubs["identity.test"].RefreshToken("alice"), base64.StdEncoding.EncodeToString([]byte("alice:" + secretOf("docker"))), "Bearer ey", "Signature="} {
+	for _, secret := range []string{"s3cr3t-", token.Secret, hubs["identity.test"].RefreshToken("alice"), base64.StdEncoding.EncodeToString([]byte("alice:" + secretOf("docker"))), "Bearer ey", "Signature="} {
 		all := told.String()
 		for at := strings.Index(all, secret); at >= 0; {
 			page := all[strings.LastIndex(all[:at], "\n=== ")+1:]

@@ -200,7 +200,7 @@ func (e exercise) json() []byte {
 
 // curl is an exercise for people.
 func (e exercise) curl() string {
-	words := "curl -s"
+	words := "curl -s -H @/var/lib/entrepot/admin.token"
 	if e.method != http.MethodGet {
 		words += " -X " + e.method
 	}

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -14,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/entrepot-dev/entrepot/access"
+	"github.com/entrepot-dev/entrepot/admin"
 	"github.com/entrepot-dev/entrepot/configs"
 	"github.com/entrepot-dev/entrepot/metrics"
 )
@@ -54,26 +54,21 @@ func newGuard(cfg *configs.Config, log *zap.Logger, m *metrics.Metrics) (*access
 	return g, nil
 }
 
-// newAdminGuard makes what says who may use the admin listener; nil is everybody
-// who reaches it.
-func newAdminGuard(a configs.Admin, log *zap.Logger) (*access.Guard, error) {
-	if why := a.Exposed(); why != "" {
-		return nil, errors.New("admin.listen: " + why)
-	}
-	if !a.IsGuarded() {
-		return nil, nil
-	}
+// newAdminGuard makes the guard of the admin listener: it takes the token that this
+// process has made for itself, and what admin.auth and admin.tls.client_ca name. The
+// caller closes it.
+func newAdminGuard(a configs.Admin, own admin.Token, log *zap.Logger) (*access.Guard, error) {
 	o := access.Options{
 		Htpasswd: a.Auth.Htpasswd, Tokens: tokens(a.Auth.Tokens), Certificates: a.TLS.ClientCA != "",
 		Realm: "Entrepot operators", Log: log,
 	}
+	o.Tokens = append(o.Tokens, hashed("operator", own.Secret))
 	if a.Auth.TokenFile != "" {
 		token, err := readToken(a.Auth.TokenFile)
 		if err != nil {
 			return nil, err
 		}
-		sum := sha256.Sum256([]byte(token))
-		o.Tokens = append(o.Tokens, access.Token{Name: "operator", SHA256: hex.EncodeToString(sum[:])})
+		o.Tokens = append(o.Tokens, hashed("operator", token))
 	}
 	g, err := access.New(o)
 	if err != nil {
@@ -82,15 +77,42 @@ func newAdminGuard(a configs.Admin, log *zap.Logger) (*access.Guard, error) {
 	return g, nil
 }
 
-// operators makes the admin listener's guard and TLS; each is nil where there is
-// none.
-func operators(a configs.Admin, log *zap.Logger) (*access.Guard, *tls.Config, error) {
-	secure, err := listenerTLS("admin.tls", a.TLS, log)
-	if err != nil {
-		return nil, nil, err
+// hashed gives a token as guards take it.
+func hashed(name, secret string) access.Token {
+	sum := sha256.Sum256([]byte(secret))
+	return access.Token{Name: name, SHA256: hex.EncodeToString(sum[:])}
+}
+
+// adminListener is the admin listener before it serves.
+type adminListener struct {
+	net.Listener
+	guard *access.Guard
+	tls   *tls.Config
+	token admin.Token
+}
+
+// newAdminListener makes the guard and the token of an open listener. The caller closes
+// the guard.
+func newAdminListener(ln net.Listener, a configs.Admin, log *zap.Logger) (*adminListener, error) {
+	l := &adminListener{Listener: ln, token: admin.NewToken(ln.Addr().String())}
+	var err error
+	if l.tls, err = listenerTLS("admin.tls", a.TLS, log); err != nil {
+		return nil, err
 	}
-	g, err := newAdminGuard(a, log)
-	return g, secure, err
+	l.guard, err = newAdminGuard(a, l.token, log)
+	return l, err
+}
+
+// options are what the server of the listener needs of it. This process must hold the
+// cache directory, because the token is written there.
+func (l *adminListener) options(cfg *configs.Config, log *zap.Logger) admin.Options {
+	o := admin.Options{Guard: l.guard.Handler, OpenMetrics: !cfg.Admin.IsGuarded(), Hosts: cfg.Admin.Hosts, TLS: l.tls, Log: log}
+	var err error
+	if o.TokenFile, err = l.token.Write(admin.TokenPlaces(absolute(cfg.Cache.Dir), l.token.Listener, os.Getenv)); err != nil {
+		log.Warn("no place for the admin token file, so the commands of this program cannot use the running one: give it a directory of its own (XDG_RUNTIME_DIR), or set admin.auth.token_file",
+			zap.Error(err))
+	}
+	return o
 }
 
 // warnOpen says that strangers can pull here, where they can.

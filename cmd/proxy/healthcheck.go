@@ -111,7 +111,7 @@ func ask(ctx context.Context, a configs.Admin, path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	resp, err := o.RoundTrip(req)
+	resp, err := o.transport.RoundTrip(req) // health needs no token
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return "", fmt.Errorf("no entrepot listens at %s: start it, or name its admin.listen (--admin-listen, ENTREPOT_ADMIN_LISTEN): %w", reachable(listen), err)
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -17,8 +18,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/entrepot-dev/entrepot/admin"
 	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/configs"
+	"github.com/entrepot-dev/entrepot/doctor"
 	"github.com/entrepot-dev/entrepot/metrics"
 	"github.com/entrepot-dev/entrepot/operator"
 )
@@ -159,9 +162,13 @@ func isNamed(cmd *cobra.Command) bool {
 // errNotRunning says that no proxy with these settings answers.
 var errNotRunning = errors.New("no entrepot runs with these settings")
 
+// errNoToken says that the running proxy's token cannot be used.
+var errNoToken = errors.New("cannot use the entrepot")
+
 // connectRunning uses the API of a running proxy: the one at the configured address,
 // if it has the configured cache directory, or if its address was named or its
-// directory was not.
+// directory was not. The proxy's token file proves that this user may use it. The caller
+// calls end when o is done.
 func (p *process) connectRunning(o *operation, named bool) (end func() error, err error) {
 	if o.cfg.Admin.Listen == configs.AdminOff {
 		if named {
@@ -176,17 +183,25 @@ func (p *process) connectRunning(o *operation, named bool) (end func() error, er
 	o.Client = &operator.Client{HTTP: &http.Client{Transport: listener}, Base: listener.url("")}
 	ctx, cancel := context.WithTimeout(o.ctx, askTimeout)
 	defer cancel()
+	at, dir := reachable(o.cfg.Admin.Listen), absolute(o.cfg.Cache.Dir)
 	var s operator.Status
-	err = o.Get(ctx, "status", nil, &s)
+	place, err := listener.authenticate(ctx, o.cfg.Admin, named)
+	if err == nil {
+		err = o.Get(ctx, "status", nil, &s)
+	}
+	anyDir := named || o.cfg.Cache.HasDefaultDir()
 	switch {
-	case err == nil && !named && s.CacheDir != absolute(o.cfg.Cache.Dir) && !o.cfg.Cache.HasDefaultDir():
-		err = fmt.Errorf("%w: the one at %s has its cache in %s, and not in %s", errNotRunning, reachable(o.cfg.Admin.Listen), s.CacheDir, o.cfg.Cache.Dir)
+	case err == nil && !anyDir && s.CacheDir != dir:
+		err = fmt.Errorf("%w: the one at %s has its cache in %s, and not in %s", errNotRunning, at, s.CacheDir, o.cfg.Cache.Dir)
+	case errors.Is(err, errNoToken) && !anyDir && filepath.Dir(place) != dir:
+		err = fmt.Errorf("%w: the one at %s has another cache directory than %s: %w", errNotRunning, at, o.cfg.Cache.Dir, err)
+	case errors.Is(err, errNoToken): // it says all
 	case errors.Is(err, syscall.ECONNREFUSED):
-		err = fmt.Errorf("%w: none listens at %s: start it, or name its admin.listen (--admin-listen, ENTREPOT_ADMIN_LISTEN)", errNotRunning, reachable(o.cfg.Admin.Listen))
+		err = fmt.Errorf("%w: none listens at %s: start it, or name its admin.listen (--admin-listen, ENTREPOT_ADMIN_LISTEN)", errNotRunning, at)
 	case !named && isStranger(err):
-		err = fmt.Errorf("%w: what listens at %s is none: %w", errNotRunning, reachable(o.cfg.Admin.Listen), unwrapURL(err))
+		err = fmt.Errorf("%w: what listens at %s is none: %w", errNotRunning, at, unwrapURL(err))
 	case err != nil:
-		err = fmt.Errorf("ask the entrepot at %s: %w", reachable(o.cfg.Admin.Listen), unwrapURL(err))
+		err = fmt.Errorf("ask the entrepot at %s: %w", at, unwrapURL(err))
 	}
 	if err != nil {
 		listener.transport.CloseIdleConnections()
@@ -295,25 +310,19 @@ func (ln *pipeListener) Close() error {
 func (ln *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
 
 // operatorListener is the admin listener that the same settings would open, as seen
-// by the program's commands. Its transport is the caller's to close.
+// by the program's commands. The caller closes the transport's connections.
 type operatorListener struct {
+	// listen is the address that is dialled.
 	listen, scheme string
-	token          string // empty where none is to be shown
+	token          string // empty until authenticate has found it
 	transport      *http.Transport
 }
 
 func newOperatorListener(a configs.Admin) (*operatorListener, error) {
+	o := &operatorListener{listen: a.Listen, scheme: "http"}
 	// No proxy from the environment: it would be asked for this machine's own
 	// address.
-	o := &operatorListener{listen: a.Listen, scheme: "http", transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialSelf(ctx, a.Listen) },
-	}}
-	if a.Auth.TokenFile != "" {
-		var err error
-		if o.token, err = readToken(a.Auth.TokenFile); err != nil {
-			return nil, err
-		}
-	}
+	o.transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialSelf(ctx, o.listen) }}
 	if a.TLS.Cert != "" {
 		var err error
 		if o.transport.TLSClientConfig, err = onlyCertificate("admin.tls", a.TLS); err != nil {
@@ -322,6 +331,74 @@ func newOperatorListener(a configs.Admin) (*operatorListener, error) {
 		o.scheme = "https"
 	}
 	return o, nil
+}
+
+// authenticate finds the token that the listener takes: that of admin.auth.token_file,
+// else the one in the file that the listener names. place is the path of that file, if
+// there is one. Where the listener asks for nothing, there is no token and no error.
+// An error is errNoToken if the file cannot be used, with the reason and the remedy.
+//
+// The listener may be an impostor: any user can open its port while Entrepot does not
+// run. So an address that nobody named on the command line gets only a token that was
+// made for it: Entrepot held the address when it made the token, and takes a new one
+// at each start.
+func (o *operatorListener) authenticate(ctx context.Context, a configs.Admin, named bool) (place string, err error) {
+	if a.Auth.TokenFile != "" {
+		o.token, err = readToken(a.Auth.TokenFile)
+		return "", err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, o.url(operator.Prefix+"status"), nil)
+	if err != nil {
+		return "", err
+	}
+	req.Close = true // a later request must not take this connection, which may lead elsewhere
+	resp, err := o.transport.RoundTrip(req)
+	if err != nil {
+		return "", err
+	}
+	_ = resp.Body.Close() // nothing of it is needed
+	place = resp.Header.Get(admin.TokenHeader)
+	if resp.StatusCode != http.StatusUnauthorized {
+		return "", nil
+	}
+	at := reachable(o.listen)
+	if place == "" {
+		return "", fmt.Errorf("%w at %s: it names no token file on this machine; run this command where it runs (docker exec, kubectl exec), or give both the same admin.auth.token_file", errNoToken, at)
+	}
+	token, err := admin.ReadToken(place)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return place, fmt.Errorf("%w at %s: this user may not read its token file %s; run this command as %s", errNoToken, at, place, usersOf(place))
+	case errors.Is(err, fs.ErrNotExist):
+		return place, fmt.Errorf("%w at %s: its token file %s is not on this machine; run this command where it runs (docker exec, kubectl exec), or give both the same admin.auth.token_file", errNoToken, at, place)
+	case err != nil:
+		return place, fmt.Errorf("%w at %s: its token file: %w; restart entrepot, which makes a new one", errNoToken, at, err)
+	case !named && !isPort(token.Listener, o.listen):
+		return place, fmt.Errorf("%w at %s: %s is the token file of the one at %s; name that address by --admin-listen", errNoToken, at, place, token.Listener)
+	case !named:
+		o.listen = token.Listener
+	}
+	o.token = token.Secret
+	return place, nil
+}
+
+// isPort tells whether two addresses have the same port.
+func isPort(a, b string) bool {
+	_, one, err := net.SplitHostPort(a)
+	_, other, also := net.SplitHostPort(b)
+	return err == nil && also == nil && one == other
+}
+
+// usersOf says which users may read a file in a private directory.
+func usersOf(path string) string {
+	for _, p := range []string{path, filepath.Dir(path)} {
+		if info, err := os.Stat(p); err == nil {
+			if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 {
+				return fmt.Sprintf("the user that it runs as (%s) or as root", doctor.UserName(int(st.Uid)))
+			}
+		}
+	}
+	return "the user that it runs as, or as root"
 }
 
 // onlyCertificate takes the certificate of c, which the settings at key name, and no

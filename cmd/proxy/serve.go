@@ -50,18 +50,18 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 	signals, stop := p.signals()
 	defer stop()
 
-	adminGuard, adminTLS, err := operators(cfg.Admin, log)
-	if err != nil {
-		return err
-	}
-	if adminGuard != nil {
-		defer adminGuard.Close()
-	}
 	// The listeners first: that a port is taken is the likeliest trouble, and
 	// a second start of the same program is to hear of it.
 	frontLn, adminLn, err := openListeners(cfg)
 	if err != nil {
 		return err
+	}
+	var operators *adminListener
+	if adminLn != nil {
+		if operators, err = newAdminListener(adminLn, cfg.Admin, log); err != nil {
+			return errors.Join(err, closeListeners(frontLn, adminLn))
+		}
+		defer operators.guard.Close()
 	}
 	loaded := *cfg
 	files := openFiles()
@@ -83,20 +83,19 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 		timeout: cfg.ShutdownTimeout, log: log,
 	}
 	shown := banner{version: b.Version, cfg: cfg, listen: frontLn.Addr().String()}
-	if adminLn != nil {
-		o := admin.Options{Metrics: m, Ready: s.ready, Degraded: parts.cache.Degraded, API: parts.operator(cfg, p.configFile(cmd), load), Hosts: cfg.Admin.Hosts, TLS: adminTLS, Log: log}
-		if adminGuard != nil {
-			o.Guard = adminGuard.Handler
-		}
+	tokenFile := ""
+	if operators != nil {
+		o := operators.options(cfg, log)
+		o.Metrics, o.Ready, o.Degraded, o.API = m, s.ready, parts.cache.Degraded, parts.operator(cfg, p.configFile(cmd), load)
 		s.admin, s.adminLn = admin.New(o), adminLn
-		shown.admin = adminLn.Addr().String()
+		shown.admin, tokenFile = adminLn.Addr().String(), o.TokenFile
 	}
 	if cfg.Log.Format != "json" {
 		shown.write(p.stdout)
 		p.outlets[0].flush() // it comes before the first lines of the log
 	}
 	log.Info("serving", zap.String("version", b.Version), zap.String("listen", shown.listen),
-		zap.String("admin", shown.admin), zap.String("cache_dir", cfg.Cache.Dir), zap.Bool("offline", cfg.Cache.Offline),
+		zap.String("admin", shown.admin), zap.String("admin_token_file", tokenFile), zap.String("cache_dir", cfg.Cache.Dir), zap.Bool("offline", cfg.Cache.Offline),
 		zap.Int("upstreams", len(cfg.Upstreams)))
 	warnOf(cfg, log)
 	warnOpen(cfg, parts.guard.Anonymous(), frontLn.Addr(), log)

@@ -72,7 +72,7 @@ func TestCurlAsksTheAdminAPIAsItsPageSays(t *testing.T) {
 	// curl's own settings: an answer from 400 on is a failure.
 	write(t, dir, ".curlrc", "fail-with-body\nshow-error\nmax-time = 60\n")
 	env := []string{"HOME=" + dir, "CURL_HOME=" + dir}
-	at := strings.NewReplacer("http://127.0.0.1:5001", p.AdminURL(), "seconds=30", "seconds=1")
+	at := strings.NewReplacer("http://127.0.0.1:5001", p.AdminURL(), "/var/lib/entrepot/admin.token", p.AdminTokenFile(), "seconds=30", "seconds=1")
 	commands := regexp.MustCompile("(?s)```sh\n(.*?)```\n").FindAllStringSubmatch(routes, -1)
 	if len(commands) < 20 {
 		t.Fatalf("the page has %d commands only", len(commands))

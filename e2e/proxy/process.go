@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/entrepot-dev/entrepot/admin"
 )
 
 // Process is a run of the program, for who is no test. Its methods are for one
@@ -122,6 +124,27 @@ func (p *Process) Host() string { return p.listen }
 
 // AdminURL is the operator's listener, without a trailing slash.
 func (p *Process) AdminURL() string { return "http://" + p.admin }
+
+// AdminClient gives a client that shows the operator's listener the token of the
+// running process. The token is read for each request: a restart makes a new one.
+func (p *Process) AdminClient() *http.Client {
+	return &http.Client{Transport: withToken{p}, Timeout: patience}
+}
+
+type withToken struct{ p *Process }
+
+func (w withToken) RoundTrip(req *http.Request) (*http.Response, error) {
+	token, err := admin.ReadToken(w.p.AdminTokenFile())
+	if err != nil {
+		return nil, err
+	}
+	req = req.Clone(req.Context())
+	req.Header.Set("Authorization", "Bearer "+token.Secret)
+	return http.DefaultTransport.RoundTrip(req)
+}
+
+// AdminTokenFile is the path of the file with the token of the operator's listener.
+func (p *Process) AdminTokenFile() string { return filepath.Join(p.Dir, admin.TokenFile) }
 
 // PID is the process; 0 while it is stopped.
 func (p *Process) PID() int {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -114,7 +113,7 @@ func (w *world) settle(p *proxy.Process, hubs []*hub.Hub) error {
 
 // goroutines gives the stacks of the process.
 func goroutines(p *proxy.Process) (string, error) {
-	res, err := http.Get(p.AdminURL() + "/debug/pprof/goroutine?debug=1")
+	res, err := p.AdminClient().Get(p.AdminURL() + "/debug/pprof/goroutine?debug=1")
 	if err != nil {
 		return "", err
 	}

@@ -3,7 +3,6 @@ package access
 import (
 	"crypto/x509"
 	"net/netip"
-	"slices"
 )
 
 // Question is what there is to know a caller by. It is only read, but for Recent.
@@ -21,55 +20,95 @@ type Question struct {
 	Recent *Recent
 }
 
-// Caller is who asks. It is not changed after it was given.
+// Source is where a caller's name comes from. Names of different sources never
+// mean the same caller: whoever chooses names at one source must not become a
+// caller of another.
+type Source string
+
+const (
+	FromHtpasswd    Source = "user"
+	FromToken       Source = "token"
+	FromNetwork     Source = "net"
+	FromCertificate Source = "cert"
+	FromIssuer      Source = "oidc"
+)
+
+// Prefixes of groups, by where they come from.
+const (
+	configuredGroup  = "group:"
+	certificateGroup = "cert-group:"
+	issuerGroup      = "oidc-group:"
+)
+
+// sources are all sources of names.
+var sources = []Source{FromHtpasswd, FromToken, FromNetwork, FromCertificate, FromIssuer}
+
+// Of returns name with its source in front, as rules and groups write it: "user:alice".
+func (s Source) Of(name string) string { return string(s) + ":" + name }
+
+// Caller is who sent a request. It does not change after it was made.
 type Caller struct {
+	// Source says where Name comes from. It is empty for an anonymous caller.
+	Source Source
 	// Name is empty for an anonymous caller.
 	Name string
-	// Groups are those of the configuration, of the certificate and of the
-	// issuer's token.
+	// Groups are the caller's groups with their prefix: "group:" for those of the
+	// configuration, "cert-group:" for a certificate's organizations and
+	// "oidc-group:" for those of an issuer's token.
 	Groups []string
-	// Credential tells that the caller is known by its Authorization, which is
-	// then nobody else's business.
+	// Credential is set if the caller is known by its Authorization header, which
+	// must then not be shown to an upstream.
 	Credential bool
+
+	// id is Source.Of(Name), made once because rules compare it at each request.
+	id string
 }
 
-// Anonymous is the name by which rules know callers that have none.
+// Anonymous is the word by which rules and logs name callers without a name.
 const Anonymous = "anonymous"
 
 // nobody is every anonymous caller.
 var nobody = &Caller{}
 
-// IsAnonymous tells whether nothing is known of the caller.
+// IsAnonymous reports whether nothing is known of the caller.
 func (c *Caller) IsAnonymous() bool { return c.Name == "" }
 
-// String gives the name for people.
+// String returns the caller as rules write it, "user:alice", or "anonymous".
 func (c *Caller) String() string {
-	if c.IsAnonymous() {
+	switch {
+	case c.IsAnonymous():
 		return Anonymous
+	case c.id == "":
+		return c.Source.Of(c.Name)
 	}
-	return c.Name
+	return c.id
 }
 
-// proven makes a Caller that is known by a credential.
-func (g *Guard) proven(name string, groups ...string) *Caller {
-	c := g.caller(name, groups...)
+// proven returns the Caller of a credential, with the configuration's groups added to groups.
+func (g *Guard) proven(source Source, name string, groups ...string) *Caller {
+	c := g.caller(source, name, groups...)
 	c.Credential = true
 	return c
 }
 
-// caller makes a Caller with the configuration's groups beside its own.
-func (g *Guard) caller(name string, groups ...string) *Caller {
-	for _, group := range g.groups[name] {
-		if !slices.Contains(groups, group) {
-			groups = append(groups, group)
-		}
-	}
-	return &Caller{Name: name, Groups: groups}
+// caller returns a Caller with the configuration's groups added to groups.
+func (g *Guard) caller(source Source, name string, groups ...string) *Caller {
+	id := source.Of(name)
+	return &Caller{Source: source, Name: name, Groups: append(groups, g.groups[id]...), id: id}
 }
 
-// certified gives the name and the groups that a client certificate stands for:
-// the common name, else the first DNS name, mail address or URI; the
-// organizations, as Kubernetes reads them.
+// prefixed returns names with prefix in front of each.
+func prefixed(prefix string, names []string) []string {
+	var list []string
+	for _, name := range names {
+		list = append(list, prefix+name)
+	}
+	return list
+}
+
+// certified returns the name and the groups of a client certificate: the name is
+// its common name, else its first DNS name, mail address or URI; the groups are its
+// organizations, as in Kubernetes.
 func certified(c *x509.Certificate) (name string, groups []string) {
 	switch {
 	case c.Subject.CommonName != "":
@@ -81,5 +120,5 @@ func certified(c *x509.Certificate) (name string, groups []string) {
 	case len(c.URIs) > 0:
 		name = c.URIs[0].String()
 	}
-	return name, slices.Clone(c.Subject.Organization)
+	return name, prefixed(certificateGroup, c.Subject.Organization)
 }

@@ -45,16 +45,16 @@ func (c credential) isJWT() bool {
 	return bytes.HasPrefix(c.secret, []byte("ey")) && bytes.Count(c.secret, []byte(".")) == 2
 }
 
-// Token is a secret that stands for a name, known by its hash only. Clients send
-// it as a bearer token, or as the password of any user, as docker login does. It
-// must be long and random: the hash is fast.
+// Token is a secret that stands for a name, known by its hash only. Clients send it
+// as a bearer token, or as the password of any user, as docker login does. It must
+// be long and random, because the hash is fast.
 type Token struct {
 	Name string
 	// SHA256 is the hash of the token in hex.
 	SHA256 string
 }
 
-// token is a Token, read.
+// token is a Token, parsed.
 type token struct {
 	sum    [sha256.Size]byte
 	caller *Caller
@@ -65,7 +65,7 @@ func (g *Guard) newToken(t Token) (token, error) {
 	if err != nil || len(sum) != sha256.Size {
 		return token{}, fmt.Errorf("the token of %q: want the SHA-256 of the token, 64 hex digits", t.Name)
 	}
-	return token{sum: [sha256.Size]byte(sum), caller: g.proven(t.Name)}, nil
+	return token{sum: [sha256.Size]byte(sum), caller: g.proven(FromToken, t.Name)}, nil
 }
 
 // tokenOf finds the token that a secret is. All are looked at, so that the time

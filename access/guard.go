@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -24,7 +25,7 @@ type Network struct {
 	CIDRs []string
 }
 
-// Group is a name for several callers.
+// Group is a name for several callers. Members are names with their source, "user:alice".
 type Group struct {
 	Name    string
 	Members []string
@@ -120,7 +121,12 @@ func New(o Options) (*Guard, error) {
 	}
 	for _, group := range o.Groups {
 		for _, member := range group.Members {
-			g.groups[member] = append(g.groups[member], group.Name)
+			if !isTyped(member) {
+				return nil, fmt.Errorf("group %s: member %q has no source in front; write user:%[2]s or the like", group.Name, member)
+			}
+			if name := configuredGroup + group.Name; !slices.Contains(g.groups[member], name) {
+				g.groups[member] = append(g.groups[member], name)
+			}
 		}
 	}
 	var err error
@@ -132,7 +138,7 @@ func New(o Options) (*Guard, error) {
 		if err != nil {
 			return nil, fmt.Errorf("network %s: %w", n.Name, err)
 		}
-		caller := g.caller(n.Name)
+		caller := g.caller(FromNetwork, n.Name)
 		for _, p := range prefixes {
 			g.networks = append(g.networks, network{p, caller})
 		}
@@ -275,7 +281,7 @@ func (g *Guard) holder(certificate *x509.Certificate, recent *Recent, now time.T
 	if !known {
 		v = verdict{until: now.Add(goodFor)}
 		if name, groups := certified(certificate); name != "" {
-			v.caller = g.caller(name, groups...)
+			v.caller = g.caller(FromCertificate, name, groups...)
 		}
 		g.verdicts.put(key, v, now)
 	}
@@ -362,7 +368,7 @@ func (g *Guard) judge(header []byte) (c *Caller, until time.Time, err error) {
 		return nil, until, errBusy
 	}
 	if g.htpasswd.now.Load().verify(cred.user, cred.secret) {
-		return g.proven(cred.user), until, nil
+		return g.proven(FromHtpasswd, cred.user), until, nil
 	}
 	return nil, until, nil
 }

@@ -78,7 +78,7 @@ func TestCallersAreKnownByEverySourceAtOnce(t *testing.T) {
 		Networks:       []Network{{Name: "office", CIDRs: []string{"10.0.0.0/8"}}},
 		TrustedProxies: []string{"127.0.0.1"},
 		Certificates:   true,
-		Groups:         []Group{{Name: "builders", Members: []string{"ci", "node-1"}}},
+		Groups:         []Group{{Name: "builders", Members: []string{"token:ci", "cert:node-1"}}},
 	})
 	later := time.Now().Add(time.Hour)
 	node := &x509.Certificate{Raw: []byte("1"), NotAfter: later, Subject: pkix.Name{CommonName: "node-1", Organization: []string{"nodes"}}}
@@ -107,15 +107,15 @@ func TestCallersAreKnownByEverySourceAtOnce(t *testing.T) {
 		"no credentials at all":                   {q: Question{Peer: outside, Authorization: []byte("Basic !!!")}, code: oci.CodeUnauthorized},
 		"another scheme":                          {q: Question{Peer: outside, Authorization: []byte("Negotiate abc")}, code: oci.CodeUnauthorized},
 		"a header that is too long":               {q: Question{Peer: outside, Authorization: basic("alice", strings.Repeat("x", maxCredential))}, code: oci.CodeUnauthorized},
-		"a bearer token":                          {q: Question{Peer: outside, Authorization: []byte("Bearer " + longToken)}, want: "ci", groups: []string{"builders"}},
-		"a token as a password":                   {q: Question{Peer: outside, Authorization: basic("whoever", longToken)}, want: "ci", groups: []string{"builders"}},
+		"a bearer token":                          {q: Question{Peer: outside, Authorization: []byte("Bearer " + longToken)}, want: "ci", groups: []string{"group:builders"}},
+		"a token as a password":                   {q: Question{Peer: outside, Authorization: basic("whoever", longToken)}, want: "ci", groups: []string{"group:builders"}},
 		"a password as a token":                   {q: Question{Peer: outside, Authorization: []byte("Bearer wonderland")}, code: oci.CodeUnauthorized},
 		"a network":                               {q: Question{Peer: office}, want: "office"},
 		"a network in IPv6 clothes":               {q: Question{Peer: netip.MustParseAddr("::ffff:10.1.2.3")}, want: "office"},
 		"foreign credentials from a network":      {q: Question{Peer: office, Authorization: basic("hub-user", "secret")}, want: "office"},
 		"a user from a network":                   {q: Question{Peer: office, Authorization: basic("alice", "wonderland")}, want: "alice"},
-		"a certificate":                           {q: Question{Peer: outside, Certificate: node}, want: "node-1", groups: []string{"nodes", "builders"}},
-		"a certificate, and foreign credentials":  {q: Question{Peer: outside, Certificate: node, Authorization: basic("hub-user", "secret")}, want: "node-1", groups: []string{"nodes", "builders"}},
+		"a certificate":                           {q: Question{Peer: outside, Certificate: node}, want: "node-1", groups: []string{"cert-group:nodes", "group:builders"}},
+		"a certificate, and foreign credentials":  {q: Question{Peer: outside, Certificate: node, Authorization: basic("hub-user", "secret")}, want: "node-1", groups: []string{"cert-group:nodes", "group:builders"}},
 		"a certificate by its DNS name":           {q: Question{Peer: outside, Certificate: dns}, want: "node-2.example.com"},
 		"a certificate that has ended since":      {q: Question{Peer: outside, Certificate: past}, code: oci.CodeUnauthorized},
 		"through a trusted proxy":                 {q: Question{Peer: nginx, Forwarded: forwarded("10.9.9.9")}, want: "office"},

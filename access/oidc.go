@@ -216,7 +216,7 @@ func (i *issuer) verify(g *Guard, jwt []byte) (*Caller, time.Time, error) {
 			groups = []string{one}
 		}
 	}
-	return g.proven(name, groups[:min(len(groups), maxGroups)]...), parsed.Expiry, nil
+	return g.proven(FromIssuer, name, prefixed(issuerGroup, groups[:min(len(groups), maxGroups)])...), parsed.Expiry, nil
 }
 
 func (i *issuer) unreachable(err error) error {

@@ -57,7 +57,7 @@ func TestTokensOfTheIssuerAreVerified(t *testing.T) {
 	other := newTestIssuer(t)
 	g := newGuard(t, Options{
 		OIDC:   &OIDC{Issuer: i.URL, Audience: "entrepot"},
-		Groups: []Group{{Name: "builders", Members: []string{"user-7"}}},
+		Groups: []Group{{Name: "builders", Members: []string{"oidc:user-7"}}},
 	})
 	if n := i.asked.Load(); n != 0 {
 		t.Errorf("the issuer was asked %d times before any token came", n)
@@ -67,10 +67,10 @@ func TestTokensOfTheIssuerAreVerified(t *testing.T) {
 		header []byte
 		groups []string // nil where it is refused
 	}{
-		"as a bearer token":      {[]byte("Bearer " + good), []string{"dev", "ops", "builders"}},
-		"as a password":          {basic("oidc", good), []string{"dev", "ops", "builders"}},
-		"one group, not in list": {[]byte("Bearer " + i.token(i.claims("entrepot", time.Hour, `,"groups":"dev"`))), []string{"dev", "builders"}},
-		"no groups":              {[]byte("Bearer " + i.token(i.claims("entrepot", time.Hour, ""))), []string{"builders"}},
+		"as a bearer token":      {[]byte("Bearer " + good), []string{"oidc-group:dev", "oidc-group:ops", "group:builders"}},
+		"as a password":          {basic("oidc", good), []string{"oidc-group:dev", "oidc-group:ops", "group:builders"}},
+		"one group, not in list": {[]byte("Bearer " + i.token(i.claims("entrepot", time.Hour, `,"groups":"dev"`))), []string{"oidc-group:dev", "group:builders"}},
+		"no groups":              {[]byte("Bearer " + i.token(i.claims("entrepot", time.Hour, ""))), []string{"group:builders"}},
 		"for another service":    {[]byte("Bearer " + i.token(i.claims("elsewhere", time.Hour, ""))), nil},
 		"that has ended":         {[]byte("Bearer " + i.token(i.claims("entrepot", -time.Minute, ""))), nil},
 		"of another issuer":      {[]byte("Bearer " + other.token(other.claims("entrepot", time.Hour, ""))), nil},
@@ -128,8 +128,8 @@ func TestNameIsTheClaimThatIsConfigured(t *testing.T) {
 	i := newTestIssuer(t)
 	g := newGuard(t, Options{OIDC: &OIDC{Issuer: i.URL, Audience: "entrepot", NameClaim: "email", GroupsClaim: "roles"}})
 	token := i.token(i.claims("entrepot", time.Hour, `,"email":"a@example.com","roles":["r"],"groups":["g"]`))
-	if who, _, err := g.Identify(Question{Authorization: []byte("Bearer " + token)}); err != nil || who.Name != "a@example.com" || !slices.Equal(who.Groups, []string{"r"}) {
-		t.Errorf("want a@example.com of r, got %+v, %v", who, err)
+	if who, _, err := g.Identify(Question{Authorization: []byte("Bearer " + token)}); err != nil || who.String() != "oidc:a@example.com" || !slices.Equal(who.Groups, []string{"oidc-group:r"}) {
+		t.Errorf("want oidc:a@example.com of oidc-group:r, got %+v, %v", who, err)
 	}
 	if who, _, err := g.Identify(Question{Authorization: []byte("Bearer " + i.token(i.claims("entrepot", time.Hour, "")))}); err == nil {
 		t.Errorf("a token without the claim is taken for %v", who)

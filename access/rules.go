@@ -13,8 +13,9 @@ import (
 type Rule struct {
 	// Name is how a refused client is told of the rule.
 	Name string
-	// Who are those that the rule is about: names, "group:NAME", "anonymous",
-	// ranges of addresses, "*". None is everybody.
+	// Who lists the callers the rule is about: names with their source
+	// ("user:alice"), groups ("group:NAME", "cert-group:NAME", "oidc-group:NAME"),
+	// "anonymous", ranges of addresses, or "*". An empty list is everybody.
 	Who []string
 	// Upstreams are patterns of configured upstreams, and Repositories of full
 	// names there; in both * stands for any run of characters and ? for any
@@ -26,7 +27,7 @@ type Rule struct {
 	Allow bool
 }
 
-// rule is a Rule, read.
+// rule is a Rule, parsed.
 type rule struct {
 	Rule
 	everybody, anonymous bool
@@ -34,28 +35,41 @@ type rule struct {
 	ranges               []netip.Prefix
 }
 
+// newRule parses r. It refuses a name without a source: such a name would match
+// the callers of every source.
 func newRule(r Rule) (rule, error) {
 	read := rule{Rule: r, everybody: len(r.Who) == 0}
 	for _, who := range r.Who {
-		group, isGroup := strings.CutPrefix(who, "group:")
 		switch {
 		case who == "*":
 			read.everybody = true
 		case who == Anonymous:
 			read.anonymous = true
-		case isGroup:
-			read.groups = append(read.groups, group)
+		case isTypedGroup(who):
+			read.groups = append(read.groups, who)
 		case isRange(who):
 			p, err := ParsePrefix(who)
 			if err != nil {
 				return rule{}, fmt.Errorf("access rule %s: who: %w", r.Name, err)
 			}
 			read.ranges = append(read.ranges, p)
-		default:
+		case isTyped(who):
 			read.names = append(read.names, who)
+		default:
+			return rule{}, fmt.Errorf("access rule %s: who: %q has no source in front; write user:%[2]s or the like", r.Name, who)
 		}
 	}
 	return read, nil
+}
+
+// isTyped reports whether a word has the source of a name in front.
+func isTyped(word string) bool {
+	source, name, ok := strings.Cut(word, ":")
+	return ok && name != "" && slices.Contains(sources, Source(source))
+}
+
+func isTypedGroup(word string) bool {
+	return strings.HasPrefix(word, configuredGroup) || strings.HasPrefix(word, certificateGroup) || strings.HasPrefix(word, issuerGroup)
 }
 
 // isRange tells whether a word of who is meant as addresses: no name has a mask.
@@ -68,7 +82,7 @@ func isRange(who string) bool {
 	return masked && err == nil
 }
 
-// isAbout tells whether a rule is about a caller at an address.
+// isAbout reports whether a rule is about a caller at an address.
 func (r *rule) isAbout(c *Caller, at netip.Addr) bool {
 	if r.everybody || r.anonymous && c.IsAnonymous() || contains(r.ranges, at) {
 		return true
@@ -76,7 +90,7 @@ func (r *rule) isAbout(c *Caller, at netip.Addr) bool {
 	if c.IsAnonymous() {
 		return false
 	}
-	if slices.Contains(r.names, c.Name) {
+	if slices.Contains(r.names, c.String()) {
 		return true
 	}
 	for _, group := range r.groups {

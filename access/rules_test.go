@@ -11,10 +11,13 @@ import (
 
 func TestRules(t *testing.T) {
 	official := Rule{Name: "official", Upstreams: []string{"docker.io"}, Repositories: []string{"library/*"}, Allow: true}
-	ours := Rule{Name: "ours", Who: []string{"group:ci", "bob"}, Upstreams: []string{"ghcr.io"}, Repositories: []string{"our-org/*"}, Allow: true}
+	ours := Rule{Name: "ours", Who: []string{"group:ci", "user:bob"}, Upstreams: []string{"ghcr.io"}, Repositories: []string{"our-org/*"}, Allow: true}
 	internal := Rule{Name: "internal", Who: []string{Anonymous}, Repositories: []string{"*/internal-*"}}
 	guests := Rule{Name: "guests", Who: []string{"192.0.2.0/24"}, Upstreams: []string{"ghcr.io"}}
-	alice, ci, bob := &Caller{Name: "alice"}, &Caller{Name: "robot", Groups: []string{"ci"}}, &Caller{Name: "bob"}
+	alice, bob := &Caller{Source: FromHtpasswd, Name: "alice"}, &Caller{Source: FromHtpasswd, Name: "bob"}
+	ci := &Caller{Source: FromToken, Name: "robot", Groups: []string{"group:ci"}}
+	// They have the names, and not the sources, that the rules are about.
+	forged := &Caller{Source: FromIssuer, Name: "bob", Groups: []string{"oidc-group:ci", "cert-group:ci"}}
 	guest := netip.MustParseAddr("192.0.2.7")
 	for _, c := range []struct {
 		rules                []Rule
@@ -30,6 +33,7 @@ func TestRules(t *testing.T) {
 		{[]Rule{official, ours}, alice, outside, "ghcr.io", "our-org/app", "official"},
 		{[]Rule{official, ours}, ci, outside, "ghcr.io", "our-org/app", ""},
 		{[]Rule{official, ours}, bob, outside, "ghcr.io", "our-org/app", ""},
+		{[]Rule{official, ours}, forged, outside, "ghcr.io", "our-org/app", "official"},
 		{[]Rule{official, ours}, bob, outside, "docker.io", "library/nginx", ""},
 		{[]Rule{ours}, alice, outside, "docker.io", "anything/at-all", ""},
 		{[]Rule{ours}, bob, outside, "docker.io", "anything/at-all", "ours"},

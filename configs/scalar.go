@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/token"
 )
 
 // setNode sets a value that is no mapping and no list from a YAML node. YAML
@@ -30,13 +31,54 @@ func setNode(n ast.Node, v reflect.Value) error {
 			return fmt.Errorf("want a text, got %s; put it in quotes", text)
 		}
 	default:
-		return fmt.Errorf("want %s, got %s", wanted(v), describe(n))
+		joined, ok := flowText(n)
+		if !ok || v.Kind() != reflect.String || v.Type() == reflect.TypeFor[Secret]() {
+			return fmt.Errorf("want %s, got %s", wanted(v), describe(n))
+		}
+		text = joined
 	}
 	_, isText := n.(*ast.StringNode)
 	if k := v.Kind(); isText && (k == reflect.Bool || k == reflect.Int) {
 		return fmt.Errorf("want %s, got the text %q", wanted(v), text)
 	}
 	return setText(text, v)
+}
+
+// flowText returns the text of [net:cluster], which the parser takes for a key with a
+// value. In YAML 1.2 a colon ends a key in a list only if a space follows.
+func flowText(n ast.Node) (string, bool) {
+	switch t := n.(type) {
+	case *ast.StringNode, *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode:
+		return n.GetToken().Value, true
+	case *ast.MappingNode:
+		if len(t.Values) == 1 {
+			return flowText(t.Values[0])
+		}
+	case *ast.MappingValueNode:
+		key, colon, value := t.Key.GetToken(), t.Start, t.Value.GetToken()
+		if key == nil || colon == nil || value == nil || key.Position == nil || colon.Position == nil || value.Position == nil {
+			return "", false
+		}
+		text, ok := flowText(t.Value)
+		k, c := key.Position, colon.Position
+		if at := firstToken(t.Value); ok && at != nil && c.Offset == k.Offset+len(key.Value) && at.Position.Offset == c.Offset+1 {
+			return key.Value + ":" + text, true
+		}
+	}
+	return "", false
+}
+
+// firstToken returns the token that a node begins with.
+func firstToken(n ast.Node) *token.Token {
+	switch t := n.(type) {
+	case *ast.MappingNode:
+		if len(t.Values) == 1 {
+			return t.Values[0].Key.GetToken()
+		}
+	case *ast.MappingValueNode:
+		return t.Key.GetToken()
+	}
+	return n.GetToken()
 }
 
 // setText sets a value that is no mapping and no list of mappings from a text,

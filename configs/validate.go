@@ -33,6 +33,7 @@ func (l *loader) validate() {
 	l.checkServerTLS("tls", c.TLS)
 	l.checkAdmin(c.Admin)
 	l.checkAuth(c.Auth)
+	l.bindNames()
 	l.checkRules(c.Access)
 	l.checkDuration("cache.reverify_after", c.Cache.ReverifyAfter, 0)
 	if c.DefaultUpstream != "" && c.Upstreams[c.DefaultUpstream] == nil {

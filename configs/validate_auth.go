@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -45,10 +46,16 @@ func (l *loader) checkTokens(key string, tokens []Token) {
 	}
 }
 
-// checkName reports what can be no client's name, or is another word of rules.
+// checkName reports what cannot be the name of a client or group, because rules could
+// not name it or would take it for something else.
 func (l *loader) checkName(key, name string) {
-	if name == "" || name == anonymous || name == "*" || strings.HasPrefix(name, "group:") || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		l.reportKey(key, "%q is no name; write one such as ci, and neither anonymous nor * nor group:…", name)
+	word := name == "" || strings.TrimSpace(name) != name || strings.EqualFold(name, anonymous) || strings.ContainsAny(name, "*?") ||
+		strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f })
+	for _, s := range slices.Concat(l.sources(), l.groupSources(), []source{{prefix: group}}) {
+		word = word || strings.HasPrefix(name, s.prefix)
+	}
+	if word {
+		l.reportKey(key, "%q is not a name; write one such as ci, without spaces around it, * or ?, a source in front (user:, group:, …), and other than anonymous", name)
 	}
 }
 
@@ -81,34 +88,6 @@ func (l *loader) checkIssuer(key string, o OIDC) {
 	}
 	if o.Audience == "" {
 		l.reportKey(key+".audience", "want the audience that tokens for this cache have: without it a token for any other service would do")
-	}
-}
-
-// checkRules reports rules that can not be meant.
-func (l *loader) checkRules(rules []AccessRule) {
-	for i, r := range rules {
-		key := fmt.Sprintf("access[%d]", i)
-		l.checkWord(key+".action", r.Action, "allow", "deny")
-		for _, list := range []struct {
-			key   string
-			words []string
-		}{{"who", r.Who}, {"upstreams", r.Upstreams}, {"repositories", r.Repositories}} {
-			for j, word := range list.words {
-				if word == "" || word == "group:" {
-					l.reportKey(fmt.Sprintf("%s.%s[%d]", key, list.key, j), "%q matches nothing", word)
-				}
-			}
-		}
-		for j, who := range r.Who {
-			if _, _, masked := strings.Cut(who, "/"); masked && !isRange(who) && isAddressLike(who) {
-				l.reportKey(fmt.Sprintf("%s.who[%d]", key, j), "%q is no range of addresses; write 10.0.0.0/8, 2001:db8::/32 or one address", who)
-			}
-		}
-		for j, u := range r.Upstreams {
-			if !strings.ContainsAny(u, "*?") && u != "" && l.cfg.Upstreams[u] == nil {
-				l.reportKey(fmt.Sprintf("%s.upstreams[%d]", key, j), "%q is not among the upstreams; %s", u, didYouMean(u, names(l.cfg.Upstreams)))
-			}
-		}
 	}
 }
 

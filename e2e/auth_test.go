@@ -97,7 +97,7 @@ auth:
 			t.Errorf("the log has the secret %q", secret)
 		}
 	}
-	if !strings.Contains(log, `"caller":"alice"`) || !strings.Contains(log, `"caller":"robot"`) {
+	if !strings.Contains(log, `"caller":"user:alice"`) || !strings.Contains(log, `"caller":"token:robot"`) {
 		t.Error("the log does not say who asked")
 	}
 	m := p.Metrics(t)
@@ -125,7 +125,7 @@ auth:
 	get(t, p, "/v2/library/app/manifests/1", "Authorization", basicAuth("hub-user", "hub-password"))
 	// Nobody here is a trusted proxy, so that this is but noise.
 	get(t, p, "/v2/", "X-Forwarded-For", "203.0.113.9")
-	if !strings.Contains(p.Log(), `"caller":"here"`) {
+	if !strings.Contains(p.Log(), `"caller":"net:here"`) {
 		t.Error("the log does not say who asked")
 	}
 }
@@ -157,7 +157,7 @@ func TestAccessRulesHoldForEveryRequest(t *testing.T) {
 auth:
   htpasswd: %s
   anonymous: allow
-  groups: [{name: staff, members: [alice]}]
+  groups: [{name: staff, members: ["user:alice"]}]
 access:
   - {name: official, upstreams: [docker.io], repositories: ["library/*"], action: allow}
   - {name: ours, who: ["group:staff"], upstreams: [ghcr.io], repositories: ["org/*"], action: allow}

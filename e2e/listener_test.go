@@ -134,7 +134,7 @@ func TestADaemonIsKnownByItsCertificateAndTheListenersCertificateIsRenewed(t *te
 	if status, body, _ := fetch(t, node, secure+"/v2/library/app/manifests/1"); status != http.StatusOK {
 		t.Errorf("with a certificate: want 200, got %d %s", status, body)
 	}
-	until(t, "the log has who asked", func() bool { return strings.Contains(p.Log(), `"caller":"node-1"`) })
+	until(t, "the log has who asked", func() bool { return strings.Contains(p.Log(), `"caller":"cert:node-1"`) })
 	status, body, before := fetch(t, nobody, secure+"/v2/library/app/manifests/1")
 	if status != http.StatusForbidden || !strings.Contains(body, "DENIED") {
 		t.Errorf("without a certificate: want DENIED, got %d %s", status, body)

@@ -172,7 +172,7 @@ access:
 			wantBytes(t, name, img.Bytes(), a.body)
 		}
 	}
-	if !strings.Contains(p.Log(), `"caller":"builder-7"`) {
+	if !strings.Contains(p.Log(), `"caller":"oidc:builder-7"`) {
 		t.Error("the log does not say who asked")
 	}
 	if n := h.Counts().Leaks; n != 0 {

@@ -60,7 +60,7 @@ func (x *exchange) record() {
 		zap.String("user_agent", string(x.ctx.UserAgent())),
 	)
 	if x.caller != nil && !x.caller.IsAnonymous() {
-		fields = append(fields, zap.String("caller", x.caller.Name))
+		fields = append(fields, zap.String("caller", x.caller.String()))
 	}
 	if x.request.Resource == rewrite.Unknown {
 		fields = append(fields, zap.String("path", strings.Clone(x.request.Path[:min(len(x.request.Path), 200)])))

@@ -121,7 +121,7 @@ func TestContainerdShowsATokenByHostsTOML(t *testing.T) {
 	if got := ctr("content", "get", want.Digest.String()); got != string(want.Bytes()) {
 		t.Errorf("%d bytes, want %d", len(got), len(want.Bytes()))
 	}
-	if !strings.Contains(p.Log(), `"caller":"robot"`) {
+	if !strings.Contains(p.Log(), `"caller":"token:robot"`) {
 		t.Error("the pull did not come through as robot")
 	}
 }

@@ -86,7 +86,7 @@ func TestContainerdIsKnownByItsCertificate(t *testing.T) {
 	if got := ctr("content", "get", want.Digest.String()); got != string(want.Bytes()) {
 		t.Errorf("%d bytes, want %d", len(got), len(want.Bytes()))
 	}
-	if !strings.Contains(p.Log(), `"caller":"node-1"`) {
+	if !strings.Contains(p.Log(), `"caller":"cert:node-1"`) {
 		t.Error("the pull did not come through as node-1")
 	}
 }
@@ -148,7 +148,7 @@ func TestDockerDaemonIsKnownByItsCertificate(t *testing.T) {
 			}
 		})
 	}
-	if !strings.Contains(p.Log(), `"caller":"node-1"`) {
+	if !strings.Contains(p.Log(), `"caller":"cert:node-1"`) {
 		t.Error("the pulls did not come through as node-1")
 	}
 	t.Run("without one", func(t *testing.T) {

@@ -95,7 +95,7 @@ func (in *inside) take(r io.Reader, name string) (*cache.Imported, error) {
 // wantNothing checks that the cache has nothing, neither visible nor on its disk.
 func (in *inside) wantNothing() {
 	in.t.Helper()
-	if repos, err := in.Repositories(in.t.Context()); err != nil || len(repos) > 0 {
+	if repos, err := in.Repositories(in.t.Context(), "", "", 10); err != nil || len(repos) > 0 {
 		in.t.Errorf("there is %v, %v", repos, err)
 	}
 	for _, sub := range []string{"blobs", "ingest"} {

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -131,6 +132,8 @@ type Cache struct {
 
 	// manifests is the room for those that are being read from disk.
 	manifests *semaphore.Weighted
+	// readingLists has a token for each list that is being read from the index.
+	readingLists chan struct{}
 
 	ctx    context.Context // ends fetches at Close
 	cancel context.CancelCauseFunc
@@ -247,6 +250,7 @@ func Open(o Options) (*Cache, error) {
 		o.ManifestMemory = DefaultManifestMemory
 	}
 	c.manifests = semaphore.NewWeighted(max(o.ManifestMemory, oci.MaxManifestSize))
+	c.readingLists = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
 	c.newPlaces = newPlaces(o.MaxFills)
 	set, err := c.compile(o.Settings)
 	if err != nil {
@@ -333,9 +337,12 @@ func (c *Cache) Degraded() string {
 // Size gives how many blobs and manifests are stored whole, and their bytes.
 func (c *Cache) Size() (count, bytes int64) { return c.index.Totals() }
 
-// Repositories lists what is cached, "docker.io/library/nginx", sorted.
-func (c *Cache) Repositories(context.Context) ([]string, error) {
-	names, err := c.index.Repositories()
+// Repositories lists up to n repositories of which something is cached, as
+// "docker.io/library/nginx", sorted: the first that sort behind after. It lists those of
+// one upstream only, if upstream is not empty. It gives fewer than n only at the end of
+// the list. The error is of the index.
+func (c *Cache) Repositories(_ context.Context, upstream, after string, n int) ([]string, error) {
+	names, err := c.index.RepositoriesAfter(upstream, after, n)
 	if err != nil {
 		return nil, fmt.Errorf("list the cached repositories: %w", err)
 	}

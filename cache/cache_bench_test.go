@@ -208,7 +208,7 @@ func TestNothingOfATargetIsKept(t *testing.T) {
 		}
 		shard.mu.Unlock()
 	}
-	names, err := c.Repositories(t.Context())
+	names, err := c.Repositories(t.Context(), "", "", 1_000_000)
 	if err != nil || len(names) != 1 || names[0] != "docker.io/library/nginx" {
 		t.Errorf("cached is %q, %v", names, err)
 	}

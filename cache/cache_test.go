@@ -954,7 +954,7 @@ func TestRepositoriesListsWhatIsCached(t *testing.T) {
 			want = append(want, r.upstream+"/"+r.repo)
 		}
 		slices.Sort(want)
-		got, err := c.Repositories(t.Context())
+		got, err := c.Repositories(t.Context(), "", "", 10)
 		if err != nil || !slices.Equal(got, want) {
 			t.Errorf("%v, %v; want %v", got, err, want)
 		}

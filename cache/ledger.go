@@ -231,7 +231,7 @@ func (c *Cache) notKept(t rewrite.Target, d digest.Digest, err error) error {
 
 // tagsAsOf lists the tags of t's repository that are known to have been there at
 // t.AsOf, sorted.
-func (c *Cache) tagsAsOf(t rewrite.Target) ([]string, Outcome, error) {
+func (c *Cache) tagsAsOf(t rewrite.Target) ([]string, error) {
 	var tags []string
 	err := c.index.Histories(t.Upstream, t.Repository, func(_, _, tag string, list []index.Observation) bool {
 		for _, o := range slices.Backward(list) {
@@ -248,5 +248,5 @@ func (c *Cache) tagsAsOf(t rewrite.Target) ([]string, Outcome, error) {
 		err = oci.Errorf(oci.CodeNameUnknown, "no tag of %s is known here as of %s", t, second(t.AsOf))
 	}
 	slices.Sort(tags)
-	return tags, asOfOutcome(t, Hit), err
+	return tags, err
 }

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/opencontainers/image-spec/specs-go/v1"
@@ -12,19 +13,27 @@ import (
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
-// Tags lists all tags of t's repository, sorted. It is kept briefly, and served
-// stale while the upstream can not be asked. Offline, a list that was never
-// fetched is made of the tags known here; so is one as of a date. The slice must not
-// be changed.
+// Tags lists all tags of t's repository, sorted. The cache keeps the list briefly, and
+// serves it stale while the upstream cannot be asked. Offline, it lists the tags that it
+// knows, if the list was never fetched; so it does as of a date. The slice must not
+// be changed: all who ask at the same time may share it.
 func (c *Cache) Tags(ctx context.Context, t rewrite.Target) ([]string, Outcome, error) {
 	t = owned(t)
+	k := listKey(index.Tags, t)
 	if !t.AsOf.IsZero() {
-		return c.tagsAsOf(t)
+		f, err := share(ctx, c, key("as of", k, t.AsOf.String()), func(ctx context.Context) ([]string, error) {
+			return readingList(ctx, c, func() ([]string, error) { return c.tagsAsOf(t) })
+		})
+		return f.value, asOfOutcome(t, Hit), err
 	}
-	if _, listed := c.keptList(listKey(index.Tags, t), t, index.Tags); c.settings().Offline && !listed {
-		known, err := c.index.TagNames(t.Upstream, t.Repository)
-		if err != nil || len(known) > 0 {
-			return known, Outcome{Status: Stale, Reason: "the proxy is offline, and these are the tags that it has"}, err
+	if c.settings().Offline {
+		if _, listed := c.keptList(ctx, k, t, index.Tags); !listed {
+			known, err := share(ctx, c, key("names", k), func(ctx context.Context) ([]string, error) {
+				return readingList(ctx, c, func() ([]string, error) { return c.index.TagNames(t.Upstream, t.Repository) })
+			})
+			if err != nil || len(known.value) > 0 {
+				return known.value, Outcome{Status: Stale, Reason: "the proxy is offline, and these are the tags that it has"}, err
+			}
 		}
 	}
 	l, out, err := c.list(ctx, t, index.Tags, func(ctx context.Context, o Origin) (index.List, error) {
@@ -65,7 +74,7 @@ func (c *Cache) list(ctx context.Context, t rewrite.Target, kind string, fetch f
 	rule := up.rules.rule(t.Repository, "*")
 	rule.Immutable = false // its tags do not move, but new ones come
 	k := listKey(kind, t)
-	l, known := c.keptList(k, t, kind)
+	l, known := c.keptList(ctx, k, t, kind)
 	age := time.Since(l.Checked)
 	if known && rule.fresh(age) {
 		return l, rule.outcome(Hit, age), nil
@@ -129,13 +138,41 @@ func listKey(kind string, t rewrite.Target) string {
 	return key("list:"+kind, t.Upstream, t.Repository, string(t.Digest))
 }
 
-func (c *Cache) keptList(k string, t rewrite.Target, kind string) (index.List, bool) {
+// keptList gives the list of k, which is that of t's and kind's, from memory or the
+// index. Those who ask for one list at the same time share what is read.
+func (c *Cache) keptList(ctx context.Context, k string, t rewrite.Target, kind string) (index.List, bool) {
 	if l, ok := c.memory.list(k); ok {
 		return l, true
 	}
-	l, ok := c.index.List(kind, t.Upstream, t.Repository, string(t.Digest))
-	if ok {
-		c.memory.setList(k, l)
+	f, err := share(ctx, c, key("kept", k), func(ctx context.Context) (index.List, error) {
+		return readingList(ctx, c, func() (index.List, error) {
+			if l, ok := c.memory.list(k); ok {
+				return l, nil
+			}
+			l, ok := c.index.List(kind, t.Upstream, t.Repository, string(t.Digest))
+			if !ok {
+				return l, errNotKept
+			}
+			c.memory.setList(k, l)
+			return l, nil
+		})
+	})
+	return f.value, err == nil
+}
+
+// errNotKept says that the index has no such list.
+var errNotKept = errors.New("no such list is cached")
+
+// readingList runs read, which makes a list out of the index, when it is its turn: a
+// list may have megabytes, of which the memory tier need not hold any, and a crowd may
+// ask for many lists at a time.
+func readingList[V any](ctx context.Context, c *Cache, read func() (V, error)) (V, error) {
+	select {
+	case c.readingLists <- struct{}{}:
+		defer func() { <-c.readingLists }()
+		return read()
+	case <-ctx.Done():
+		var none V
+		return none, context.Cause(ctx)
 	}
-	return l, ok
 }

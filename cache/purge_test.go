@@ -310,7 +310,7 @@ func TestAnUpstreamIsPurgedAlsoWhenItIsConfiguredNoMore(t *testing.T) {
 			t.Errorf("purged %+v", p)
 		}
 		wantHeld(t, c, [][]byte{shared, own}, map[int]bool{0: true, 1: false})
-		if names, err := c.Repositories(t.Context()); err != nil || !slices.Equal(names, []string{"docker.io/app"}) {
+		if names, err := c.Repositories(t.Context(), "", "", 10); err != nil || !slices.Equal(names, []string{"docker.io/app"}) {
 			t.Errorf("%v is left, %v", names, err)
 		}
 		if _, err := c.Purge(t.Context(), PurgeOptions{Upstream: "ghcr.io"}); !oci.IsAbsent(err) {

@@ -179,7 +179,7 @@ func TestATreeOfTheUpstreamIsNotKept(t *testing.T) {
 	if blobs, _ := c.index.Totals(); blobs != 0 {
 		t.Errorf("%d blobs were kept", blobs)
 	}
-	if names, err := c.Repositories(t.Context()); err != nil || len(names) > 0 {
+	if names, err := c.Repositories(t.Context(), "", "", 10); err != nil || len(names) > 0 {
 		t.Errorf("%v was kept, %v", names, err)
 	}
 	hub.set(errDown, 0)

@@ -210,7 +210,8 @@ type Limits struct {
 	// moment, and are then refused with 503.
 	Fills int `yaml:"fills"`
 	// Manifests is the most memory for manifests and lists that are being
-	// read, from upstreams and from disk.
+	// read, from upstreams and from disk. Manifests that clients are reading may
+	// take as much again, and so may lists.
 	Manifests Bytes `yaml:"manifests"`
 	// HeaderTimeout is how long a client may take to send a request's header.
 	HeaderTimeout time.Duration `yaml:"header_timeout"`

@@ -34,7 +34,7 @@ type Metrics struct {
 	// Connections is the number of client connections.
 	Connections prometheus.Gauge
 	// Refused counts what was refused because a limit was reached, by limit
-	// (connections, connections_per_address, requests, fills, manifests, grants, and
+	// (connections, connections_per_address, requests, fills, manifests, lists, grants, and
 	// files: those that the system lets the process open).
 	Refused *prometheus.CounterVec
 	// Denied counts requests that were refused because of who asked, by reason

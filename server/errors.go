@@ -37,6 +37,7 @@ func (x *exchange) fail(err error) {
 	// These name content, which an error is not.
 	x.ctx.Response.Header.Del("ETag")
 	x.ctx.Response.Header.Del("Docker-Content-Digest")
+	x.ctx.Response.Header.Del("Link")
 	if e.Challenge != "" {
 		x.header("WWW-Authenticate", e.Challenge)
 	}

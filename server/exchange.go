@@ -42,6 +42,8 @@ type exchange struct {
 	bytes []byte
 	blob  cache.Blob
 	span  oci.Span
+	// held has bytes, if other clients may be reading them too.
+	held *heldBody
 
 	out     pacer
 	scratch []byte // for header values
@@ -265,8 +267,12 @@ func (x *exchange) Close() error {
 	return nil
 }
 
-// release closes the blob.
+// release closes the blob, and lets go of the body that is held.
 func (x *exchange) release() {
+	if x.held != nil {
+		x.held.release()
+		x.held = nil
+	}
 	if x.blob == nil {
 		return
 	}

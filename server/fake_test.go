@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -97,8 +98,14 @@ func (s *shelf) Referrers(ctx context.Context, t rewrite.Target) ([]v1.Descripto
 	return s.referrers, s.outcome, s.call(ctx)
 }
 
-func (s *shelf) Repositories(ctx context.Context) ([]string, error) {
-	return s.repositories, s.call(ctx)
+func (s *shelf) Repositories(ctx context.Context, upstream, after string, n int) ([]string, error) {
+	var names []string
+	for _, name := range s.repositories {
+		if name > after && len(names) < n && (upstream == "" || strings.HasPrefix(name, upstream+"/")) {
+			names = append(names, name)
+		}
+	}
+	return names, s.call(ctx)
 }
 
 // parcel is a Blob of bytes. Its send, where set, replaces the sending.

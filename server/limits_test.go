@@ -227,6 +227,11 @@ func (p *pipes) dial() net.Conn {
 // inBubble runs f with a server on connections in memory, with time faked. The
 // clock that fasthttp keeps for all servers must have been started outside.
 func inBubble(t *testing.T, scarce []error, f func(*testing.T, *Server, *pipes)) {
+	inBubbleWith(t, Options{Content: newShelf()}, scarce, f)
+}
+
+// inBubbleWith is inBubble for a server with other options than the usual.
+func inBubbleWith(t *testing.T, o Options, scarce []error, f func(*testing.T, *Server, *pipes)) {
 	_, base := start(t, newShelf())
 	ask(t, "GET", base+"/v2/")
 	synctest.Test(t, func(t *testing.T) {
@@ -234,7 +239,8 @@ func inBubble(t *testing.T, scarce []error, f func(*testing.T, *Server, *pipes))
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := New(Options{Router: router, Content: newShelf()})
+		o.Router = router
+		s := New(o)
 		l := &pipes{scarce: scarce, next: make(chan net.Conn), closed: make(chan struct{})}
 		done := make(chan error)
 		go func() { done <- s.Serve(l) }()

@@ -37,8 +37,19 @@ func (x *exchange) manifest() {
 	}
 	x.bytes = m.Bytes
 	status := fasthttp.StatusOK
-	if x.isUnmodified(m.Digest) {
+	switch {
+	case x.isUnmodified(m.Digest):
 		status = fasthttp.StatusNotModified
+	case m.Size > smallBody && !x.ctx.IsHead():
+		// The memory tier may not have it: then each answer brings bytes of its own.
+		if x.held = x.s.manifests.hold(bodyKey{digest: m.Digest, size: m.Size}, func() []byte { return m.Bytes }); x.held == nil {
+			x.fail(&oci.Error{
+				Code: oci.CodeUnavailable, RetryAfter: retrySoon,
+				Message: "the manifests that clients are reading take as much memory as they may (limits.manifests); ask again",
+			})
+			return
+		}
+		x.bytes = x.held.bytes
 	}
 	x.ctx.Response.ImmediateHeaderFlush = m.Size > largeBody
 	x.stream(status, m.MediaType, m.Size)

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"math"
 	"net/url"
 	"slices"
 	"strconv"
@@ -11,42 +12,65 @@ import (
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
-// page cuts a sorted list as the query's n and last ask for, and links to the
-// next page where there is one. The link leads back the way the client came:
-// its path, and its ns (distribution-spec, "Listing Tags").
-func (x *exchange) page(all []string) ([]string, error) {
-	if last, ok := rewrite.QueryValue(x.request.Query, "last"); ok && last != "" {
-		// A last that is not there starts at what would follow it.
-		i, found := slices.BinarySearch(all, last)
-		if found {
-			i++
-		}
-		all = all[i:]
-	}
+// pageQuery says which page of a sorted list a client asks for
+// (distribution-spec, "Listing Tags").
+type pageQuery struct {
+	last string // the page begins behind it; empty for the first page
+	n    int    // the number of entries; -1 for all
+}
+
+// pageQuery reads n and last of the query.
+func (x *exchange) pageQuery() (pageQuery, error) {
+	p := pageQuery{n: -1}
+	p.last, _ = rewrite.QueryValue(x.request.Query, "last")
 	asked, ok := rewrite.QueryValue(x.request.Query, "n")
 	if !ok || asked == "" {
-		return nonNil(all), nil
+		return p, nil
 	}
 	n, err := strconv.ParseUint(asked, 10, 31)
 	if err != nil {
-		return nil, &oci.Error{Code: "PAGINATION_NUMBER_INVALID", Status: fasthttp.StatusBadRequest, Message: "n is not a number of entries to list"}
+		return p, &oci.Error{Code: "PAGINATION_NUMBER_INVALID", Status: fasthttp.StatusBadRequest, Message: "n is not a number of entries to list"}
 	}
-	if n == 0 || int(n) >= len(all) {
-		return nonNil(all[:min(int(n), len(all))]), nil
+	p.n = int(n)
+	return p, nil
+}
+
+// most gives the number of entries that the page has at most.
+func (p pageQuery) most() int {
+	if p.n < 0 {
+		return math.MaxInt - 1
 	}
-	all = all[:n]
-	link := "<" + x.request.Path + "?n=" + strconv.FormatUint(n, 10) + "&last=" + url.QueryEscape(all[n-1])
+	return p.n
+}
+
+// behind gives the entries of a sorted list behind p.last, which need not be one of
+// them.
+func (p pageQuery) behind(all []string) []string {
+	if p.last == "" {
+		return all
+	}
+	i, found := slices.BinarySearch(all, p.last)
+	if found {
+		i++
+	}
+	return all[i:]
+}
+
+// cut leaves of the entries from the page's first on those of the page, and links to
+// the next page if there are more. The link leads back the way the client came: its
+// path, and its ns.
+func (x *exchange) cut(from []string, p pageQuery) []string {
+	if len(from) <= p.most() {
+		return from
+	}
+	if p.n == 0 {
+		return nil
+	}
+	from = from[:p.n]
+	link := "<" + x.request.Path + "?n=" + strconv.Itoa(p.n) + "&last=" + url.QueryEscape(from[p.n-1])
 	if x.ns != "" {
 		link += "&ns=" + url.QueryEscape(x.ns)
 	}
 	x.header("Link", link+`>; rel="next"`)
-	return all, nil
-}
-
-// nonNil keeps an empty list from becoming null in JSON.
-func nonNil[T any](list []T) []T {
-	if list == nil {
-		return []T{}
-	}
-	return list
+	return from
 }

@@ -9,6 +9,7 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"hash/maphash"
 	"maps"
 	"net"
 	"slices"
@@ -48,8 +49,10 @@ type Content interface {
 	Tags(ctx context.Context, t rewrite.Target) ([]string, cache.Outcome, error)
 	// Referrers gives the manifests whose subject is t.Digest.
 	Referrers(ctx context.Context, t rewrite.Target) ([]v1.Descriptor, cache.Outcome, error)
-	// Repositories gives what is cached, as "docker.io/library/nginx", sorted.
-	Repositories(ctx context.Context) ([]string, error)
+	// Repositories gives up to n names of what is cached, as
+	// "docker.io/library/nginx", sorted: the first that sort behind after, of one
+	// upstream only if upstream is not empty. Fewer than n are the last ones.
+	Repositories(ctx context.Context, upstream, after string, n int) ([]string, error)
 }
 
 // Options says what a Server is made of. Router and Content are required.
@@ -77,6 +80,10 @@ type Options struct {
 	// transfer of their bodies included; more are refused with 503. Zero means
 	// 4096.
 	MaxRequests int
+	// BodyMemory is the most bytes of lists, and as much again of manifests, that
+	// clients are reading at a time, however slowly; more are refused with 503.
+	// Clients that read the same share its bytes. Zero means 64 MiB.
+	BodyMemory int64
 	// StallTimeout is for how long, a fifth more or less, a client may take
 	// nothing of an answer before it is cut off. Whole transfers have no limit. Zero means two minutes.
 	StallTimeout time.Duration
@@ -120,6 +127,10 @@ type Server struct {
 	maxRequests int64
 	requests    atomic.Int64 // in flight
 	refused     refused
+	lists       *holding       // the lists that clients are reading
+	manifests   *holding       // and the manifests
+	seed        maphash.Seed   // of the hashes of lists
+	turns       chan struct{}  // a token for each long list that is being made
 	refusing    chan struct{}  // a place for each refusal under way
 	refusals    sync.WaitGroup // their goroutines
 
@@ -157,7 +168,13 @@ func New(o Options) *Server {
 		address:     s.metrics.Refused.WithLabelValues("connections_per_address"),
 		requests:    s.metrics.Refused.WithLabelValues("requests"),
 		files:       s.metrics.Refused.WithLabelValues("files"),
+		lists:       s.metrics.Refused.WithLabelValues("lists"),
 	}
+	bodyMemory := or(o.BodyMemory, 64<<20)
+	s.lists = newHolding(bodyMemory, s.refused.lists)
+	s.manifests = newHolding(bodyMemory, s.metrics.Refused.WithLabelValues("manifests"))
+	s.seed = maphash.MakeSeed()
+	s.turns = make(chan struct{}, turns())
 	s.Admit(o.Guard, o.Grants)
 	s.pool.New = func() any { return new(exchange) }
 	s.base, s.giveUp = context.WithCancel(context.Background())
@@ -259,7 +276,7 @@ func (s *Server) open() []net.Conn {
 }
 
 // refused counts what was refused, by limit.
-type refused struct{ connections, address, requests, files prometheus.Counter }
+type refused struct{ connections, address, requests, files, lists prometheus.Counter }
 
 // track knows the open connections and what they do, for Shutdown.
 func (s *Server) track(c net.Conn, state fasthttp.ConnState) {
@@ -286,7 +303,7 @@ func (s *Server) track(c net.Conn, state fasthttp.ConnState) {
 	}
 }
 
-func or[T int | time.Duration](v, otherwise T) T {
+func or[T int | int64 | time.Duration](v, otherwise T) T {
 	if v > 0 {
 		return v
 	}

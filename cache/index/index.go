@@ -462,30 +462,6 @@ func (ix *Index) PutList(kind, upstream, repo, of string, l List) error {
 	return ix.put(listsBucket, join(kind, upstream, repo, of), l)
 }
 
-// Repositories lists what is known, as "upstream/repository", sorted.
-func (ix *Index) Repositories() ([]string, error) {
-	var names []string
-	err := ix.view(func(tx *tx) error {
-		for _, bucket := range [][]byte{tagsBucket, linksBucket} {
-			c := tx.Bucket(bucket).Cursor()
-			for key, _ := c.First(); key != nil; {
-				parts := bytes.SplitN(key, separator, 3)
-				if len(parts) != 3 {
-					key, _ = c.Next()
-					continue
-				}
-				names = append(names, string(parts[0])+"/"+string(parts[1]))
-				// On to the first key that is not of this repository.
-				past := append(join(string(parts[0]), string(parts[1])), separator[0]+1)
-				key, _ = c.Seek(past)
-			}
-		}
-		return nil
-	})
-	slices.Sort(names)
-	return slices.Compact(names), err
-}
-
 // separator stands between the parts of a key; no name, tag or digest can hold it.
 var separator = []byte{0}
 

@@ -115,6 +115,7 @@ func wire(loaded, cfg *configs.Config, environ []string, b build, log *zap.Logge
 		MaxConnections:           cfg.Limits.Connections,
 		MaxConnectionsPerAddress: cfg.Limits.ConnectionsPerAddress,
 		MaxRequests:              cfg.Limits.Requests,
+		BodyMemory:               int64(cfg.Limits.Manifests),
 		HeaderTimeout:            cfg.Limits.HeaderTimeout,
 		IdleTimeout:              cfg.Limits.IdleTimeout,
 		StallTimeout:             cfg.Limits.StallTimeout,

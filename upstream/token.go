@@ -32,8 +32,8 @@ const (
 	refusalTime = 10 * time.Second
 	// flightTimeout bounds one flight to a token server, retries included.
 	flightTimeout = 60 * time.Second
-	maxTokenBody  = 1 << 20
-	maxTokens     = 10_000
+	// maxTokenBody bounds a token server's answer: a token, often twice, and a refresh token.
+	maxTokenBody = 4 * maxToken
 	// maxTokenServers bounds those that are known at a time.
 	maxTokenServers = 100
 	clientID        = "entrepot"
@@ -48,7 +48,7 @@ type tokens struct {
 	flight      singleflight.Group
 
 	mu     sync.Mutex
-	held   map[tokenKey]*token
+	held   heldTokens
 	warned map[string]bool
 	// breakers are those of the token servers, by site.
 	breakers map[string]*breaker
@@ -73,7 +73,7 @@ type token struct {
 }
 
 func newTokens(r *Registry, c Credentials, t *trust) *tokens {
-	return &tokens{r: r, credentials: c, trust: t, held: map[tokenKey]*token{}, warned: map[string]bool{}, breakers: map[string]*breaker{}}
+	return &tokens{r: r, credentials: c, trust: t, warned: map[string]bool{}, breakers: map[string]*breaker{}}
 }
 
 // wait ends the flights; the registry's life must have ended.
@@ -158,7 +158,7 @@ func (t *tokens) answer(ctx context.Context, d *demand, c Credential, scope stri
 	key := tokenKey{realm: d.realm.String(), service: d.service, scope: scope, who: c.fingerprint()}
 
 	t.mu.Lock()
-	h := t.held[key]
+	h := t.held.get(key)
 	if h == nil {
 		h = &token{}
 	}
@@ -254,7 +254,7 @@ func (t *tokens) fetchOnce(ctx context.Context, key tokenKey, d *demand, c Crede
 			return nil, unavailable(http.StatusServiceUnavailable, nil, "upstream %s is closed", t.r.name)
 		}
 		// Who came late to a flight that has just landed finds what it brought.
-		if h := t.held[key]; h != nil && time.Now().Before(h.until) && (h.refused != nil || "Bearer "+h.value != used) && slices.Equal(h.scopes, scopes) {
+		if h := t.held.get(key); h != nil && time.Now().Before(h.until) && (h.refused != nil || "Bearer "+h.value != used) && slices.Equal(h.scopes, scopes) {
 			t.mu.Unlock()
 			return h, nil
 		}
@@ -270,8 +270,7 @@ func (t *tokens) fetchOnce(ctx context.Context, key tokenKey, d *demand, c Crede
 		got.scopes = scopes
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		t.makeRoom()
-		t.held[key] = got
+		t.held.put(key, got, time.Now())
 		return got, nil
 	})
 	select {
@@ -289,37 +288,13 @@ func (t *tokens) fetchOnce(ctx context.Context, key tokenKey, d *demand, c Crede
 	}
 }
 
-// makeRoom drops what has expired, and then whatever comes first, so that the
-// tokens of very many repositories do not pile up. t.mu is held.
-func (t *tokens) makeRoom() {
-	if len(t.held) < maxTokens {
-		return
-	}
-	now := time.Now()
-	for k, h := range t.held {
-		if !now.Before(h.until) {
-			delete(t.held, k)
-		}
-	}
-	for k := range t.held {
-		if len(t.held) < maxTokens {
-			return
-		}
-		delete(t.held, k)
-	}
-}
-
 // forget drops the tokens for scope that who was given, so that the next request
 // asks the token server whether it still gives one. Refusals stay: to ask again and
 // again would be a way to guess passwords through this proxy.
 func (t *tokens) forget(scope string, who account) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for k, h := range t.held {
-		if k.scope == scope && k.who == who && h.refused == nil {
-			delete(t.held, k)
-		}
-	}
+	t.held.dropIf(func(h *heldToken) bool { return h.key.scope == scope && h.key.who == who && h.token.refused == nil })
 }
 
 // breaker gives the breaker of the token server at realm.
@@ -390,13 +365,13 @@ func (t *tokens) fetchNow(ctx context.Context, d *demand, c Credential, scopes [
 	if res.StatusCode != http.StatusOK {
 		return t.refused(d, c, res, b, at)
 	}
-	raw, err := io.ReadAll(io.LimitReader(b, maxTokenBody))
+	raw, err := io.ReadAll(io.LimitReader(b, maxTokenBody+1))
 	if err != nil {
 		return nil, t.r.broken(ctx, at.Host, err)
 	}
 	got, err := readToken(raw, time.Now())
 	if err != nil {
-		return nil, &failure{err: unavailable(http.StatusBadGateway, err, "upstream %s: its token server %s gave no token", t.r.name, at.Host), reason: "protocol"}
+		return nil, &failure{err: unavailable(http.StatusBadGateway, nil, "upstream %s: its token server %s gave no usable token: %v", t.r.name, at.Host, err), reason: "protocol"}
 	}
 	return got, nil
 }
@@ -463,13 +438,16 @@ func (t *tokens) refused(d *demand, c Credential, res *http.Response, body io.Re
 	return nil, f
 }
 
-// readToken reads a token server's answer, which came at now. Its own clock
-// (issued_at) does not count, for it may be another.
+// readToken reads a token server's answer, which came at now. The server's own clock
+// (issued_at) does not count, because it may be wrong.
 func readToken(raw []byte, now time.Time) (*token, error) {
 	var doc struct {
 		Token       string  `json:"token"`
 		AccessToken string  `json:"access_token"`
 		ExpiresIn   float64 `json:"expires_in"`
+	}
+	if len(raw) > maxTokenBody {
+		return nil, fmt.Errorf("the answer has more than %d bytes, and a token may have %d", maxTokenBody, maxToken)
 	}
 	if err := json.Unmarshal(raw, &doc); err != nil {
 		return nil, errors.New("the answer is not JSON of the token specification")
@@ -480,6 +458,9 @@ func readToken(raw []byte, now time.Time) (*token, error) {
 	}
 	if v == "" {
 		return nil, errors.New("the answer has neither token nor access_token")
+	}
+	if len(v) > maxToken {
+		return nil, fmt.Errorf("the token has %d bytes; at most %d are taken", len(v), maxToken)
 	}
 	for i := range len(v) {
 		if v[i] <= ' ' || v[i] >= 0x7f {

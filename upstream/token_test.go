@@ -459,24 +459,57 @@ func TestCloseEndsFlights(t *testing.T) {
 	})
 }
 
-func TestTokensAreBounded(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		ts := w.registry(Options{}).tokens
-		for i := range maxTokens {
-			ts.held[tokenKey{scope: fmt.Sprint(i)}] = &token{until: time.Now().Add(time.Duration(i%2) * time.Hour)}
+func TestTokensAreBoundedInNumberAndBytes(t *testing.T) {
+	now := time.Now()
+	key := func(i int) tokenKey { return tokenKey{scope: fmt.Sprint(i)} }
+	var ts heldTokens
+	for i := range maxTokens {
+		ts.put(key(i), &token{value: "t", until: now.Add(time.Duration(i%2) * time.Hour)}, now)
+	}
+	ts.put(key(-1), &token{value: "t", until: now.Add(time.Hour)}, now)
+	if n := ts.order.Len(); n != maxTokens/2+1 {
+		t.Errorf("%d tokens kept, want the %d that are good", n, maxTokens/2+1)
+	}
+	large := strings.Repeat("x", maxToken)
+	for i := range 3 * maxTokenBytes / maxToken {
+		if ts.get(key(-1)) == nil { // it is in use
+			t.Fatal("the token that was used last is gone")
 		}
-		ts.makeRoom()
-		if n := len(ts.held); n != maxTokens/2 {
-			t.Errorf("%d tokens held, want the %d that are good", n, maxTokens/2)
+		ts.put(key(i), &token{value: large, until: now.Add(time.Hour)}, now)
+		if ts.bytes > maxTokenBytes || ts.order.Len() > maxTokens || ts.order.Len() != len(ts.of) {
+			t.Fatalf("%d tokens of %d bytes are kept", ts.order.Len(), ts.bytes)
 		}
-		for i := range maxTokens {
-			ts.held[tokenKey{scope: fmt.Sprint(i)}] = &token{until: time.Now().Add(time.Hour)}
-		}
-		ts.makeRoom()
-		if n := len(ts.held); n >= maxTokens {
-			t.Errorf("%d tokens held, want room for one more below %d", n, maxTokens)
-		}
-	})
+	}
+	if n := ts.order.Len(); n < maxTokenBytes/maxToken/2 {
+		t.Errorf("only %d tokens are kept", n)
+	}
+	ts.dropIf(func(*heldToken) bool { return true })
+	if ts.bytes != 0 || len(ts.of) != 0 {
+		t.Errorf("nothing is kept, and %d bytes and %d keys are counted", ts.bytes, len(ts.of))
+	}
+}
+
+func TestATokenThatIsTooLongIsRefusedInWords(t *testing.T) {
+	for _, n := range []int{maxToken + 1, maxTokenBody, 900_000, 1 << 30} {
+		inWorld(t, func(t *testing.T, w *world) {
+			hub(w, "https://auth.test/token")
+			w.host("auth.test:443", func(rw http.ResponseWriter, _ *http.Request) {
+				_, _ = io.WriteString(rw, `{"token":"`)
+				for piece := strings.Repeat("x", 1000); n > 0; n -= len(piece) {
+					if _, err := io.WriteString(rw, piece[:min(n, len(piece))]); err != nil {
+						return // the other side has read enough
+					}
+				}
+				_, _ = io.WriteString(rw, `"}`)
+			})
+			r := w.registry(Options{})
+			_, err := r.Manifest(t.Context(), "library/nginx", "latest")
+			wantError(t, err, oci.CodeUnavailable, 502)
+			if !strings.Contains(err.Error(), "32768") {
+				t.Errorf("the error does not say the limit: %v", err)
+			}
+		})
+	}
 }
 
 func FuzzReadToken(f *testing.F) {

@@ -3,9 +3,12 @@ package configs
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -68,6 +71,61 @@ func TestKubernetesConfigurationLoads(t *testing.T) {
 			t.Errorf("probes reach the pod from outside: want admin.listen :5001, got %s", cfg.Admin.Listen)
 		}
 		return
+	}
+}
+
+// TestComposeFileRuns loads the settings that the Compose file gives the program.
+func TestComposeFileRuns(t *testing.T) {
+	var file struct {
+		Services map[string]struct{ Environment map[string]string }
+	}
+	if err := yaml.Unmarshal(readExample(t, "deploy/compose.yml"), &file); err != nil {
+		t.Fatal(err)
+	}
+	var environ []string
+	for name, value := range file.Services["entrepot"].Environment {
+		environ = append(environ, name+"="+value)
+	}
+	cfg, err := Load(Source{Environ: environ})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Admin.Listen != ":5001" || !slices.Contains(cfg.Admin.Hosts, "entrepot") {
+		t.Errorf("want the admin listener published and asked as entrepot, got %+v", cfg.Admin)
+	}
+}
+
+// TestKubernetesServiceIsClosed holds that strangers outside of the cluster do not
+// reach a cache that asks nobody who they are, and that Prometheus finds the metrics.
+func TestKubernetesServiceIsClosed(t *testing.T) {
+	d := yaml.NewDecoder(bytes.NewReader(readExample(t, "deploy/kubernetes.yaml")))
+	services, scraped := 0, false
+	for {
+		var object struct {
+			Kind string
+			Spec struct {
+				Type     string
+				Template struct {
+					Metadata struct{ Annotations map[string]string }
+				}
+			}
+		}
+		if err := d.Decode(&object); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if object.Kind == "Service" {
+			services++
+			if object.Spec.Type != "" && object.Spec.Type != "ClusterIP" {
+				t.Errorf("the service is a %s, and the configuration has no auth", object.Spec.Type)
+			}
+		}
+		a := object.Spec.Template.Metadata.Annotations
+		scraped = scraped || a["prometheus.io/scrape"] == "true" && a["prometheus.io/port"] == "5001"
+	}
+	if services != 1 || !scraped {
+		t.Errorf("%d services, scraped: %v", services, scraped)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -191,7 +192,7 @@ func TestTheTokenFindsAnotherPlace(t *testing.T) {
 
 // asUser makes a command run as another user, in a directory of its own.
 func asUser(cmd *exec.Cmd, uid uint32, home string) *exec.Cmd {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid, NoSetGroups: false}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home}
 	cmd.Dir = home
 	return cmd
@@ -238,19 +239,13 @@ func TestOtherUsersOfTheHostAreRefused(t *testing.T) {
 	i := image.New(image.Options{Seed: 1})
 	h.Push("library/app", "1", i)
 
-	ports := make([]string, 2)
-	for n := range ports {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close()
-		_, ports[n], _ = net.SplitHostPort(ln.Addr().String())
-		_ = ln.Close()
-	}
+	first, second := freePort(t), freePort(t)
+	_, frontPort, _ := net.SplitHostPort(first.Addr().String())
+	_, adminPort, _ := net.SplitHostPort(second.Addr().String())
+	_, _ = first.Close(), second.Close() // the proxy opens them
 	config := filepath.Join(base, "entrepot.yml")
 	settings, err := yaml.Marshal(map[string]any{
-		"listen": "127.0.0.1:" + ports[0], "admin": map[string]any{"listen": ":" + ports[1]},
+		"listen": "127.0.0.1:" + frontPort, "admin": map[string]any{"listen": ":" + adminPort},
 		"cache":     map[string]any{"dir": cache, "min_free": 0},
 		"upstreams": map[string]any{"docker.io": h.Upstream("")},
 	})
@@ -272,7 +267,7 @@ func TestOtherUsersOfTheHostAreRefused(t *testing.T) {
 			t.Errorf("serve: %v\n%s", err, &log)
 		}
 	}()
-	registry, at := "http://127.0.0.1:"+ports[0], "127.0.0.1:"+ports[1]
+	registry, at := "http://127.0.0.1:"+frontPort, "127.0.0.1:"+adminPort
 	until(t, "the proxy to be ready", func() bool {
 		res, err := http.Get("http://" + at + "/readyz")
 		if err != nil {
@@ -355,6 +350,16 @@ func TestOtherUsersOfTheHostAreRefused(t *testing.T) {
 	}
 }
 
+// freePort opens a port. The caller closes it.
+func freePort(t *testing.T) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ln
+}
+
 // doorsOf are the paths of an image's content.
 func doorsOf(i *image.Image) map[string]bool {
 	paths := map[string]bool{"/v2/library/app/manifests/1": true}
@@ -369,14 +374,11 @@ func doorsOf(i *image.Image) map[string]bool {
 func TestAnImpostorGetsNoToken(t *testing.T) {
 	t.Parallel()
 	_, p := start(t, "")
-	var shown []string
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	var shown atomic.Int32
+	ln := freePort(t)
 	impostor := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if a := r.Header.Get("Authorization"); a != "" {
-			shown = append(shown, a)
+		if r.Header.Get("Authorization") != "" {
+			shown.Add(1)
 		}
 		w.Header().Set(admin.TokenHeader, p.AdminTokenFile())
 		w.WriteHeader(http.StatusUnauthorized)
@@ -390,7 +392,7 @@ func TestAnImpostorGetsNoToken(t *testing.T) {
 	_ = impostor.Close()
 	<-ended
 	want := fmt.Sprintf("is the token file of the one at %s", strings.TrimPrefix(p.AdminURL(), "http://"))
-	if err == nil || !strings.Contains(string(out), want) || len(shown) > 0 {
-		t.Errorf("want it refused with %q, got %v\n%s\nshown: %d", want, err, out, len(shown))
+	if err == nil || !strings.Contains(string(out), want) || shown.Load() > 0 {
+		t.Errorf("want it refused with %q, got %v\n%s\nshown: %d", want, err, out, shown.Load())
 	}
 }

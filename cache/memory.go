@@ -3,9 +3,11 @@ package cache
 import (
 	"fmt"
 	"hash/maphash"
+	"unsafe"
 
 	"github.com/dgraph-io/ristretto/v2"
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/metrics"
@@ -17,8 +19,15 @@ const (
 	// smallBlob is the largest blob, in bytes, that memory keeps: configs are
 	// smaller, layers are for the page cache and sendfile.
 	smallBlob = 32 << 10
-	// entryCost is about what an entry costs beside its content, in bytes.
-	entryCost = 384
+	// entryCost is about what an entry costs beside its name and its value, in bytes:
+	// the entry itself and its places in ristretto's maps, which are not all full.
+	entryCost = 256
+	// wordCost is about what a map or the backing of a slice costs beside what it
+	// holds, in bytes.
+	wordCost = 64
+	// largestShare is the largest part of the tier, as a divisor, that one entry may
+	// take: a larger one would push out everything else.
+	largestShare = 4
 )
 
 // memory is the tier in front of the disk: manifests, small blobs, and the
@@ -27,6 +36,7 @@ const (
 // for concurrent use.
 type memory struct {
 	lru  *ristretto.Cache[uint64, *entry]
+	most int64 // the largest cost of one entry
 	seed maphash.Seed
 	m    *metrics.Metrics
 }
@@ -84,7 +94,7 @@ func newMemory(bytes int64, m *metrics.Metrics) (*memory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("memory tier of %d bytes: %w", bytes, err)
 	}
-	return &memory{lru: lru, seed: maphash.MakeSeed(), m: m}, nil
+	return &memory{lru: lru, most: bytes / largestShare, seed: maphash.MakeSeed(), m: m}, nil
 }
 
 // close ends the tier's goroutines.
@@ -107,7 +117,9 @@ func (m *memory) manifest(d digest.Digest) (*oci.Manifest, bool) {
 }
 
 func (m *memory) setManifest(v *oci.Manifest) {
-	m.set(name{kind: ofManifest, reference: string(v.Digest)}, ready(v), int64(len(v.Bytes)))
+	r := ready(v)
+	cost := int64(unsafe.Sizeof(*r)+unsafe.Sizeof(*v)) + int64(cap(v.Bytes)+len(v.MediaType)+len(v.Digest))
+	m.set(name{kind: ofManifest, reference: string(v.Digest)}, r, cost)
 }
 
 func blobName(d digest.Digest) name { return name{kind: ofBlob, reference: string(d)} }
@@ -154,13 +166,19 @@ func (m *memory) verifiedBlob(d digest.Digest) (*verified, digest.Digest) {
 	return v, digest.Digest(e.name.reference)
 }
 
-func (m *memory) setBlob(d digest.Digest, b []byte) { m.set(blobName(d), memoryBlob(b), int64(len(b))) }
+func (m *memory) setBlob(d digest.Digest, b []byte) {
+	m.set(blobName(d), memoryBlob(b), int64(cap(b))+wordCost)
+}
 
-func (m *memory) setVerified(d digest.Digest, v *verified) { m.replace(blobName(d), v, 0) }
+func (m *memory) setVerified(d digest.Digest, v *verified) {
+	m.replace(blobName(d), v, int64(unsafe.Sizeof(*v)))
+}
 
 // recallVerified keeps what the index says. It may come late, behind what is
 // newer; then the blob is verified once more.
-func (m *memory) recallVerified(d digest.Digest, v *verified) { m.set(blobName(d), v, 0) }
+func (m *memory) recallVerified(d digest.Digest, v *verified) {
+	m.set(blobName(d), v, int64(unsafe.Sizeof(*v)))
+}
 
 func (m *memory) dropBlob(d digest.Digest) { m.drop(blobName(d)) }
 
@@ -169,7 +187,7 @@ func (m *memory) link(upstream, repo string, d digest.Digest) (index.Link, bool)
 }
 
 func (m *memory) setLink(upstream, repo string, d digest.Digest, l index.Link) {
-	m.set(name{ofLink, upstream, repo, string(d)}, l, 0)
+	m.set(name{ofLink, upstream, repo, string(d)}, l, int64(unsafe.Sizeof(l))+int64(len(l.MediaType)))
 }
 
 // tag and list give what never stays behind what was set last.
@@ -178,7 +196,7 @@ func (m *memory) tag(upstream, repo, tag string) (index.Tag, bool) {
 }
 
 func (m *memory) setTag(t rewrite.Target, rec index.Tag) {
-	m.replace(name{ofTag, t.Upstream, t.Repository, t.Tag}, rec, 0)
+	m.replace(name{ofTag, t.Upstream, t.Repository, t.Tag}, rec, tagCost(rec))
 }
 
 func (m *memory) dropTag(t rewrite.Target) { m.drop(name{ofTag, t.Upstream, t.Repository, t.Tag}) }
@@ -188,11 +206,52 @@ func (m *memory) list(key string) (index.List, bool) {
 }
 
 func (m *memory) setList(key string, l index.List) {
-	cost := int64(0)
-	for _, t := range l.Tags {
-		cost += int64(len(t)) + 16
+	m.replace(name{kind: ofList, reference: key}, l, listCost(l))
+}
+
+// tagCost returns about how many bytes a tag's record takes up.
+func tagCost(rec index.Tag) int64 {
+	cost := int64(unsafe.Sizeof(rec)) + int64(len(rec.Digest)+len(rec.MediaType)+len(rec.Previous))
+	if h := rec.Held; h != nil {
+		cost += int64(unsafe.Sizeof(*h)) + int64(len(h.Digest)+len(h.MediaType))
 	}
-	m.replace(name{kind: ofList, reference: key}, l, cost+int64(len(l.Referrers))*entryCost)
+	return cost
+}
+
+// listCost returns about how many bytes a list takes up as it is decoded.
+func listCost(l index.List) int64 {
+	cost := int64(unsafe.Sizeof(l)) + 2*wordCost
+	for _, t := range l.Tags {
+		cost += int64(len(t)) + int64(unsafe.Sizeof(t))
+	}
+	cost += int64(cap(l.Tags)-len(l.Tags)) * int64(unsafe.Sizeof(""))
+	cost += int64(cap(l.Referrers)) * int64(unsafe.Sizeof(v1.Descriptor{}))
+	for _, d := range l.Referrers {
+		cost += descriptorCost(d)
+	}
+	return cost
+}
+
+// descriptorCost returns about how many bytes a descriptor takes up beside its struct.
+func descriptorCost(d v1.Descriptor) int64 {
+	cost := int64(len(d.MediaType) + len(d.Digest) + len(d.ArtifactType) + len(d.Data))
+	for _, u := range d.URLs {
+		cost += int64(len(u)) + int64(unsafe.Sizeof(u))
+	}
+	if d.Annotations != nil {
+		cost += wordCost
+	}
+	for k, v := range d.Annotations {
+		// Go's maps are between half and seven eighths full.
+		cost += int64(len(k)+len(v)) + 3*int64(unsafe.Sizeof(k))
+	}
+	if p := d.Platform; p != nil {
+		cost += int64(unsafe.Sizeof(*p)) + int64(len(p.Architecture)+len(p.OS)+len(p.OSVersion)+len(p.Variant))
+		for _, f := range p.OSFeatures {
+			cost += int64(len(f)) + int64(unsafe.Sizeof(f))
+		}
+	}
+	return cost
 }
 
 func (m *memory) dropList(key string) { m.drop(name{kind: ofList, reference: key}) }
@@ -223,10 +282,13 @@ func find[V any](m *memory, n name) (V, bool) {
 // set keeps what never changes; it may not be found at once, or ever. It keeps
 // n's strings.
 func (m *memory) set(n name, v any, cost int64) {
-	if m.lru != nil {
-		m.lru.Set(m.hash(n), &entry{n, v}, cost+entryCost)
+	if cost += costOf(n); m.lru != nil && cost <= m.most {
+		m.lru.Set(m.hash(n), &entry{n, v}, cost)
 	}
 }
+
+// costOf returns about how many bytes an entry of that name takes up beside its value.
+func costOf(n name) int64 { return entryCost + int64(len(n.upstream)+len(n.repo)+len(n.reference)) }
 
 // replace keeps what changes. Ristretto may drop a set and keep the value
 // before it, so that value is dropped first, and the buffers that could still
@@ -236,7 +298,9 @@ func (m *memory) replace(n name, v any, cost int64) {
 		return
 	}
 	m.drop(n)
-	m.lru.Set(m.hash(n), &entry{n, v}, cost+entryCost)
+	if cost += costOf(n); cost <= m.most {
+		m.lru.Set(m.hash(n), &entry{n, v}, cost)
+	}
 }
 
 func (m *memory) drop(n name) {

@@ -141,6 +141,10 @@ func TestNoFailureIsAnAbsenceOrDisplacesWhatIsHere(t *testing.T) {
 						t.Fatalf("%s: %v", what, err)
 					}
 				}
+				// That nothing refers to a digest is kept once its manifest is.
+				if _, err := here["referrers"](t.Context()); err != nil {
+					t.Fatal(err)
+				}
 				r.set(failure, 0)
 				for round := range 3 {
 					time.Sleep(time.Hour)

@@ -22,6 +22,11 @@ const (
 	maxListBytes = 64 << 20
 	maxTags      = 1_000_000
 	maxReferrers = 100_000
+	// largeList is the size in bytes above which a list is read alone: decoded, it
+	// takes up several times as much memory.
+	largeList = 2 << 20
+	// largePatience is how long a request waits for others' large lists.
+	largePatience = 10 * time.Second
 	// listTimeout is for all pages together.
 	listTimeout = 10 * time.Minute
 )
@@ -138,6 +143,12 @@ func (r *Registry) pages(ctx context.Context, a *ask, add func(*answer, []byte) 
 	defer cancel()
 	seen := map[url.URL]bool{}
 	total := 0
+	alone := false
+	defer func() {
+		if alone {
+			r.large.Release(1)
+		}
+	}()
 	for range maxPages {
 		var next *url.URL
 		var last *answer
@@ -158,10 +169,18 @@ func (r *Registry) pages(ctx context.Context, a *ask, add func(*answer, []byte) 
 			if next, err = rewrite.NextPage(res.Header.Values("Link"), asked); err != nil {
 				return r.garbled(res, "sent a list whose end can not be found: %v", err)
 			}
+			if total += len(raw); total > largeList && !alone {
+				patience, done := context.WithTimeout(ctx, largePatience)
+				err := r.large.Acquire(patience, 1)
+				done()
+				if err != nil {
+					return r.crowded(res)
+				}
+				alone = true
+			}
 			if f := add(res, raw); f != nil {
 				return f
 			}
-			total += len(raw)
 			last = res
 			return nil
 		})

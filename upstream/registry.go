@@ -83,6 +83,7 @@ type Registry struct {
 	lender    Lender
 	slots     *slots
 	memory    *semaphore.Weighted
+	large     *semaphore.Weighted // see largeList
 	log       *zap.Logger
 	metrics   *metrics.Metrics
 
@@ -140,6 +141,7 @@ func build(o Options, dial dialer, proxy func(*http.Request) (*url.URL, error)) 
 		reserve:   o.QuotaReserve,
 		slots:     newSlots(o.MaxConnections),
 		memory:    o.Memory,
+		large:     semaphore.NewWeighted(1),
 		lender:    o.Lender,
 		log:       o.Log.With(zap.String("upstream", o.Name)),
 		metrics:   o.Metrics,

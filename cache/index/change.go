@@ -58,6 +58,12 @@ func (ix *Index) Put(changes ...Change) error {
 			w.note(c)
 		}
 	}
+	for _, c := range changes {
+		if len(c.Referrers) > 0 {
+			defer ix.lists.forget()
+			break
+		}
+	}
 	return ix.batch(func(tx *tx) error {
 		for i, c := range changes {
 			if err := ix.apply(tx, c, touched[i]); err != nil {

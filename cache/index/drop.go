@@ -71,6 +71,7 @@ func (ix *Index) Lists(upstream, repo string) ([]ListName, error) {
 // DropLists forgets lists, but those of referrers to digests of which w, where it is not
 // nil, has seen that something was put since it began.
 func (ix *Index) DropLists(list []ListName, w *Watch) error {
+	defer ix.lists.forget()
 	for some := range slices.Chunk(list, dropChunk) {
 		err := ix.update(func(tx *tx) error {
 			for _, l := range some {

@@ -117,6 +117,8 @@ type Index struct {
 	backup  string        // the path of the backup
 	changed chan struct{} // holds one token while the backup is behind
 
+	lists listUses
+
 	mu      sync.Mutex
 	touched map[string]Tag       // confirmed again, not yet on disk
 	used    map[string]time.Time // last uses of blobs, not yet on disk
@@ -447,19 +449,6 @@ func (ix *Index) Link(upstream, repo string, d digest.Digest) (Link, bool) {
 // PutLinks remembers that a repository may serve these digests, all or none.
 func (ix *Index) PutLinks(upstream, repo string, links map[digest.Digest]Link) error {
 	return ix.Put(Change{Upstream: upstream, Repository: repo, Links: links})
-}
-
-// List gives the list of a kind that was kept of a repository. of is the
-// subject's digest for Referrers and empty for Tags.
-func (ix *Index) List(kind, upstream, repo, of string) (List, bool) {
-	var l List
-	ok := ix.get(listsBucket, join(kind, upstream, repo, of), &l)
-	return l, ok
-}
-
-// PutList keeps a list.
-func (ix *Index) PutList(kind, upstream, repo, of string, l List) error {
-	return ix.put(listsBucket, join(kind, upstream, repo, of), l)
 }
 
 // separator stands between the parts of a key; no name, tag or digest can hold it.

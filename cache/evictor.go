@@ -22,8 +22,10 @@ const (
 	// promiseFor is for how long what a manifest names is promised to those
 	// who were given the manifest.
 	promiseFor = time.Hour
-	// maxPromising bounds the manifests that promise something.
-	maxPromising = 10_000
+	// maxServed bounds the manifests that promise something, maxPromising the size in
+	// bytes of one: a larger one is read for nobody's eviction.
+	maxServed    = 10_000
+	maxPromising = 256 << 10
 	// abandoned is the age at which a part that nobody goes on with goes before
 	// anything that is whole.
 	abandoned = 24 * time.Hour
@@ -134,10 +136,10 @@ func (e *evictor) takeUses() {
 			e.served[d] = at
 		}
 	})
-	if len(e.served) > maxPromising {
+	if len(e.served) > maxServed {
 		e.forgetServed(promiseFor)
 	}
-	for keep := promiseFor; len(e.served) > maxPromising; keep /= 2 {
+	for keep := promiseFor; len(e.served) > maxServed; keep /= 2 {
 		e.forgetServed(keep)
 	}
 }
@@ -315,6 +317,9 @@ func (e *evictor) promised() map[digest.Digest]bool {
 	promised := map[digest.Digest]bool{}
 	for d := range e.served {
 		promised[d] = true
+		if size, ok := e.cache.store.Has(d); !ok || size > maxPromising {
+			continue
+		}
 		for _, child := range children(e.parsed(d)) {
 			promised[child.Digest] = true
 		}

@@ -352,13 +352,21 @@ func (c *Cache) keepManifest(t rewrite.Target, m *oci.Manifest, tag *sighting) e
 	return nil
 }
 
+// maxNamedLinks is how many digests a manifest may name to have a link written for each.
+// A client waits for these writes, and images name far fewer.
+const maxNamedLinks = 512
+
 // linksOf is the change that lets t's repository serve m and what it names. What
 // the repository has served as a manifest stays one, whoever names it as what.
 func (c *Cache) linksOf(t rewrite.Target, m *oci.Manifest, p *rewrite.Parsed) index.Change {
 	links := map[digest.Digest]index.Link{
 		m.Digest: {MediaType: m.MediaType, Size: int64(len(m.Bytes)), Manifest: true},
 	}
-	for _, d := range p.Children {
+	named := p.Children
+	if len(named) > maxNamedLinks {
+		named = nil // each is asked of the upstream when a client asks for it
+	}
+	for _, d := range named {
 		if rewrite.IsForeign(d) {
 			continue // the registry need not have it: naming it proves nothing
 		}

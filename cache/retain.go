@@ -137,6 +137,9 @@ func (e *evictor) contentOf(d digest.Digest, known map[digest.Digest]bool) (cont
 	if !add(d) {
 		return nil, 0
 	}
+	if size > maxPromising {
+		return content, size // it is no image's
+	}
 	root := e.parsed(d)
 	for _, child := range children(root) {
 		if add(child.Digest) && root.Kind == rewrite.Index {

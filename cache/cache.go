@@ -132,6 +132,7 @@ type Cache struct {
 
 	// manifests is the room for those that are being read from disk.
 	manifests *semaphore.Weighted
+	choices   choices
 	// readingLists has a token for each list that is being read from the index.
 	readingLists chan struct{}
 

@@ -19,6 +19,8 @@ import (
 type readyManifest struct {
 	*oci.Manifest
 	whole, described Manifest
+	// chosen and chosenDescribed are the same out of an index.
+	chosen, chosenDescribed Manifest
 }
 
 func ready(m *oci.Manifest) *readyManifest {
@@ -26,12 +28,15 @@ func ready(m *oci.Manifest) *readyManifest {
 	r.whole = Manifest{Digest: m.Digest, MediaType: m.MediaType, Size: int64(len(m.Bytes)), Bytes: m.Bytes}
 	r.described = r.whole
 	r.described.Bytes = nil
+	r.chosen, r.chosenDescribed = r.whole, r.described
+	r.chosen.Negotiated, r.chosenDescribed.Negotiated = true, true
 	return r
 }
 
-// hotManifest gives what answers t where memory has all of it, the tag is fresh
-// and has not moved lately, and nothing is to be chosen; else nil.
-func (c *Cache) hotManifest(up *upstream, t rewrite.Target, a rewrite.Accept) (*readyManifest, Outcome) {
+// hotManifest gives what answers t if memory has all of it, and the tag is fresh and has
+// not moved lately; else nil. It gives nil also where that is an index, unless indexes
+// are wanted.
+func (c *Cache) hotManifest(up *upstream, t rewrite.Target, indexes bool) (*readyManifest, Outcome) {
 	d, out, mediaType := t.Digest, Outcome{Status: Hit}, ""
 	if d == "" {
 		if !t.AsOf.IsZero() {
@@ -43,7 +48,7 @@ func (c *Cache) hotManifest(up *upstream, t rewrite.Target, a rewrite.Accept) (*
 		}
 		rule := up.rules.rule(t.Repository, t.Tag)
 		age := time.Since(rec.Checked)
-		if !rule.fresh(age) || rewrite.IsIndex(rec.MediaType) && !a.TakesIndex() {
+		if !rule.fresh(age) || rewrite.IsIndex(rec.MediaType) && !indexes {
 			return nil, out
 		}
 		d, out, mediaType = rec.Digest, rule.outcome(Hit, age), rec.MediaType

@@ -31,9 +31,18 @@ func (c *Cache) give(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*
 	if err != nil {
 		return nil, Outcome{}, err
 	}
-	if m, out := c.hotManifest(up, t, a); m != nil {
+	if m, out := c.hotManifest(up, t, a.TakesIndex()); m != nil {
 		up.countSaved(out.Status)
 		return &m.whole, out, nil
+	}
+	if !a.TakesIndex() {
+		if m, out, err, known := c.hotChoice(up, t); known {
+			up.countSaved(out.Status)
+			if err != nil {
+				return nil, out, err
+			}
+			return &m.chosen, out, nil
+		}
 	}
 	t = owned(t)
 	if t.Digest != "" {
@@ -76,8 +85,16 @@ func (c *Cache) describe(ctx context.Context, t rewrite.Target, a rewrite.Accept
 	if err != nil {
 		return nil, Outcome{}, err
 	}
-	if m, out := c.hotManifest(up, t, a); m != nil {
+	if m, out := c.hotManifest(up, t, a.TakesIndex()); m != nil {
 		return &m.described, out, nil
+	}
+	if !a.TakesIndex() {
+		if m, out, err, known := c.hotChoice(up, t); known {
+			if err != nil {
+				return nil, out, err
+			}
+			return &m.chosenDescribed, out, nil
+		}
 	}
 	t = owned(t)
 	if t.Digest != "" {
@@ -168,15 +185,11 @@ func withDigest(t rewrite.Target, d digest.Digest) rewrite.Target {
 // negotiate gives the default platform's manifest out of idx, which t's tag
 // stands for.
 func (c *Cache) negotiate(ctx context.Context, up *upstream, t rewrite.Target, idx *oci.Manifest, out Outcome) (*Manifest, Outcome, error) {
-	p, err := rewrite.Parse(idx.Bytes, idx.MediaType)
-	if err != nil {
-		return nil, out, err
-	}
-	d, err := rewrite.SelectPlatform(p, c.settings().platform)
+	d, err := c.choose(ctx, idx)
 	if err != nil {
 		return nil, out, fmt.Errorf("choose from %s: %w", t, err)
 	}
-	m, st, err := c.manifestByDigest(ctx, up, withDigest(t, d.Digest))
+	m, st, err := c.manifestByDigest(ctx, up, withDigest(t, d))
 	if err != nil {
 		return nil, out, err
 	}

@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -333,20 +335,31 @@ func newOperatorListener(a configs.Admin) (*operatorListener, error) {
 	return o, nil
 }
 
-// authenticate finds the token that the listener takes: that of admin.auth.token_file,
-// else the one in the file that the listener names. place is the path of that file, if
-// there is one. Where the listener asks for nothing, there is no token and no error.
-// An error is errNoToken if the file cannot be used, with the reason and the remedy.
+// authenticate finds the token that the listener takes: the one in the file that the
+// listener names, or else that of admin.auth.token_file. place is the path of the named
+// file, if there is one. If the listener needs no token, there is none, and no error.
+// An error is errNoToken if there is no token to use, with the reason and the remedy.
+func (o *operatorListener) authenticate(ctx context.Context, a configs.Admin, named bool) (place string, err error) {
+	place, err = o.readNamed(ctx, named)
+	if a.Auth.TokenFile != "" && errors.Is(err, errNoToken) {
+		o.token, err = readToken(a.Auth.TokenFile)
+	}
+	return place, err
+}
+
+// readNamed is authenticate without admin.auth.token_file.
 //
 // The listener may be an impostor: any user can open its port while Entrepot does not
 // run. So an address that nobody named on the command line gets only a token that was
 // made for it: Entrepot held the address when it made the token, and takes a new one
 // at each start.
-func (o *operatorListener) authenticate(ctx context.Context, a configs.Admin, named bool) (place string, err error) {
-	if a.Auth.TokenFile != "" {
-		o.token, err = readToken(a.Auth.TokenFile)
-		return "", err
-	}
+//
+// A listener on another machine is given no token of this one, however it is named.
+func (o *operatorListener) readNamed(ctx context.Context, named bool) (place string, err error) {
+	self := false
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) {
+		self = isOneHost(c.Conn.LocalAddr(), c.Conn.RemoteAddr())
+	}})
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, o.url(operator.Prefix+"status"), nil)
 	if err != nil {
 		return "", err
@@ -362,8 +375,8 @@ func (o *operatorListener) authenticate(ctx context.Context, a configs.Admin, na
 		return "", nil
 	}
 	at := reachable(o.listen)
-	if place == "" {
-		return "", fmt.Errorf("%w at %s: it names no token file on this machine; run this command where it runs (docker exec, kubectl exec), or give both the same admin.auth.token_file", errNoToken, at)
+	if place == "" || !self {
+		return "", fmt.Errorf("%w at %s: it has no token file on this machine; run this command where it runs (docker exec, kubectl exec), or give both the same admin.auth.token_file", errNoToken, at)
 	}
 	token, err := admin.ReadToken(place)
 	switch {
@@ -380,6 +393,15 @@ func (o *operatorListener) authenticate(ctx context.Context, a configs.Admin, na
 	}
 	o.token = token.Secret
 	return place, nil
+}
+
+// isOneHost tells whether both ends of a connection are on this machine: they have the
+// same IP address, or both are loopback.
+func isOneHost(local, remote net.Addr) bool {
+	one, err := netip.ParseAddrPort(local.String())
+	other, also := netip.ParseAddrPort(remote.String())
+	a, b := one.Addr().Unmap(), other.Addr().Unmap()
+	return err == nil && also == nil && (a == b || a.IsLoopback() && b.IsLoopback())
 }
 
 // isPort tells whether two addresses have the same port.

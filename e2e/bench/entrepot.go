@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/entrepot-dev/entrepot/admin"
 )
 
 // program is the package of the command.
@@ -43,6 +45,7 @@ func (b *bench) entrepotLaunch(dir string, from hubAddress, m manner) (launch, e
 	if cache == "" {
 		cache = filepath.Join(dir, "cache")
 	}
+	l.token = filepath.Join(cache, admin.TokenFile)
 	cfg := map[string]any{
 		"listen":    l.address,
 		"admin":     map[string]any{"listen": l.admin},

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"github.com/entrepot-dev/entrepot/admin"
 )
 
 // mallocs is how many objects Entrepot has ever allocated; 0 for the others,
@@ -40,6 +42,9 @@ func (s *server) ask(ctx context.Context, page string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.admin+page, nil)
 	if err != nil {
 		return nil, err
+	}
+	if token, err := admin.ReadToken(s.token); err == nil { // /metrics needs none
+		req.Header.Set("Authorization", "Bearer "+token.Secret)
 	}
 	req.Close = true
 	res, err := http.DefaultClient.Do(req)

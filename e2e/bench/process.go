@@ -21,6 +21,7 @@ type server struct {
 	subject subject
 	address string // of the registry API, host:port
 	admin   string // of Entrepot's operator listener, host:port
+	token   string // path of the file with its token
 	// tls is what a client needs to speak to it; nil for plain http.
 	tls *tls.Config
 	// authorization is what clients show; empty for nothing.
@@ -41,6 +42,7 @@ type launch struct {
 	dir     string
 	address string
 	admin   string
+	token   string
 	// authorization is what clients show; empty for nothing.
 	authorization string
 	trust         *x509.CertPool // where set, it speaks TLS
@@ -59,7 +61,7 @@ func (l launch) start(ctx context.Context) (*server, error) {
 		return nil, err
 	}
 	defer log.Close()
-	s := &server{subject: l.subject, address: l.address, admin: l.admin, authorization: l.authorization, dir: l.dir, ended: make(chan struct{})}
+	s := &server{subject: l.subject, address: l.address, admin: l.admin, token: l.token, authorization: l.authorization, dir: l.dir, ended: make(chan struct{})}
 	if l.trust != nil {
 		s.tls = &tls.Config{RootCAs: l.trust, ServerName: "localhost", MinVersion: tls.VersionTLS13}
 	}

@@ -26,12 +26,21 @@ type Parsed struct {
 	Kind Kind
 	// MediaType is what MediaTypeOf gives for the bytes.
 	MediaType string
-	// Children are what the document is made of, each digest once, in order:
-	// of a manifest the config and then its layers or blobs, of an index its
-	// manifests. Those whose digest or size can not be right, or whose digest
-	// algorithm is not served here, are left out. IsForeign tells which of
-	// them a registry may not have.
+	// Children is the content that the document names, each digest once, in order.
+	// Which fields name content depends on the media type alone:
+	//   - an image manifest: config, then layers
+	//   - the ORAS artifact manifest: blobs
+	//   - an index: manifests
+	// Registries look at no other field, so another field names nothing.
+	// Descriptors with an impossible digest or size, or with a digest algorithm
+	// that isn't served here, are left out. IsForeign reports which children a
+	// registry may not have.
 	Children []v1.Descriptor
+	// Doubled is set if a field that names content occurs more than once, under
+	// any spelling. Decoders disagree about such a document, so a registry may
+	// have checked other content than Children, which come from the last
+	// occurrence: they must not be taken for content that the registry has.
+	Doubled bool
 	// Config is the config's descriptor; its digest is empty where there is none.
 	Config v1.Descriptor
 	// Subject is the manifest that this one refers to; nil where there is none.
@@ -42,18 +51,57 @@ type Parsed struct {
 	Annotations  map[string]string
 }
 
-// Descriptors are read through types of our own, because image-spec's decode
-// embedded content that a cache has no use for.
+// document is a manifest or an index. encoding/json matches keys without regard to
+// case and lets the last of several equal keys win; so does distribution, from
+// which most registries descend. Descriptors have types of our own because
+// image-spec's decode embedded content, which a cache doesn't use.
 type document struct {
 	SchemaVersion int               `json:"schemaVersion"`
 	MediaType     string            `json:"mediaType"`
 	ArtifactType  string            `json:"artifactType"`
-	Config        *v1.Descriptor    `json:"config"`
-	Layers        Descriptors       `json:"layers"`
-	Blobs         Descriptors       `json:"blobs"`
-	Manifests     Descriptors       `json:"manifests"`
+	Config        single            `json:"config"`
+	Layers        listing           `json:"layers"`
+	Blobs         lenient           `json:"blobs"`
+	Manifests     listing           `json:"manifests"`
 	Subject       *v1.Descriptor    `json:"subject"`
 	Annotations   map[string]string `json:"annotations"`
+}
+
+// single is a field with one descriptor, nil if it is absent or null. times counts
+// how often the document has the field.
+type single struct {
+	*v1.Descriptor
+	times int
+}
+
+func (s *single) UnmarshalJSON(b []byte) error {
+	s.times++
+	s.Descriptor = nil // json would merge both occurrences
+	return json.Unmarshal(b, &s.Descriptor)
+}
+
+// listing is a field with a list of descriptors, counted as in single.
+type listing struct {
+	Descriptors
+	times int
+}
+
+func (l *listing) UnmarshalJSON(b []byte) error {
+	l.times++
+	l.Descriptors = nil
+	return l.Descriptors.UnmarshalJSON(b)
+}
+
+// lenient is a listing that is an error only to a document that it belongs to:
+// registries take anything in a field that they don't know.
+type lenient struct {
+	listing
+	err error
+}
+
+func (l *lenient) UnmarshalJSON(b []byte) error {
+	l.err = l.listing.UnmarshalJSON(b)
+	return nil
 }
 
 // Parse reads a manifest or index of at most oci.MaxManifestSize bytes.
@@ -75,26 +123,34 @@ func Parse(b []byte, mediaType string) (*Parsed, error) {
 	p := &Parsed{MediaType: mediaType, ArtifactType: doc.ArtifactType, Annotations: doc.Annotations}
 	switch {
 	case IsIndex(mediaType):
-		if doc.Config != nil || doc.Layers != nil {
+		if doc.Config.Descriptor != nil || doc.Layers.Descriptors != nil {
 			return nil, oci.Errorf(oci.CodeManifestInvalid, "the index also has the config or layers of a manifest")
 		}
-		p.Kind = Index
-		p.add(doc.Manifests...)
+		p.Kind, p.Doubled = Index, doc.Manifests.times > 1
+		p.add(doc.Manifests.Descriptors...)
 	case IsManifest(mediaType):
-		if doc.Manifests != nil {
+		if doc.Manifests.Descriptors != nil {
 			return nil, oci.Errorf(oci.CodeManifestInvalid, "the manifest also has the manifests of an index")
 		}
 		p.Kind = Manifest
-		if doc.Config != nil {
-			p.Config = *doc.Config
+		if mediaType == oci.MediaTypeOCIArtifactManifest {
+			if doc.Blobs.err != nil {
+				return nil, &oci.Error{Code: oci.CodeManifestInvalid, Message: "the manifest is no valid JSON of a manifest or index", Err: doc.Blobs.err}
+			}
+			p.Doubled = doc.Blobs.times > 1
+			p.add(doc.Blobs.Descriptors...)
+			break
+		}
+		p.Doubled = doc.Config.times > 1 || doc.Layers.times > 1
+		if config := doc.Config.Descriptor; config != nil {
+			p.Config = *config
 			p.Config.Data = nil
-			p.add(*doc.Config)
+			p.add(*config)
 			if p.ArtifactType == "" {
-				p.ArtifactType = doc.Config.MediaType
+				p.ArtifactType = config.MediaType
 			}
 		}
-		p.add(doc.Layers...)
-		p.add(doc.Blobs...)
+		p.add(doc.Layers.Descriptors...)
 	default:
 		return nil, oci.Errorf(oci.CodeManifestInvalid, "%q is no media type of a manifest or index", mediaType)
 	}

@@ -27,6 +27,9 @@ type Rule struct {
 	Allow bool
 }
 
+// Concerns reports whether the rule is about an upstream, or a part of it.
+func (r *Rule) Concerns(upstream string) bool { return matchesAny(r.Upstreams, upstream) }
+
 // rule is a Rule, parsed.
 type rule struct {
 	Rule

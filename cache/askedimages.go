@@ -165,7 +165,7 @@ func (r *askedRepository) image(a *index.Asked, t rewrite.Target) AskedImage {
 // parsed reads what is here of a manifest; nil where that is nothing.
 func (r *askedRepository) parsed(up, repo string, d digest.Digest) *rewrite.Parsed {
 	l, ok := r.cache.link(up, repo, d)
-	if !ok || !l.Manifest {
+	if !ok || !l.Manifest || !r.cache.hasRight(rewrite.Target{Upstream: up, Repository: repo, Digest: d}) {
 		return nil
 	}
 	m, ok := r.cache.peekManifest(d)

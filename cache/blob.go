@@ -20,22 +20,35 @@ import (
 // diskRetry is when a client may come back after the cache's disk has failed.
 const diskRetry = 30 * time.Second
 
-// blobFill is a fill that runs, and whom it fetches from.
+// elsewherePatience is how long a request waits for the fill of another upstream that
+// fetches the same content, before its own upstream is asked for it.
+const elsewherePatience = 500 * time.Millisecond
+
+// fillKey tells fills apart: an upstream's readers follow what that upstream sends, so
+// that one that is slow or sends wrong bytes is no trouble to the readers of another.
+type fillKey struct {
+	digest   digest.Digest
+	upstream string
+}
+
+// blobFill is a fill that runs. It fetches for repo from upstream.
 type blobFill struct {
 	*fill
 	upstream, repo string
-	// gone is closed when the fill has ended and is not found any more.
+	// compares is set if the content was stored before the fill began.
+	compares bool
+	// gone is closed when the fill has ended and isn't found any more.
 	gone chan struct{}
 }
 
-// over tells whether the fill has failed, and not at the disk: what fails there is
-// passed on at once.
+// over reports whether the fill has failed, but not at the disk: a blob that the disk
+// can't keep is passed on at once.
 func (f *blobFill) over() bool {
 	err := f.failure()
 	return err != nil && !isOfDisk(err)
 }
 
-// awaitGone waits until the fill is not found any more; its error is that ctx has ended.
+// awaitGone waits until the fill isn't found any more; its error is that ctx has ended.
 func (f *blobFill) awaitGone(ctx context.Context) error {
 	select {
 	case <-f.gone:
@@ -45,11 +58,11 @@ func (f *blobFill) awaitGone(ctx context.Context) error {
 	}
 }
 
-// Blob gives the blob that t names by digest: from memory, from disk, or as it
-// comes from the upstream, of which it waits for the header. hint is the span that
-// will be sent first, or the zero Span: a fetch that begins for it begins there.
-// The Blob's Send ends when ctx does. The caller closes it. Errors are as for
-// Manifest.
+// Blob returns the blob that t names by digest: from memory, from disk, or as it comes
+// from the upstream, for whose response header it waits. hint is the span that will be
+// sent first, or the zero Span: a fetch that begins for it begins there. Content that
+// is here is served only to a repository that has a right to it (see right). The
+// Blob's Send ends when ctx does. The caller closes it. Errors are as for Manifest.
 func (c *Cache) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob, Outcome, error) {
 	up, err := c.upstream(t.Upstream)
 	if err != nil {
@@ -62,8 +75,8 @@ func (c *Cache) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob
 		return b, Outcome{Status: Hit}, nil
 	}
 	t = owned(t)
-	link, linked := c.link(t.Upstream, t.Repository, t.Digest)
-	if linked {
+	link, linked, right := c.rightTo(t)
+	if right == maySend && linked {
 		if b, err := c.keptBlob(ctx, t.Digest, link.Size); b != nil || err != nil {
 			c.uses.note(t.Digest, false)
 			return b, Outcome{Status: Hit}, err
@@ -73,22 +86,25 @@ func (c *Cache) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob
 	if err, ok := c.negative.get(ownAccount, k); ok {
 		return nil, Outcome{Status: Negative}, err
 	}
-	if !linked && !c.filledFor(t) && (c.holds(t.Digest) || c.filling(t.Digest) != nil) {
-		// It is here on another repository's account: the upstream says
-		// whether this one has it too.
-		if link, err = c.confirm(ctx, up, t); err != nil {
+	if right, err = c.awaitElsewhere(ctx, up, t, right); err != nil {
+		return nil, Outcome{Status: Miss}, err
+	}
+	if right == mustAsk && !c.filledFor(t) && c.holds(t.Digest) {
+		if link, right, err = c.prove(ctx, up, t, link, linked); err != nil {
 			return nil, Outcome{Status: Miss}, err
 		}
-		if b, err := c.keptBlob(ctx, t.Digest, link.Size); b != nil || err != nil {
-			c.uses.note(t.Digest, false)
-			return b, Outcome{Status: Revalidated}, err
+		if right == maySend {
+			linked = true
+			if b, err := c.keptBlob(ctx, t.Digest, link.Size); b != nil || err != nil {
+				c.uses.note(t.Digest, false)
+				return b, Outcome{Status: Revalidated}, err
+			}
 		}
-		linked = true
 	}
 	if !linked {
 		link.Size = -1
 	}
-	b, st, err := c.fetchBlob(ctx, up, t, wanted{linked: linked, size: link.Size, hint: hint})
+	b, st, err := c.fetchBlob(ctx, up, t, wanted{proved: right == maySend, joins: c.mayJoin(t, link, linked), size: link.Size, hint: hint})
 	out := Outcome{Status: st}
 	if f, ok := b.(*follower); ok && st != Hit {
 		out.Forwarded, out.Stored = f.fill.origin()
@@ -96,8 +112,8 @@ func (c *Cache) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob
 	return b, out, c.noteWord(k, c.tellLost(t.Digest, err))
 }
 
-// Stat gives the size in bytes of the blob that t names by digest. What is not
-// there is asked for by HEAD.
+// Stat returns the size in bytes of the blob that t names by digest. It asks the
+// upstream by HEAD unless the blob is here and t's repository has a right to it.
 func (c *Cache) Stat(ctx context.Context, t rewrite.Target) (int64, Outcome, error) {
 	up, err := c.upstream(t.Upstream)
 	if err != nil {
@@ -107,14 +123,14 @@ func (c *Cache) Stat(ctx context.Context, t rewrite.Target) (int64, Outcome, err
 		return b.Size(), Outcome{Status: Hit}, nil
 	}
 	t = owned(t)
-	link, linked := c.link(t.Upstream, t.Repository, t.Digest)
-	if linked {
+	link, linked, right := c.rightTo(t)
+	if right == maySend && linked {
 		if size, ok, err := c.keptSize(ctx, t.Digest, link.Size); ok || err != nil {
 			c.uses.note(t.Digest, false)
 			return size, Outcome{Status: Hit}, err
 		}
 	}
-	if f := c.filling(t.Digest); f != nil && (linked || c.filledFor(t)) {
+	if f := c.fillOf(t); f != nil && (f.repo == t.Repository || c.mayJoin(t, link, linked)) {
 		if size, ok := f.verified(); ok {
 			return size, Outcome{Status: Hit}, nil
 		}
@@ -123,14 +139,14 @@ func (c *Cache) Stat(ctx context.Context, t rewrite.Target) (int64, Outcome, err
 	if err, ok := c.negative.get(ownAccount, k); ok {
 		return 0, Outcome{Status: Negative}, err
 	}
-	if link, err = c.confirm(ctx, up, t); err != nil {
+	if link, right, err = c.prove(ctx, up, t, link, linked); err != nil {
 		return 0, Outcome{Status: Miss}, err
 	}
 	if link.Size >= 0 {
 		return link.Size, Outcome{Status: Miss}, nil
 	}
-	// An upstream that does not say a size on HEAD may say it on GET.
-	b, st, err := c.fetchBlob(ctx, up, t, wanted{linked: true, size: -1, hint: oci.Whole})
+	// An upstream that doesn't say the size on HEAD may say it on GET.
+	b, st, err := c.fetchBlob(ctx, up, t, wanted{proved: right == maySend, joins: true, size: -1, hint: oci.Whole})
 	if err != nil {
 		return 0, Outcome{Status: st}, err
 	}
@@ -138,8 +154,26 @@ func (c *Cache) Stat(ctx context.Context, t rewrite.Target) (int64, Outcome, err
 	return b.Size(), Outcome{Status: st}, nil
 }
 
+// prove has the upstream confirm that t's repository has t's blob, and returns the
+// link and the right that result. l is the link before, if linked is set. If the
+// upstream can't be asked and all readers have the same rights, then the name in a
+// manifest is enough: nothing is secret, and what is cached is served.
+func (c *Cache) prove(ctx context.Context, up *upstream, t rewrite.Target, l index.Link, linked bool) (index.Link, right, error) {
+	confirmed, err := c.confirm(ctx, up, t)
+	if err == nil {
+		return confirmed, c.judge(c.settings(), t, confirmed, true), nil
+	}
+	if linked && ctx.Err() == nil && oci.IsTransient(err) {
+		l.Proof = l.Proof.Max(index.Confirmed) // for this request only
+		if set := c.settings(); set.isUniform(t.Upstream) && c.holds(t.Digest) && c.judge(set, t, l, true) == maySend {
+			return l, maySend, nil
+		}
+	}
+	return l, mustFetch, err
+}
+
 // confirm asks the upstream by HEAD whether t's repository has t's blob, and
-// remembers that it does.
+// remembers a yes.
 func (c *Cache) confirm(ctx context.Context, up *upstream, t rewrite.Target) (index.Link, error) {
 	f, err := share(ctx, c, digestKey("stat:", t), func(ctx context.Context) (index.Link, error) {
 		d, err := up.origin.Stat(ctx, t.Repository, t.Digest)
@@ -152,6 +186,9 @@ func (c *Cache) confirm(ctx context.Context, up *upstream, t rewrite.Target) (in
 		l, ok := c.link(t.Upstream, t.Repository, t.Digest)
 		if !ok {
 			l = index.Link{MediaType: d.MediaType, Size: d.Size}
+		}
+		if proof := l.Proof.Max(index.Confirmed); !ok || proof != l.Proof {
+			l.Proof = proof
 			c.put(index.Change{Upstream: t.Upstream, Repository: t.Repository, Links: map[digest.Digest]index.Link{t.Digest: l}})
 		}
 		if l.Size < 0 {
@@ -162,9 +199,9 @@ func (c *Cache) confirm(ctx context.Context, up *upstream, t rewrite.Target) (in
 	return f.value, err
 }
 
-// probe asks for the first byte of t's blob, and gives its size, or -1. It is for
-// an upstream whose HEAD says no size: that may come from a registry that sends all
-// there is and all there is not to its store, where signatures are for GET only.
+// probe asks for the first byte of t's blob, and returns its size, or -1. It is for
+// an upstream whose HEAD doesn't say a size: that may come from a registry that
+// redirects every request to its store, whose signatures are for GET only.
 func probe(ctx context.Context, up *upstream, t rewrite.Target) (int64, error) {
 	if t.Digest.Algorithm().FromBytes(nil) == t.Digest {
 		return 0, nil // it has no first byte, and is no secret
@@ -176,18 +213,72 @@ func probe(ctx context.Context, up *upstream, t rewrite.Target) (int64, error) {
 	return body.Size, body.Close()
 }
 
-// filling gives the running fill of d, or nil.
-func (c *Cache) filling(d digest.Digest) *blobFill {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.fills[d]
+// awaitElsewhere waits for a moment for another upstream that is sending the same
+// content, if that can spare this one the fetch, and returns the right to it then.
+func (c *Cache) awaitElsewhere(ctx context.Context, up *upstream, t rewrite.Target, now right) (right, error) {
+	set := c.settings()
+	other := c.anyFillOf(t.Digest)
+	if other == nil || other.upstream == t.Upstream || !up.uniform || !set.isUniform(other.upstream) || c.holds(t.Digest) || c.fillOf(t) != nil {
+		return now, nil
+	}
+	patience := time.NewTimer(elsewherePatience)
+	defer patience.Stop()
+	select {
+	case <-other.gone:
+	case <-patience.C:
+	case <-ctx.Done():
+		return now, context.Cause(ctx)
+	}
+	_, _, now = c.rightTo(t)
+	return now, nil
 }
 
-// filledFor tells whether t's blob has just been fetched, all of it, on the account
-// of t's repository, and only the disk is behind.
+// fillOf returns the running fill of t's blob from t's upstream, or nil.
+func (c *Cache) fillOf(t rewrite.Target) *blobFill {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fills[fillKey{t.Digest, t.Upstream}]
+}
+
+// anyFillOf returns a running fill of d, from whichever upstream, or nil.
+func (c *Cache) anyFillOf(d digest.Digest) *blobFill {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.anyFill(d)
+}
+
+// anyFill is anyFillOf for a caller that holds c.mu. There are no more fills than
+// limits.fills and the requests that wait.
+func (c *Cache) anyFill(d digest.Digest) *blobFill {
+	for k, f := range c.fills {
+		if k.digest == d {
+			return f
+		}
+	}
+	return nil
+}
+
+// committing returns a fill of d, from whichever upstream, that has verified all of it
+// and is about to keep it; nil if there is none.
+func (c *Cache) committing(d digest.Digest) *blobFill {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k, f := range c.fills {
+		if k.digest != d || f.compares {
+			continue
+		}
+		if _, ok := f.verified(); ok {
+			return f
+		}
+	}
+	return nil
+}
+
+// filledFor reports whether all of t's blob has just been fetched on the account of
+// t's repository, and only the disk is behind.
 func (c *Cache) filledFor(t rewrite.Target) bool {
-	f := c.filling(t.Digest)
-	if f == nil || f.upstream != t.Upstream || f.repo != t.Repository {
+	f := c.fillOf(t)
+	if f == nil || f.repo != t.Repository {
 		return false
 	}
 	_, ok := f.verified()
@@ -196,8 +287,9 @@ func (c *Cache) filledFor(t rewrite.Target) bool {
 
 // wanted is what is known of a blob before it is fetched.
 type wanted struct {
-	// linked is set where its repository may have it whoever fetched it.
-	linked bool
+	// proved is set if its repository has a right to the stored content, and joins if
+	// it may be served what its upstream has sent on another repository's account.
+	proved, joins bool
 	// size is what a manifest says it is, or -1.
 	size int64
 	// hint is the span that is wanted first.
@@ -205,37 +297,41 @@ type wanted struct {
 }
 
 // fetchBlob joins the fill of t's blob or begins it, and waits until its size
-// is known. Where the disk fails, the blob is passed on instead.
+// is known. If the disk fails, the blob is passed on instead.
 func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, w wanted) (Blob, Status, error) {
 	for tries := 1; ; tries++ {
 		f, mine, err := c.join(up, t, w)
+		if errors.Is(err, errUnproved) {
+			if _, err = c.confirm(ctx, up, t); err == nil {
+				w.joins = true
+				continue
+			}
+		}
 		if err != nil {
 			return nil, Miss, err
 		}
 		if f != nil && !mine && f.over() {
-			// Its failure was told to those who waited for it. Who comes after it
-			// has the upstream asked again, once that fill has given up the part.
+			// Those who waited for that fill know that it failed. A later request
+			// asks the upstream again, once that fill has released its partial file.
 			if err := f.awaitGone(ctx); err != nil {
 				return nil, Collapsed, err
 			}
 			continue
 		}
-		if !w.linked && (f == nil || f.upstream != t.Upstream || f.repo != t.Repository) {
-			// It has come since Blob looked, on another repository's account.
-			if _, err := c.confirm(ctx, up, t); err != nil {
-				return nil, Miss, err
-			}
-			w.linked = true
-		}
 		if f == nil {
 			if b, err := c.keptBlob(ctx, t.Digest, w.size); b != nil || err != nil {
 				return b, Hit, err
+			}
+			if other := c.committing(t.Digest); other != nil {
+				if err := other.awaitGone(ctx); err != nil {
+					return nil, Collapsed, err
+				}
 			}
 			continue // stored, and gone or damaged since
 		}
 		_, here := f.verified()
 		if w.hint.From == 0 {
-			// Who reads pieces here and there does not want the whole image.
+			// Random-access readers don't need the rest of the image prefetched.
 			c.prefetch(up, t)
 		}
 		told, err := f.ready(ctx)
@@ -262,19 +358,24 @@ func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, w
 				return nil, Miss, fillError(t, err)
 			}
 			return p, Miss, nil
-		case !evicted && (mine || f.upstream == t.Upstream && f.repo == t.Repository):
+		case !evicted && (mine || f.repo == t.Repository):
 			return nil, status(mine), fillError(t, err)
 		}
-		// Or another repository's fetch has failed. This one's may do better,
-		// once that has given up the part.
+		// Another repository's fetch has failed. This one's may do better, once
+		// that has released the partial file.
 		if err := f.awaitGone(ctx); err != nil {
 			return nil, Collapsed, err
 		}
 	}
 }
 
-// join gives the running fill of t's blob, or begins one; nil where the blob is
-// stored by now.
+// errUnproved says that a repository may not be served what its upstream has sent on
+// another one's account.
+var errUnproved = errors.New("it was sent on another repository's account")
+
+// join returns the running fill of t's blob from t's upstream, or begins one; nil if
+// the blob is stored by now and t's repository has a right to it. The error is that
+// the cache is closed, or errUnproved.
 func (c *Cache) join(up *upstream, t rewrite.Target, w wanted) (f *blobFill, mine bool, err error) {
 	unfit := c.isUnfit(t.Digest)
 	c.mu.Lock()
@@ -284,20 +385,29 @@ func (c *Cache) join(up *upstream, t rewrite.Target, w wanted) (f *blobFill, min
 	if c.closed {
 		return nil, false, closing()
 	}
-	if f, ok := c.fills[t.Digest]; ok {
+	key := fillKey{t.Digest, t.Upstream}
+	if f, ok := c.fills[key]; ok {
+		if f.repo != t.Repository && !w.joins {
+			return nil, false, errUnproved
+		}
 		return f, false, nil
 	}
 	// A fill is taken off the map after its content has its name, so that
 	// what was filled a moment ago is seen here.
-	if _, stored := c.store.Has(t.Digest); stored && !unfit {
+	_, stored := c.store.Has(t.Digest)
+	stored = stored && !unfit
+	if stored && w.proved {
 		return nil, false, nil
 	}
+	if !stored && !w.joins && c.store.HasPart(t.Digest, t.Upstream) {
+		return nil, false, errUnproved
+	}
 	f = &blobFill{
-		fill:     newFill(c.fillTask(up, t, w)),
-		upstream: t.Upstream, repo: t.Repository,
+		fill:     newFill(c.fillTask(up, t, w, stored)),
+		upstream: t.Upstream, repo: t.Repository, compares: stored,
 		gone: make(chan struct{}),
 	}
-	c.fills[t.Digest] = f
+	c.fills[key] = f
 	c.metrics.FillsInFlight.Inc()
 	c.work.Go(func() { c.runFill(f, up, t) })
 	c.evictor.soon()
@@ -317,25 +427,37 @@ func (c *Cache) mostUnsized() int64 {
 	return maxUnsized
 }
 
-func (c *Cache) fillTask(up *upstream, t rewrite.Target, w wanted) fillTask {
+// fillTask is what a fill of t's blob has to do. stored says that the content is here,
+// but that t's repository has no right to it: what the upstream sends is compared with
+// that, and its readers get no byte that it has not sent.
+func (c *Cache) fillTask(up *upstream, t rewrite.Target, w wanted, stored bool) fillTask {
+	proof := index.Fetched
 	return fillTask{
 		digest: t.Digest,
 		size:   w.size,
 		most:   c.mostUnsized(),
 		first:  w.hint.From,
 		begin: func() (part, store.Spans, int64, error) {
-			p, have, size, err := c.store.Part(t.Digest)
+			if stored {
+				if p, err := c.compareWith(t.Digest); p != nil || err != nil {
+					return p, store.Spans{}, -1, err
+				}
+			}
+			if w.joins && c.settings().allUniform {
+				c.store.AdoptPart(t.Digest, t.Upstream)
+			}
+			p, have, size, err := c.store.Part(t.Digest, t.Upstream)
 			if err != nil {
 				return nil, store.Spans{}, -1, &diskError{err}
 			}
 			if err := c.wantRoom(max(w.size, size) - have.Len()); err != nil {
 				return nil, store.Spans{}, -1, errors.Join(&diskError{err}, p.Discard())
 			}
-			if !w.linked && size > 0 && have.Reach(0) >= size {
-				// All was fetched, for whichever repository. This one's upstream
-				// is asked for the last byte, and so whether it has the blob.
-				have = store.Spans{}
-				have.Add(0, size-1)
+			if !w.joins {
+				have, size = store.Spans{}, -1 // it may be on another repository's account
+			}
+			if have.Len() > 0 {
+				proof = index.Named // not all of it is fetched on this one's
 			}
 			return p, have, size, nil
 		},
@@ -343,12 +465,13 @@ func (c *Cache) fillTask(up *upstream, t rewrite.Target, w wanted) fillTask {
 			return up.origin.Blob(ctx, t.Repository, t.Digest, span)
 		},
 		record: func(size int64) {
-			change := index.Change{Upstream: t.Upstream, Repository: t.Repository, Blobs: c.recordOf(t.Digest)}
+			change := index.Change{Upstream: t.Upstream, Repository: t.Repository, Blobs: c.recordOf(t.Digest), Sent: []digest.Digest{t.Digest}}
 			if rec, ok := change.Blobs[t.Digest]; ok {
 				c.rememberVerified(t.Digest, rec.Stamp, rec.Verified)
 			}
-			if l, ok := c.link(t.Upstream, t.Repository, t.Digest); !ok || l.Size != size {
-				l.Size = size
+			l, ok := c.link(t.Upstream, t.Repository, t.Digest)
+			if proof := l.Proof.Max(proof); !ok || l.Size != size || l.Proof != proof {
+				l.Size, l.Proof = size, proof
 				change.Links = map[digest.Digest]index.Link{t.Digest: l}
 			}
 			c.put(change)
@@ -372,7 +495,7 @@ func (c *Cache) runFill(f *blobFill, up *upstream, t rewrite.Target) {
 		f.end(err)
 	}
 	c.mu.Lock()
-	delete(c.fills, t.Digest)
+	delete(c.fills, fillKey{t.Digest, t.Upstream})
 	c.mu.Unlock()
 	close(f.gone)
 	c.evictor.soon()

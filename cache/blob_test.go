@@ -55,16 +55,16 @@ func TestWhoComesAfterAFailureIsNotToldOfIt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		target, linked := digested("app", d), wanted{linked: true, size: 1000}
-		failed := &blobFill{fill: newFill(c.fillTask(up, target, linked)), upstream: "docker.io", repo: "app", gone: make(chan struct{})}
+		target, named := digested("app", d), wanted{proved: true, joins: true, size: 1000}
+		failed := &blobFill{fill: newFill(c.fillTask(up, target, named, false)), upstream: "docker.io", repo: "app", gone: make(chan struct{})}
 		failed.end(errMismatch)
 		c.mu.Lock()
-		c.fills[d] = failed
+		c.fills[fillKey{d, "docker.io"}] = failed
 		c.mu.Unlock()
 		asked := make(chan struct{})
 		go func() {
 			defer close(asked)
-			b, st, err := c.fetchBlob(t.Context(), up, target, linked)
+			b, st, err := c.fetchBlob(t.Context(), up, target, named)
 			if err != nil || st != Miss {
 				t.Errorf("got %s, %v, want a fetch of its own", st, err)
 				return
@@ -73,7 +73,7 @@ func TestWhoComesAfterAFailureIsNotToldOfIt(t *testing.T) {
 		}()
 		synctest.Wait()
 		c.mu.Lock()
-		delete(c.fills, d)
+		delete(c.fills, fillKey{d, "docker.io"})
 		c.mu.Unlock()
 		close(failed.gone)
 		<-asked
@@ -92,7 +92,7 @@ func TestCompletePartIsNoKeyToItsContent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, have, _, err := s.Part(d)
+		p, have, _, err := s.Part(d, "")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -74,6 +74,11 @@ type Upstream struct {
 	// Tags are the rules of freshness; the first that matches a tag holds,
 	// the defaults where none does.
 	Tags []TagRule
+	// Uniform says that everyone who may use the cache may have everything of this
+	// upstream: it is asked with the proxy's own credentials, and no access rule
+	// concerns it. Otherwise content is served to a repository's readers only
+	// once the upstream has sent or confirmed it for that repository.
+	Uniform bool
 	// Prefetch is how many layers of images that clients have begun to pull
 	// are fetched ahead of them at a time; large ones count fourfold. Zero is
 	// none.
@@ -142,7 +147,7 @@ type Cache struct {
 
 	mu     sync.Mutex
 	closed bool
-	fills  map[digest.Digest]*blobFill
+	fills  map[fillKey]*blobFill
 	claims map[digest.Digest]chan struct{} // closed when given up, see claim
 	// importing is the import that runs; nil where none does.
 	importing *Import
@@ -169,6 +174,8 @@ type upstream struct {
 	// saved counts the manifests that clients were given without a pull.
 	saved interface{ Inc() }
 	rules freshness
+	// uniform is Upstream.Uniform.
+	uniform bool
 	// slow is set while the upstream has let a client wait for as long as any
 	// does, and has said nothing since: nobody else waits.
 	slow atomic.Bool
@@ -226,7 +233,7 @@ func Open(o Options) (*Cache, error) {
 		rescrub:           make(chan struct{}, 1),
 		log:               o.Log,
 		metrics:           o.Metrics,
-		fills:             map[digest.Digest]*blobFill{},
+		fills:             map[fillKey]*blobFill{},
 		claims:            map[digest.Digest]chan struct{}{},
 		uses:              newUses(),
 		asked:             newAsked(),

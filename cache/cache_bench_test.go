@@ -92,7 +92,7 @@ func TestWhatIsHotIsFoundWithoutAnAllocation(t *testing.T) {
 	byDigest := digested(tag.Repository, m.Digest)
 	blob, big := digested(tag.Repository, small), digested(tag.Repository, large)
 	// The large one's fill ends behind its last byte.
-	for try := 0; c.filling(large) != nil; try++ {
+	for try := 0; c.anyFillOf(large) != nil; try++ {
 		if try == 3000 {
 			t.Fatal("the large blob's fill does not end")
 		}
@@ -184,7 +184,7 @@ func TestNothingOfATargetIsKept(t *testing.T) {
 				panic(err)
 			}
 			b.Close()
-			if f := c.filling(t.Digest); f != nil {
+			if f := c.anyFillOf(t.Digest); f != nil {
 				<-f.gone
 			}
 			if _, _, err := c.Stat(context.Background(), t); err != nil {

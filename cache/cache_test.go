@@ -216,7 +216,7 @@ func open(t *testing.T, o Options, upstreams map[string]*registry, rules ...TagR
 	}
 	o.Upstreams = map[string]Upstream{}
 	for name, r := range upstreams {
-		o.Upstreams[name] = Upstream{Origin: r, Tags: rules}
+		o.Upstreams[name] = Upstream{Origin: r, Tags: rules, Uniform: true}
 	}
 	c, err := Open(o)
 	if err != nil {

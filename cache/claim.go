@@ -30,7 +30,7 @@ func (c *Cache) awaitClaim(d digest.Digest) {
 func (c *Cache) tryClaim(d digest.Digest) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.claims[d] != nil || c.fills[d] != nil || c.imports(d) {
+	if c.claims[d] != nil || c.anyFill(d) != nil || c.imports(d) {
 		return false
 	}
 	c.claims[d] = make(chan struct{})

@@ -179,8 +179,11 @@ func (e *evictor) look() (held, error) {
 	// twice, and wakes the evictor once more.
 	_, h.blobs = c.index.Totals()
 	running := map[digest.Digest]int64{}
-	for d, f := range c.runningFills() {
-		expected := f.expected()
+	for d, fills := range c.runningFills() {
+		var expected int64
+		for _, f := range fills {
+			expected += f.expected()
+		}
 		// No room is made for what is too large, and what has been recorded
 		// counts already.
 		if _, recorded := c.index.Blob(d); recorded || evict.Oversize(expected, h.limit) {
@@ -347,13 +350,14 @@ func (e *evictor) report(done evicted, h held, need evict.Need, took time.Durati
 	e.cache.log.Info("evicted to make room", fields...)
 }
 
-// runningFills gives the fills that run.
-func (c *Cache) runningFills() map[digest.Digest]*fill {
+// runningFills returns the fills that run, by digest: several if upstreams are
+// fetched from at the same time.
+func (c *Cache) runningFills() map[digest.Digest][]*fill {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	list := make(map[digest.Digest]*fill, len(c.fills))
-	for d, f := range c.fills {
-		list[d] = f.fill
+	list := make(map[digest.Digest][]*fill, len(c.fills))
+	for k, f := range c.fills {
+		list[k.digest] = append(list[k.digest], f.fill)
 	}
 	return list
 }

@@ -385,14 +385,14 @@ func TestWhatIsBeingFilledIsNotEvicted(t *testing.T) {
 	}
 	// It has its name, and its record not yet.
 	c.mu.Lock()
-	c.fills[d] = &blobFill{}
+	c.fills[fillKey{digest: d}] = &blobFill{}
 	c.mu.Unlock()
 	c.dropBatch(&evicted{}, []digest.Digest{d}, nil)
 	if !c.holds(d) {
 		t.Error("it is gone")
 	}
 	c.mu.Lock()
-	delete(c.fills, d)
+	delete(c.fills, fillKey{digest: d})
 	c.mu.Unlock()
 	c.dropBatch(&evicted{}, []digest.Digest{d}, nil)
 	if c.holds(d) {
@@ -419,7 +419,7 @@ func TestFillBeginsOnlyOnceTheEvictionOfItsDigestHasEnded(t *testing.T) {
 			done <- err
 		}()
 		synctest.Wait()
-		if c.filling(d) != nil || hub.count()["blob"] > 0 {
+		if c.anyFillOf(d) != nil || hub.count()["blob"] > 0 {
 			t.Error("it is fetched while it is evicted")
 		}
 		c.unclaim(d)

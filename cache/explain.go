@@ -166,25 +166,25 @@ func (c *Cache) explainMove(e *Explanation, rule TagRule, rec index.Tag) {
 func (c *Cache) explainManifest(e *Explanation, seen map[digest.Digest]bool, t rewrite.Target, d v1.Descriptor) (*rewrite.Parsed, bool) {
 	em := ExplainedManifest{Digest: d.Digest, MediaType: d.MediaType, Platform: rewrite.PlatformName(d.Platform)}
 	var p *rewrite.Parsed
-	if l, ok := c.link(t.Upstream, t.Repository, d.Digest); ok && l.Manifest {
+	if l, ok := c.link(t.Upstream, t.Repository, d.Digest); ok && l.Manifest && c.hasRight(withDigest(t, d.Digest)) {
 		if m, ok := c.keptManifest(d.Digest, l.MediaType); ok {
 			em.Stored, em.MediaType = true, m.MediaType
 			e.count(seen, d.Digest, int64(len(m.Bytes)))
-			p = c.explainBlobs(e, &em, seen, m)
+			p = c.explainBlobs(e, &em, seen, t, m)
 		}
 	}
 	e.Manifests = append(e.Manifests, em)
 	return p, em.Stored
 }
 
-func (c *Cache) explainBlobs(e *Explanation, em *ExplainedManifest, seen map[digest.Digest]bool, m *oci.Manifest) *rewrite.Parsed {
+func (c *Cache) explainBlobs(e *Explanation, em *ExplainedManifest, seen map[digest.Digest]bool, t rewrite.Target, m *oci.Manifest) *rewrite.Parsed {
 	p, err := rewrite.Parse(m.Bytes, m.MediaType)
 	if err != nil || p.Kind != rewrite.Manifest {
 		return p
 	}
 	for _, d := range p.Children {
 		size, stored := c.store.Has(d.Digest)
-		if stored {
+		if stored = stored && c.hasRight(withDigest(t, d.Digest)); stored {
 			e.count(seen, d.Digest, size)
 		}
 		em.Blobs = append(em.Blobs, ExplainedBlob{Digest: d.Digest, MediaType: d.MediaType, Size: d.Size, Stored: stored})

@@ -319,7 +319,7 @@ func (f *fill) write(ctx context.Context, w *writer) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if isOfDisk(err) || errors.Is(err, errEndless) {
+		if isOfDisk(err) || errors.Is(err, errEndless) || errors.Is(err, errMismatch) {
 			return err // the others will not do better
 		}
 		if tries >= maxTries || !f.mayRetry(err) {
@@ -411,7 +411,9 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 		}
 		n, err := body.Read(buf[:min(left, readSize)])
 		if n > 0 {
-			if _, err := f.part.WriteAt(buf[:n], at); err != nil {
+			if _, err := f.part.WriteAt(buf[:n], at); errors.Is(err, errMismatch) {
+				return err
+			} else if err != nil {
 				return &diskError{err}
 			}
 			if f.advance(w, int64(n)) {

@@ -152,7 +152,7 @@ func (g *collector) repository(r repository, linked *digestSet) error {
 	own := newDigestSet()
 	err = c.index.Links(r.upstream, r.name, func(_, _ string, d digest.Digest, _ index.Link) bool {
 		links++
-		if c.holds(d) || reached.has(d) || c.filling(d) != nil {
+		if c.holds(d) || reached.has(d) || c.anyFillOf(d) != nil {
 			own.add(d)
 		} else {
 			stale = append(stale, d)

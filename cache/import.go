@@ -68,8 +68,19 @@ type imported struct {
 	size int64
 	// fresh is set where it was not stored before.
 	fresh bool
+	// carried is set if the import has brought its bytes, and not only found them.
+	carried bool
 	// named is set where an image names it, counted where it counts for one.
 	named, counted bool
+}
+
+// proof is what the import proves of who has the content: a bundle that leaves content
+// out, because it is in the cache, only names it.
+func (e *imported) proof() index.Proof {
+	if e.carried {
+		return index.Fetched
+	}
+	return index.Named
 }
 
 // NewImport begins to take in content. The error is ErrImporting, or that the cache is
@@ -172,7 +183,9 @@ func (i *Import) Take(ctx context.Context, d digest.Digest, size int64, r io.Rea
 		return "", err
 	}
 	if i.content[d] != nil || i.Has(d, size) {
-		return i.verify(ctx, d, size, r, io.Discard)
+		got, err := i.verify(ctx, d, size, r, io.Discard)
+		i.carry(d, err)
+		return got, err
 	}
 	i.holdFresh(d, size)
 	if err := i.expect(ctx, size); err != nil {
@@ -186,7 +199,15 @@ func (i *Import) Take(ctx context.Context, d digest.Digest, size int64, r io.Rea
 	if err == nil {
 		err = i.failed(in.Finish(d), size)
 	}
+	i.carry(d, err)
 	return d, errors.Join(err, i.failed(in.Close(), size))
+}
+
+// carry notes that the import has brought the bytes of d, unless err says otherwise.
+func (i *Import) carry(d digest.Digest, err error) {
+	if e := i.content[d]; e != nil && err == nil {
+		e.carried = true
+	}
 }
 
 func (i *Import) takeUnnamed(ctx context.Context, size int64, r io.Reader) (digest.Digest, error) {
@@ -202,6 +223,7 @@ func (i *Import) takeUnnamed(ctx context.Context, size int64, r io.Reader) (dige
 		i.holdFresh(d, size)
 		err = i.failed(in.Finish(d), size)
 	}
+	i.carry(d, err)
 	return d, errors.Join(err, i.failed(in.Close(), size))
 }
 

@@ -182,7 +182,7 @@ func (w *importWalk) manifest(d v1.Descriptor, depth int) (*rewrite.Parsed, erro
 		}
 		return nil, oci.Errorf(oci.CodeManifestInvalid, "%s: %s: %w", w.target, d.Digest, err)
 	}
-	w.link(d.Digest, index.Link{MediaType: p.MediaType, Size: int64(len(b)), Manifest: true})
+	w.link(d.Digest, index.Link{MediaType: p.MediaType, Size: int64(len(b)), Manifest: true, Proof: e.proof()})
 	if err := w.refer(d.Digest, p, int64(len(b))); err != nil {
 		return nil, err
 	}
@@ -202,7 +202,7 @@ func (w *importWalk) manifest(d v1.Descriptor, depth int) (*rewrite.Parsed, erro
 			w.missing = append(w.missing, child.Digest)
 			continue
 		case e == nil:
-			w.link(child.Digest, index.Link{MediaType: child.MediaType, Size: child.Size, Manifest: true})
+			w.link(child.Digest, index.Link{MediaType: child.MediaType, Size: child.Size, Manifest: true, Proof: index.Named})
 			continue // an index may name more than is carried
 		}
 		here++
@@ -213,7 +213,7 @@ func (w *importWalk) manifest(d v1.Descriptor, depth int) (*rewrite.Parsed, erro
 		if p.Kind == rewrite.Index && (rewrite.IsIndex(child.MediaType) || rewrite.IsManifest(child.MediaType) || child.MediaType == "") {
 			_, err = w.manifest(child, depth+1)
 		} else {
-			w.link(child.Digest, index.Link{MediaType: child.MediaType, Size: child.Size})
+			w.link(child.Digest, index.Link{MediaType: child.MediaType, Size: child.Size, Proof: e.proof()})
 			err = w.count(child, e)
 		}
 		if err != nil {
@@ -247,8 +247,11 @@ func (w *importWalk) count(d v1.Descriptor, e *imported) error {
 // one, whoever names it as what.
 func (w *importWalk) link(d digest.Digest, l index.Link) {
 	t := w.target
-	switch now, ok := w.cache.link(t.Upstream, t.Repository, d); {
+	now, ok := w.cache.link(t.Upstream, t.Repository, d)
+	l.Proof = l.Proof.Max(now.Proof).Max(w.change.Links[d].Proof)
+	switch {
 	case ok && now.Manifest && !l.Manifest:
+		now.Proof = l.Proof
 		l = now
 	case ok && now != l:
 		w.relinked = append(w.relinked, name{ofLink, t.Upstream, t.Repository, string(d)})

@@ -58,7 +58,7 @@ func (c *Cache) keptBlob(ctx context.Context, d digest.Digest, size int64) (Blob
 			known = c.recall(d)
 		}
 		switch {
-		case known == nil && c.filling(d) != nil:
+		case known == nil && c.committing(d) != nil:
 			// It has its name since a moment, and its record not yet: who
 			// follows the fill need not verify it again.
 			return nil, b.Close()

@@ -75,7 +75,7 @@ func (c *Cache) History(_ context.Context, t rewrite.Target) (*History, error) {
 // kept tells how much is here of the manifest that t names; of those that it names
 // itself where deep is set.
 func (c *Cache) kept(t rewrite.Target, deep bool) Kept {
-	if l, ok := c.link(t.Upstream, t.Repository, t.Digest); !ok || !l.Manifest || !c.holds(t.Digest) {
+	if l, ok := c.link(t.Upstream, t.Repository, t.Digest); !ok || !l.Manifest || !c.holds(t.Digest) || !c.hasRight(t) {
 		return KeptNone
 	}
 	m, ok := c.keptManifest(t.Digest, "")
@@ -87,7 +87,7 @@ func (c *Cache) kept(t rewrite.Target, deep bool) Kept {
 		return KeptWhole // it names nothing
 	}
 	for _, d := range p.Children {
-		here := c.holds(d.Digest)
+		here := c.holds(d.Digest) && c.hasRight(withDigest(t, d.Digest))
 		if p.Kind == rewrite.Index && deep {
 			here = c.kept(withDigest(t, d.Digest), false) == KeptWhole
 		}

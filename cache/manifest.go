@@ -116,7 +116,7 @@ func (c *Cache) describe(ctx context.Context, t rewrite.Target, a rewrite.Accept
 	}
 	if out.Status == Stale && r.Previous != "" && !c.holds(r.Digest) {
 		// What a GET would be answered with.
-		if m, ok := c.keptManifest(r.Previous, ""); ok {
+		if m, ok := c.previousManifest(t, r); ok {
 			return described(c.answer(m)), out, nil
 		}
 	}
@@ -145,7 +145,7 @@ func (c *Cache) manifestByTag(ctx context.Context, up *upstream, t rewrite.Targe
 	if known := out.Status == Hit || out.Status == Revalidated; known && r.Previous != "" && !c.holds(r.Digest) {
 		// It was found to have moved before, and could not be fetched then.
 		if why := up.sparePull(ctx); why != nil {
-			if m, ok := c.keptManifest(r.Previous, ""); ok {
+			if m, ok := c.previousManifest(t, r); ok {
 				out.Status, out.Reason = Stale, reason(why)
 				return m, out, nil
 			}
@@ -169,12 +169,21 @@ func (c *Cache) manifestByTag(ctx context.Context, up *upstream, t rewrite.Targe
 		err = again // or its upstream says of it what is not true
 	}
 	if oci.IsTransient(err) && r.Previous != "" {
-		if m, ok := c.keptManifest(r.Previous, ""); ok {
+		if m, ok := c.previousManifest(t, r); ok {
 			out.Status, out.Reason = Stale, reason(err)
 			return m, out, nil
 		}
 	}
 	return nil, out, err
+}
+
+// previousManifest returns what t's tag stood for before, if it is stored and t's
+// repository has a right to it: the upstream may have only claimed that it stood for it.
+func (c *Cache) previousManifest(t rewrite.Target, r resolved) (*oci.Manifest, bool) {
+	if !c.hasRight(withDigest(t, r.Previous)) {
+		return nil, false
+	}
+	return c.keptManifest(r.Previous, "")
 }
 
 func withDigest(t rewrite.Target, d digest.Digest) rewrite.Target {
@@ -202,11 +211,12 @@ func (c *Cache) negotiate(ctx context.Context, up *upstream, t rewrite.Target, i
 	return n, c.forwarded(out, m.Digest), nil
 }
 
-// manifestByDigest gives the manifest of t's digest: from memory, from disk, or
-// from the upstream, by one flight. It is never revalidated.
+// manifestByDigest returns the manifest of t's digest: from memory or disk if t's
+// repository has a right to it, else from the upstream, by one flight. It is never
+// revalidated.
 func (c *Cache) manifestByDigest(ctx context.Context, up *upstream, t rewrite.Target) (*oci.Manifest, Status, error) {
-	link, linked := c.link(t.Upstream, t.Repository, t.Digest)
-	if linked && link.Manifest {
+	link, linked, right := c.rightTo(t)
+	if linked && link.Manifest && right == maySend {
 		if m, ok := c.keptManifest(t.Digest, link.MediaType); ok {
 			return m, Hit, nil
 		}
@@ -225,17 +235,24 @@ func digestKey(what string, t rewrite.Target) string {
 	return what + key(t.Upstream, t.Repository, string(t.Digest))
 }
 
-// fetchManifest gets the manifest of t's digest for its repository: what is
-// stored already, once the upstream has confirmed by HEAD that the repository
-// has it, or else its bytes.
+// fetchManifest gets the manifest of t's digest for its repository: what is stored
+// already, once the upstream has confirmed by HEAD that the repository has it and
+// if that is proof enough, or else its bytes.
 func (c *Cache) fetchManifest(ctx context.Context, up *upstream, t rewrite.Target) (*oci.Manifest, error) {
-	if c.holds(t.Digest) {
+	if link, _, right := c.rightTo(t); right != mustFetch && c.holds(t.Digest) {
 		d, err := up.origin.Resolve(ctx, t.Repository, t.Digest.String())
-		if err != nil {
+		switch {
+		case err != nil && oci.IsTransient(err) && link.Manifest && c.hasRight(t):
+			// It can't be asked, and nothing is secret: what is cached is served.
+			if m, ok := c.keptManifest(t.Digest, link.MediaType); ok {
+				return m, nil
+			}
+			return nil, err
+		case err != nil:
 			return nil, c.noteWord(digestKey("manifest:", t), err)
 		}
-		if m, ok := c.keptManifest(t.Digest, d.MediaType); ok {
-			c.linkManifest(t, m)
+		if m, ok := c.keptManifest(t.Digest, d.MediaType); ok && (d.Digest == "" || d.Digest == t.Digest) {
+			c.linkManifest(t, m, index.Confirmed)
 			return m, nil
 		}
 	}
@@ -249,8 +266,8 @@ func (c *Cache) fetchManifest(ctx context.Context, up *upstream, t rewrite.Targe
 // describeDigest gives what is known of the manifest of t's digest without its
 // bytes.
 func (c *Cache) describeDigest(ctx context.Context, up *upstream, t rewrite.Target) (*Manifest, Outcome, error) {
-	link, linked := c.link(t.Upstream, t.Repository, t.Digest)
-	if linked && link.Manifest {
+	link, linked, right := c.rightTo(t)
+	if linked && link.Manifest && right == maySend {
 		if m, ok := c.keptManifest(t.Digest, link.MediaType); ok {
 			return described(c.answer(m)), Outcome{Status: Hit}, nil
 		}
@@ -262,6 +279,11 @@ func (c *Cache) describeDigest(ctx context.Context, up *upstream, t rewrite.Targ
 	f, err := share(ctx, c, k, func(ctx context.Context) (*Manifest, error) {
 		d, err := up.origin.Resolve(ctx, t.Repository, t.Digest.String())
 		if err != nil {
+			if oci.IsTransient(err) && link.Manifest && c.hasRight(t) {
+				if m, ok := c.keptManifest(t.Digest, link.MediaType); ok {
+					return described(c.answer(m)), nil
+				}
+			}
 			return nil, c.noteWord(k, err)
 		}
 		if d.Size <= 0 || d.MediaType == "" || d.Digest != "" && d.Digest != t.Digest {
@@ -347,7 +369,7 @@ func (c *Cache) keepManifest(t rewrite.Target, m *oci.Manifest, tag *sighting) e
 			Message: fmt.Sprintf("%s answered for %s with what is no manifest", t.Upstream, t), Err: err,
 		}
 	}
-	change := c.linksOf(t, m, p)
+	change := c.linksOf(t, m, p, index.Fetched)
 	c.claim(m.Digest)
 	defer c.unclaim(m.Digest)
 	stored := c.holds(m.Digest)
@@ -369,32 +391,36 @@ func (c *Cache) keepManifest(t rewrite.Target, m *oci.Manifest, tag *sighting) e
 // A client waits for these writes, and images name far fewer.
 const maxNamedLinks = 512
 
-// linksOf is the change that lets t's repository serve m and what it names. What
-// the repository has served as a manifest stays one, whoever names it as what.
-func (c *Cache) linksOf(t rewrite.Target, m *oci.Manifest, p *rewrite.Parsed) index.Change {
+// linksOf returns the change that links t's repository to m, of which there is proof,
+// and to what m names. What the repository has served as a manifest stays one,
+// whatever another document calls it.
+func (c *Cache) linksOf(t rewrite.Target, m *oci.Manifest, p *rewrite.Parsed, proof index.Proof) index.Change {
+	self, _ := c.link(t.Upstream, t.Repository, m.Digest)
 	links := map[digest.Digest]index.Link{
-		m.Digest: {MediaType: m.MediaType, Size: int64(len(m.Bytes)), Manifest: true},
+		m.Digest: {MediaType: m.MediaType, Size: int64(len(m.Bytes)), Manifest: true, Proof: proof.Max(self.Proof)},
 	}
 	named := p.Children
 	if len(named) > maxNamedLinks {
 		named = nil // each is asked of the upstream when a client asks for it
 	}
 	for _, d := range named {
-		if rewrite.IsForeign(d) {
-			continue // the registry need not have it: naming it proves nothing
+		if rewrite.IsForeign(d) || p.Doubled {
+			continue // the registry may not have it: naming it says nothing
 		}
-		if l, ok := c.link(t.Upstream, t.Repository, d.Digest); ok && l.Manifest || d.Digest == m.Digest {
+		l, ok := c.link(t.Upstream, t.Repository, d.Digest)
+		if ok && l.Manifest || d.Digest == m.Digest {
 			continue
 		}
-		links[d.Digest] = index.Link{MediaType: d.MediaType, Size: d.Size, Manifest: p.Kind == rewrite.Index}
+		links[d.Digest] = index.Link{MediaType: d.MediaType, Size: d.Size, Manifest: p.Kind == rewrite.Index, Proof: index.Named.Max(l.Proof)}
 	}
 	return index.Change{Upstream: t.Upstream, Repository: t.Repository, Links: links}
 }
 
-// linkManifest lets t's repository serve m, which is stored, and what it names.
-func (c *Cache) linkManifest(t rewrite.Target, m *oci.Manifest) {
+// linkManifest links t's repository to m, which is stored and of which there is proof,
+// and to what m names.
+func (c *Cache) linkManifest(t rewrite.Target, m *oci.Manifest, proof index.Proof) {
 	if p, err := rewrite.Parse(m.Bytes, m.MediaType); err == nil {
-		c.put(c.linksOf(t, m, p))
+		c.put(c.linksOf(t, m, p, proof))
 	}
 }
 
@@ -423,7 +449,8 @@ func (c *Cache) put(change index.Change) {
 	}
 }
 
-// link tells whether a repository may serve d.
+// link returns the link of a repository to d; false if there is none. What it proves
+// is for rightTo to say.
 func (c *Cache) link(up, repo string, d digest.Digest) (index.Link, bool) {
 	if l, ok := c.memory.link(up, repo, d); ok {
 		return l, true

@@ -182,12 +182,38 @@ func (m *memory) recallVerified(d digest.Digest, v *verified) {
 
 func (m *memory) dropBlob(d digest.Digest) { m.drop(blobName(d)) }
 
-func (m *memory) link(upstream, repo string, d digest.Digest) (index.Link, bool) {
-	return find[index.Link](m, name{ofLink, upstream, repo, string(d)})
+// judgedLink is a link, and the number of the settings under which its repository was
+// found to have the right to the content; zero if that was not looked at.
+type judgedLink struct {
+	index.Link
+	settings uint64
 }
 
+func (m *memory) link(upstream, repo string, d digest.Digest) (index.Link, bool) {
+	l, ok := find[judgedLink](m, name{ofLink, upstream, repo, string(d)})
+	return l.Link, ok
+}
+
+// judgedLink returns the link of a repository to d if under these settings the
+// repository has the right to the content.
+func (m *memory) judgedLink(upstream, repo string, d digest.Digest, settings uint64) (index.Link, bool) {
+	l, ok := find[judgedLink](m, name{ofLink, upstream, repo, string(d)})
+	return l.Link, ok && (l.settings == settings || l.Proof == index.Fetched)
+}
+
+// setLink keeps a link. A stronger proof that is known stays.
 func (m *memory) setLink(upstream, repo string, d digest.Digest, l index.Link) {
-	m.set(name{ofLink, upstream, repo, string(d)}, l, int64(unsafe.Sizeof(l))+int64(len(l.MediaType)))
+	m.setJudgedLink(upstream, repo, d, l, 0)
+}
+
+func (m *memory) setJudgedLink(upstream, repo string, d digest.Digest, l index.Link, settings uint64) {
+	n := name{ofLink, upstream, repo, string(d)}
+	if e := m.get(n); e != nil {
+		if was, ok := e.value.(judgedLink); ok {
+			l.Proof = l.Proof.Max(was.Proof)
+		}
+	}
+	m.set(n, judgedLink{l, settings}, int64(unsafe.Sizeof(judgedLink{}))+int64(len(l.MediaType)))
 }
 
 // tag and list give what never stays behind what was set last.

@@ -109,10 +109,11 @@ func (c *Cache) fetchAhead(up *upstream, p *plan) {
 // fillAhead begins the fill of t's blob, of size bytes, unless that is here, on
 // its way, or known to be absent.
 func (c *Cache) fillAhead(up *upstream, t rewrite.Target, size int64) *blobFill {
-	if _, absent := c.negative.get(ownAccount, digestKey("blob:", t)); absent || c.holds(t.Digest) || c.filling(t.Digest) != nil {
+	if _, absent := c.negative.get(ownAccount, digestKey("blob:", t)); absent || c.holds(t.Digest) || c.anyFillOf(t.Digest) != nil {
 		return nil
 	}
-	f, mine, err := c.join(up, t, wanted{linked: true, size: size})
+	l, linked, right := c.rightTo(t)
+	f, mine, err := c.join(up, t, wanted{proved: right == maySend, joins: c.mayJoin(t, l, linked), size: size})
 	if err != nil || !mine {
 		return nil
 	}

@@ -416,7 +416,7 @@ func TestOldPartsAreGarbage(t *testing.T) {
 	c := open(t, Options{}, map[string]*registry{"docker.io": hub})
 	for name, age := range map[string]time.Duration{"old": 25 * time.Hour, "new": time.Hour} {
 		d := digest.FromString(name)
-		p, _, _, err := c.store.Part(d)
+		p, _, _, err := c.store.Part(d, "docker.io")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -48,6 +48,11 @@ func (c *Cache) reconcile() {
 			added, dropped = added+a, dropped+d
 		}
 	}
+	if !c.index.Sourced() {
+		if err := c.index.AssumeSources(func() bool { return c.ctx.Err() != nil }); err != nil {
+			c.log.Warn("where content of an older version came from could not be found out; it is fetched again where access differs", zap.Error(err))
+		}
+	}
 	if added+dropped > 0 {
 		blobs, bytes := c.index.Totals()
 		c.log.Info("the index agrees with what is stored again", zap.Int("found", added), zap.Int("lost", dropped),

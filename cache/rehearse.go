@@ -332,7 +332,7 @@ func (img *rehearsedImage) content(n *Node, platform string) bool {
 	if platform != "" {
 		what = platform + ": " + what
 	}
-	_, linked := img.cache.link(img.target.Upstream, img.target.Repository, n.Digest)
+	linked := img.cache.hasRight(withDigest(img.target, n.Digest))
 	size, stored := img.cache.store.Has(n.Digest)
 	switch {
 	case n.Missing != nil && n.Bytes != nil:

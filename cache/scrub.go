@@ -251,7 +251,7 @@ func (c *Cache) healFrom(ctx context.Context, up *upstream, t rewrite.Target, l 
 			return err
 		}
 	} else {
-		f, _, err := c.join(up, t, wanted{linked: true, size: l.Size})
+		f, _, err := c.join(up, t, wanted{proved: true, joins: c.mayJoin(t, l, true), size: l.Size})
 		if err != nil {
 			return err
 		}

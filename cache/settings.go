@@ -30,6 +30,17 @@ type settings struct {
 	Settings
 	platform  string
 	upstreams map[string]*upstream
+	// number tells settings apart; it is never zero.
+	number uint64
+	// allUniform is set if all readers of all upstreams have the same rights.
+	allUniform bool
+}
+
+// isUniform reports whether all readers of an upstream have the same rights. Those of
+// an upstream that isn't configured don't count as such.
+func (s *settings) isUniform(upstream string) bool {
+	up := s.upstreams[upstream]
+	return up != nil && up.uniform
 }
 
 // Reconfigure has s hold for the requests that come from now on. Those under way,
@@ -56,13 +67,13 @@ func (c *Cache) Reconfigure(s Settings) error {
 // compile makes s ready for use. Upstreams that are there already keep their places
 // for fills.
 func (c *Cache) compile(s Settings) (*settings, error) {
-	next := &settings{Settings: s, platform: DefaultPlatform, upstreams: map[string]*upstream{}}
+	next := &settings{Settings: s, platform: DefaultPlatform, upstreams: map[string]*upstream{}, number: 1, allUniform: true}
 	if len(s.Platforms) > 0 {
 		next.platform = s.Platforms[0]
 	}
 	before := map[string]*upstream{}
 	if old := c.current.Load(); old != nil {
-		before = old.upstreams
+		before, next.number = old.upstreams, old.number+1
 	}
 	for name, u := range s.Upstreams {
 		rules, err := compileRules(u.Tags)
@@ -74,7 +85,7 @@ func (c *Cache) compile(s Settings) (*settings, error) {
 		}
 		metered, _ := u.Origin.(Metered)
 		up := &upstream{
-			name: name, origin: u.Origin, rules: rules,
+			name: name, origin: u.Origin, rules: rules, uniform: u.Uniform,
 			metered: metered, saved: c.metrics.PullsSaved.WithLabelValues(name),
 		}
 		if old := before[name]; old != nil {
@@ -88,6 +99,7 @@ func (c *Cache) compile(s Settings) (*settings, error) {
 			up.ahead, up.aheadMax = newAhead(u.Prefetch), int64(u.Prefetch)
 		}
 		next.upstreams[name] = up
+		next.allUniform = next.allUniform && u.Uniform
 	}
 	return next, nil
 }

@@ -117,7 +117,7 @@ func (c *Cache) StandsFor(t rewrite.Target) (digest.Digest, time.Time, error) {
 // Stored gives the size in bytes of the content of t's digest, and when it was stored,
 // where it is and t's repository may serve it.
 func (c *Cache) Stored(t rewrite.Target) (size int64, at time.Time, ok bool) {
-	if _, ok := c.index.Link(t.Upstream, t.Repository, t.Digest); !ok || c.isUnfit(t.Digest) {
+	if !c.hasRight(t) || c.isUnfit(t.Digest) {
 		return 0, time.Time{}, false
 	}
 	stamp, err := c.store.Stamp(t.Digest)

@@ -226,10 +226,7 @@ func (w *walk) add(d v1.Descriptor, kind Kind, parent *Node) (*Node, error) {
 	n := &Node{Descriptor: d, Kind: kind, Foreign: kind == KindLayer && rewrite.IsForeign(d)}
 	if kind == KindConfig || kind == KindLayer {
 		n.Stored = w.cache.holds(d.Digest)
-		if n.Stored && !parent.Stored {
-			// Another repository's, unless this one has it on another account.
-			_, n.Stored = w.cache.index.Link(w.target.Upstream, w.target.Repository, d.Digest)
-		}
+		n.Stored = n.Stored && w.cache.hasRight(w.at(d.Digest)) // else it is another repository's
 	}
 	return n, nil
 }
@@ -242,7 +239,7 @@ func (w *walk) at(d digest.Digest) rewrite.Target { return withDigest(w.target, 
 func (w *walk) read(n *Node, root, ask bool) {
 	c, d := w.cache, n.Digest
 	var m *oci.Manifest
-	if l, ok := c.link(w.target.Upstream, w.target.Repository, d); d != "" && ok && l.Manifest {
+	if l, ok := c.link(w.target.Upstream, w.target.Repository, d); d != "" && ok && l.Manifest && c.hasRight(w.at(d)) {
 		if m, ok = c.peekManifest(d); ok {
 			n.Stored = c.holds(d)
 			if l.MediaType != "" {
@@ -292,12 +289,14 @@ func (w *walk) ask(d digest.Digest, root bool) (*oci.Manifest, error) {
 	c, ref := w.cache, d.String()
 	if root && w.target.Tag != "" {
 		ref = w.target.Tag
-	} else if m, ok := c.peekManifest(d); ok {
-		// Another repository's: a HEAD, which is no pull, says whether it is this one's.
-		if _, err := w.up.origin.Resolve(w.ctx, w.target.Repository, ref); err != nil {
-			return nil, err
+	} else if _, _, right := c.rightTo(w.at(d)); right != mustFetch {
+		if m, ok := c.peekManifest(d); ok {
+			// Another repository's: a HEAD, which is no pull, says whether it is this one's.
+			if _, err := w.up.origin.Resolve(w.ctx, w.target.Repository, ref); err != nil {
+				return nil, err
+			}
+			return m, nil
 		}
-		return m, nil
 	}
 	return w.up.origin.Manifest(w.ctx, w.target.Repository, ref)
 }
@@ -362,8 +361,7 @@ func (w *walk) expandIndex(n *Node, depth int) error {
 		switch {
 		case wanted != nil && !wanted[d.Digest]:
 			child.Left = true
-			_, linked := w.cache.index.Link(w.target.Upstream, w.target.Repository, d.Digest)
-			child.Stored = linked && w.cache.holds(d.Digest)
+			child.Stored = w.cache.holds(d.Digest) && w.cache.hasRight(w.at(d.Digest))
 		case depth == maxTreeDepth:
 			child.Missing = fmt.Errorf("indexes are nested more than %d deep", maxTreeDepth)
 		default:

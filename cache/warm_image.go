@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
@@ -331,7 +332,7 @@ func (img *warmingImage) below(work *sync.WaitGroup, t rewrite.Target, m *oci.Ma
 		return nil
 	}
 	if img.linksMissing(t, p) {
-		img.cache.linkManifest(t, m)
+		img.cache.linkManifest(t, m, index.Named)
 	}
 	if p.Kind == rewrite.Index {
 		for _, d := range img.chosen(p) {
@@ -420,7 +421,8 @@ func (img *warmingImage) manifest(t rewrite.Target) (m *oci.Manifest, err error)
 	c := img.cache
 	fetched := false
 	fetch := func() (err error) {
-		held := c.holds(t.Digest)
+		_, _, right := c.rightTo(t)
+		held := right != mustFetch && c.holds(t.Digest)
 		var st Status
 		m, st, err = img.pullManifest(t, held)
 		for img.WaitForQuota && isLimited(err) {
@@ -536,6 +538,9 @@ func (img *warmingImage) fetchBlobs(work *sync.WaitGroup, t rewrite.Target, p *r
 // blob sees to it that t's blob is here.
 func (img *warmingImage) blob(t rewrite.Target, size int64) error {
 	mine, err := img.once(t.Digest, func() error { return img.fetchBlob(t, size) })
+	if err == nil && !mine && !img.cache.maySend(t) {
+		return img.fetchBlob(t, size) // it was fetched for another repository
+	}
 	if err == nil && !mine {
 		img.mu.Lock()
 		img.BytesHere += size
@@ -585,7 +590,15 @@ func (img *warmingImage) fetchBlob(t rewrite.Target, size int64) error {
 		img.BytesHere += size
 		img.first += size
 	}
-	if c.holds(t.Digest) {
+	l, linked, right := c.rightTo(t)
+	if right == mustAsk && !img.DryRun && c.holds(t.Digest) {
+		var err error
+		if l, right, err = c.prove(img.ctx, img.up, t, l, linked); err != nil {
+			return err
+		}
+		linked = true
+	}
+	if (right == maySend || right == mustAsk && img.DryRun) && c.holds(t.Digest) {
 		c.uses.note(t.Digest, false)
 		here()
 		return nil
@@ -603,9 +616,16 @@ func (img *warmingImage) fetchBlob(t rewrite.Target, size int64) error {
 		return context.Cause(img.ctx)
 	}
 	defer img.slots.Release(1)
+	w := wanted{proved: right == maySend, joins: c.mayJoin(t, l, linked), size: size}
 	for begun := time.Now(); ; {
-		f, mine, err := c.join(img.up, t, wanted{linked: true, size: size})
+		f, mine, err := c.join(img.up, t, w)
 		switch {
+		case errors.Is(err, errUnproved):
+			if _, err := c.confirm(img.ctx, img.up, t); err != nil {
+				return err
+			}
+			w.joins = true
+			continue
 		case err != nil:
 			return err
 		case f == nil:
@@ -732,7 +752,7 @@ func (img *warmingImage) referrer(work *sync.WaitGroup, t rewrite.Target, depth 
 		return false
 	}
 	if img.linksMissing(t, p) {
-		img.cache.linkManifest(t, m)
+		img.cache.linkManifest(t, m, index.Named)
 	}
 	if p.Kind == rewrite.Manifest {
 		img.fetchBlobs(work, t, p, false)

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // The backup is a file beside the index that holds what no look at the tree can
@@ -183,6 +185,12 @@ func (d *db) putMissing(list []entry) (put int, err error) {
 			switch e.bucket {
 			case 'h':
 				err = errors.Join(bucket.Put(e.key, e.value), countObservations(tx, 1))
+			case 'l':
+				err = bucket.Put(e.key, e.value)
+				var l Link
+				if parts := bytes.Split(e.key, separator); len(parts) == 3 && decode(e.value, &l) && l.Proof == Fetched {
+					err = errors.Join(err, putSource(tx, digest.Digest(parts[2]), string(parts[0])))
+				}
 			default:
 				err = bucket.Put(e.key, e.value)
 			}

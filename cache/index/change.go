@@ -24,8 +24,12 @@ type Change struct {
 	// Moved, where it is not nil, is called with what the tag stood for before,
 	// where that was something else, once the change is kept.
 	Moved func(from digest.Digest)
-	// Links are digests that the repository may serve.
+	// Links are put unless the repository has links with a stronger proof, which
+	// then keep theirs. The upstream counts as a source of what is Fetched.
 	Links map[digest.Digest]Link
+	// Sent is content whose bytes the upstream has sent, on whichever repository's
+	// account.
+	Sent []digest.Digest
 	// Referrers are added to those that are known of a digest of the repository. Checked
 	// counts where none were known.
 	Referrers map[digest.Digest]List
@@ -83,7 +87,20 @@ func (ix *Index) apply(tx *tx, c Change, touched *Tag) error {
 		}
 	}
 	for d, l := range c.Links {
+		if err := assumeOf(tx, c.Upstream, c.Repository, d); err != nil {
+			return err
+		}
 		if err := putLink(tx.Bucket(linksBucket), join(c.Upstream, c.Repository, d.String()), l); err != nil {
+			return err
+		}
+		if l.Proof == Fetched {
+			if err := putSource(tx, d, c.Upstream); err != nil {
+				return err
+			}
+		}
+	}
+	for _, d := range c.Sent {
+		if err := putSource(tx, d, c.Upstream); err != nil {
 			return err
 		}
 	}
@@ -104,10 +121,15 @@ func (ix *Index) apply(tx *tx, c Change, touched *Tag) error {
 	return nil
 }
 
-// putLink puts a link, unless it is there already.
+// putLink puts a link, unless it is there already. A stronger proof that is there
+// stays: requests that run at the same time may put what they found in any order.
 func putLink(b *bucket, key []byte, l Link) error {
+	now := b.Get(key)
+	if was := (Link{}); decode(now, &was) {
+		l.Proof = l.Proof.Max(was.Proof)
+	}
 	j, err := json.Marshal(l)
-	if err != nil || bytes.Equal(b.Get(key), j) {
+	if err != nil || bytes.Equal(now, j) {
 		return err
 	}
 	return b.Put(key, j)

@@ -51,8 +51,41 @@ type Held struct {
 	Size      int64         `json:"size"`
 }
 
-// Link says that a repository may serve a digest: a manifest of the repository
-// names it, or the upstream confirmed it.
+// Proof is why a digest is taken for content of a repository.
+type Proof string
+
+const (
+	// Named: a manifest of the repository names the digest. This lets the
+	// repository ask for the content, and is no proof that it has it: not every
+	// registry checks what manifests name.
+	Named Proof = "named"
+	// Confirmed: the upstream has answered a HEAD for it with a yes.
+	Confirmed Proof = "confirmed"
+	// Fetched: the upstream has sent the bytes on this repository's account, or
+	// an imported bundle carried them for it.
+	Fetched Proof = "fetched"
+)
+
+// rank orders proofs. That of an older version, the empty one, counts as Named.
+func (p Proof) rank() int {
+	switch p {
+	case Confirmed:
+		return 1
+	case Fetched:
+		return 2
+	}
+	return 0
+}
+
+// Max returns the stronger of both proofs.
+func (p Proof) Max(other Proof) Proof {
+	if other.rank() > p.rank() {
+		return other
+	}
+	return p
+}
+
+// Link says that a digest belongs to a repository, and how that is known.
 type Link struct {
 	// MediaType is as the manifest or the upstream gave it; may be empty.
 	MediaType string `json:"mediaType,omitempty"`
@@ -60,6 +93,8 @@ type Link struct {
 	Size int64 `json:"size"`
 	// Manifest is set for manifests and indexes.
 	Manifest bool `json:"manifest,omitempty"`
+	// Proof is empty in links that an older version has put.
+	Proof Proof `json:"proof,omitempty"`
 }
 
 // List is what an upstream listed, and when: tags, or the descriptors of
@@ -242,7 +277,7 @@ func create(bolt *bbolt.DB, aside string) error {
 		put := func(key, value []byte) error {
 			return b.Bucket(metaBucket).Put(key, sealed(metaBucket, key, value))
 		}
-		if err := put(totalsKey, totals{}.encode()); err != nil || aside == "" {
+		if err := errors.Join(put(totalsKey, totals{}.encode()), put(sourcedKey, []byte{1})); err != nil || aside == "" {
 			return err
 		}
 		return put(asideKey, []byte(filepath.Base(aside)))
@@ -439,14 +474,14 @@ func (ix *Index) TagNames(upstream, repo string) ([]string, error) {
 	return names, err
 }
 
-// Link tells whether a repository may serve d, and what is known of it.
+// Link returns the link of a repository to d; false if there is none.
 func (ix *Index) Link(upstream, repo string, d digest.Digest) (Link, bool) {
 	var l Link
 	ok := ix.get(linksBucket, join(upstream, repo, d.String()), &l)
 	return l, ok
 }
 
-// PutLinks remembers that a repository may serve these digests, all or none.
+// PutLinks puts links of a repository, all or none.
 func (ix *Index) PutLinks(upstream, repo string, links map[digest.Digest]Link) error {
 	return ix.Put(Change{Upstream: upstream, Repository: repo, Links: links})
 }

@@ -2,6 +2,7 @@ package index
 
 import (
 	"encoding/binary"
+	"errors"
 )
 
 // totals are how many blobs there are records of, and their bytes. They are
@@ -38,7 +39,7 @@ func (ix *Index) setBlob(tx *tx, key []byte, b *Blob) error {
 	}
 	var err error
 	if b == nil {
-		err = bucket.Delete(key)
+		err = errors.Join(bucket.Delete(key), dropSources(tx, key))
 	} else {
 		change.blobs++
 		change.bytes += b.Stamp.Size

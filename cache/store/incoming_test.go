@@ -159,7 +159,7 @@ func TestWhatWasTakenInWaitsForTheNextRun(t *testing.T) {
 	kept, old := []byte("kept"), []byte("old")
 	takeIn(t, s, digest.FromBytes(kept), kept)
 	takeIn(t, s, digest.FromBytes(old), old)
-	p, _, _, err := s.Part(digest.FromBytes(kept))
+	p, _, _, err := s.Part(digest.FromBytes(kept), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +199,7 @@ func TestWhatWasTakenInWaitsForTheNextRun(t *testing.T) {
 			}
 		}
 	}
-	if _, have, size, err := s.Part(digest.FromBytes(kept)); err != nil || size != 4 || have.Len() != 2 {
+	if _, have, size, err := s.Part(digest.FromBytes(kept), ""); err != nil || size != 4 || have.Len() != 2 {
 		t.Errorf("the part lost its note: %v of %d, %v", have, size, err)
 	}
 }

@@ -62,7 +62,8 @@ func (s *Store) Unfinished() ([]Unfinished, error) {
 // digestOf gives the digest that the name of a file below ingest/ begins with; empty
 // where that is none.
 func digestOf(base string) digest.Digest {
-	alg, hex, _ := strings.Cut(base, "-")
+	alg, rest, _ := strings.Cut(base, "-")
+	hex, _, _ := strings.Cut(rest, sourceMark)
 	if d := digest.NewDigestFromEncoded(digest.Algorithm(alg), hex); d.Validate() == nil {
 		return d
 	}

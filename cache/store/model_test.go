@@ -337,7 +337,7 @@ func (st *story) act() {
 		err = st.takeIn()
 	case e.part == nil:
 		var have Spans
-		e.part, have, _, err = st.store.Part(d)
+		e.part, have, _, err = st.store.Part(d, "")
 		st.checkPart(e, have)
 		if e.part == nil {
 			e.part = nil
@@ -498,7 +498,7 @@ func (st *story) resume(s *Store) {
 	for _, e := range st.all {
 		var have Spans
 		var err error
-		if e.part, have, _, err = s.Part(e.digest()); err != nil {
+		if e.part, have, _, err = s.Part(e.digest(), ""); err != nil {
 			st.t.Error(err)
 			continue
 		}

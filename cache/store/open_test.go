@@ -136,7 +136,7 @@ func TestWhatStandsInTheWayOfAFileIsMovedAsideAndNeverFollowed(t *testing.T) {
 						}
 					}
 					replace(base + suffix)
-					p, have, _, err := s.Part(d)
+					p, have, _, err := s.Part(d, "")
 					if err != nil {
 						t.Fatalf("%s: %v", suffix, err)
 					}

@@ -1,6 +1,8 @@
 package store
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -49,20 +51,23 @@ const (
 	partSuffix  = ".part"
 	wholeSuffix = ".whole"
 	noteSuffix  = ".json"
+	// sourceMark stands between the digest and what tells sources apart.
+	sourceMark = "@"
 )
 
 // maxNote bounds a note: it is read back from a disk that others may write to.
 const maxNote = 1 << 20
 
-// Part opens the part of d, or begins one. It gives the bytes that an earlier
-// owner noted, and the content's size, -1 where it is not known: both are hints
-// until the digest proves them. There must be one owner of a digest's part at a
-// time.
-func (s *Store) Part(d digest.Digest) (*Part, Spans, int64, error) {
+// Part opens the part of d that comes from the given source, an upstream's name, or
+// begins one. Each source has a part of its own, so that what one has sent is neither
+// shown to the readers of another nor mixed with its bytes. Part returns the bytes
+// that an earlier owner noted, and the content's size, -1 if it isn't known: both are
+// hints until the digest proves them. A part must have one owner at a time.
+func (s *Store) Part(d digest.Digest, source string) (*Part, Spans, int64, error) {
 	if err := d.Validate(); err != nil {
 		return nil, Spans{}, 0, fmt.Errorf("part of %q: %w", d, err)
 	}
-	base := filepath.Join(s.dir, ingestDir, d.Algorithm().String()+"-"+d.Encoded())
+	base := s.partBase(d, source)
 	p := &Part{store: s, digest: d, base: base, name: base + wholeSuffix, note: base + noteSuffix}
 	var err error
 	if p.file, err = s.openToWrite(p.name, 0); err == nil {
@@ -85,6 +90,35 @@ func (s *Store) Part(d digest.Digest) (*Part, Spans, int64, error) {
 	}
 	have, size := p.readNote()
 	return p, have, size, nil
+}
+
+// partBase returns the path of a part without its extension. The empty source stands
+// for the parts of older versions, which did not note where they came from.
+func (s *Store) partBase(d digest.Digest, source string) string {
+	base := filepath.Join(s.dir, ingestDir, d.Algorithm().String()+"-"+d.Encoded())
+	if source == "" {
+		return base
+	}
+	sum := sha256.Sum256([]byte(source))
+	return base + sourceMark + hex.EncodeToString(sum[:8])
+}
+
+// HasPart reports whether there is a part of d from a source.
+func (s *Store) HasPart(d digest.Digest, source string) bool {
+	return d.Validate() == nil && s.hasPart(filepath.Base(s.partBase(d, source)))
+}
+
+// AdoptPart makes the part of d that an older version has left, if there is one, the
+// part of a source that has none. Nobody may own either.
+func (s *Store) AdoptPart(d digest.Digest, source string) {
+	from, to := s.partBase(d, ""), s.partBase(d, source)
+	if d.Validate() != nil || s.hasPart(filepath.Base(to)) || !s.hasPart(filepath.Base(from)) {
+		return
+	}
+	// A note without its part says nothing, and a part without its note is fetched anew.
+	for _, suffix := range []string{noteSuffix, partSuffix, wholeSuffix} {
+		_ = s.files.Rename(from+suffix, to+suffix)
+	}
 }
 
 // readNote gives what the note says, as far as the file can hold it. A note

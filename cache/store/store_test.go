@@ -101,7 +101,7 @@ func TestDigestThatIsNoneNeverReachesAPath(t *testing.T) {
 		if _, _, err := s.Get(d); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Get(%q): %v", d, err)
 		}
-		if _, _, _, err := s.Part(d); err == nil {
+		if _, _, _, err := s.Part(d, ""); err == nil {
 			t.Errorf("Part(%q) is given", d)
 		}
 	}
@@ -144,7 +144,7 @@ func TestWalkSeesAllContentAndNothingElse(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "blobs", "sha256", "README"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p, _, _, err := s.Part(digest.FromString("not there yet"))
+	p, _, _, err := s.Part(digest.FromString("not there yet"), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +169,7 @@ func TestPartIsSeenOnlyOnceItIsCommitted(t *testing.T) {
 	s := open(t, t.TempDir())
 	content := []byte("0123456789")
 	d := digest.FromBytes(content)
-	p, have, size, err := s.Part(d)
+	p, have, size, err := s.Part(d, "")
 	if err != nil || have.Len() != 0 || size != -1 {
 		t.Fatalf("a new part has %v of %d, %v", have.Runs(), size, err)
 	}
@@ -220,7 +220,7 @@ func TestPartCanBeOpenedAtAnyMomentOfItsCommit(t *testing.T) {
 	s := open(t, t.TempDir())
 	for n := range 50 {
 		content := fmt.Appendf(nil, "layer %d", n)
-		p, _, _, err := s.Part(digest.FromBytes(content))
+		p, _, _, err := s.Part(digest.FromBytes(content), "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -254,7 +254,7 @@ func TestPartIsFoundAgainWithWhatWasSaved(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	d := digest.FromString("0123456789")
-	p, _, _, err := s.Part(d)
+	p, _, _, err := s.Part(d, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +272,7 @@ func TestPartIsFoundAgainWithWhatWasSaved(t *testing.T) {
 	s.Close()
 
 	s = open(t, dir)
-	p, got, size, err := s.Part(d)
+	p, got, size, err := s.Part(d, "")
 	if err != nil || size != 10 || fmt.Sprint(got.Runs()) != fmt.Sprint(have.Runs()) {
 		t.Fatalf("found %v of %d, %v; want %v of 10", got.Runs(), size, err, have.Runs())
 	}
@@ -280,7 +280,7 @@ func TestPartIsFoundAgainWithWhatWasSaved(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Close()
-	p, got, size, err = s.Part(d)
+	p, got, size, err = s.Part(d, "")
 	if err != nil || got.Len() != 0 || size != -1 {
 		t.Errorf("after Reset: %v of %d, %v", got.Runs(), size, err)
 	}
@@ -295,7 +295,7 @@ func TestPartThatIsMarkedAsWholeIsFoundWhole(t *testing.T) {
 	dir := t.TempDir()
 	d := digest.FromString("whole")
 	s := open(t, dir)
-	p, _, _, err := s.Part(d)
+	p, _, _, err := s.Part(d, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +308,7 @@ func TestPartThatIsMarkedAsWholeIsFoundWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = open(t, dir)
-	p, have, size, err := s.Part(d)
+	p, have, size, err := s.Part(d, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -334,7 +334,7 @@ func TestNoteThatMakesNoSenseSaysNothing(t *testing.T) {
 		`{"size":-1,"spans":[{"From":2,"To":4}],"a later version":"key"}`: 2,
 		strings.Repeat(" ", maxNote) + `{"size":10}`:                      0,
 	} {
-		p, _, _, err := s.Part(d)
+		p, _, _, err := s.Part(d, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -345,7 +345,7 @@ func TestNoteThatMakesNoSenseSaysNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.Close()
-		p, have, _, err := s.Part(d)
+		p, have, _, err := s.Part(d, "")
 		if err != nil || have.Len() != left {
 			t.Errorf("note %.60q: %v, %v; want %d bytes", note, have.Runs(), err, left)
 		}
@@ -443,7 +443,7 @@ func writeForEver(dir string) {
 }
 
 func writePart(s *Store, d digest.Digest, b []byte) error {
-	p, _, _, err := s.Part(d)
+	p, _, _, err := s.Part(d, "")
 	if err != nil {
 		return err
 	}
@@ -495,7 +495,7 @@ func TestAPartThatHasEndedNeverOpensAnother(t *testing.T) {
 	d := digest.FromBytes(b)
 	begin := func() *Part {
 		t.Helper()
-		p, _, _, err := s.Part(d)
+		p, _, _, err := s.Part(d, "")
 		if err != nil {
 			t.Fatal(err)
 		}

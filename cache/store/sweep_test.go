@@ -14,7 +14,7 @@ func TestWhatACrashLeftAmongThePartsIsRemovedAtTheStart(t *testing.T) {
 	s := open(t, dir)
 	ingest := filepath.Join(dir, ingestDir)
 	part := func(what string, save bool) string {
-		p, _, _, err := s.Part(digest.FromString(what))
+		p, _, _, err := s.Part(digest.FromString(what), "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -48,7 +48,7 @@ func TestWhatACrashLeftAmongThePartsIsRemovedAtTheStart(t *testing.T) {
 	}
 	s = open(t, dir)
 	wantIngest(t, s, 2)
-	p, have, size, err := s.Part(digest.FromString("saved"))
+	p, have, size, err := s.Part(digest.FromString("saved"), "")
 	if err != nil || have.Len() != 5 || size != 100 {
 		t.Errorf("the saved part: %d bytes of %d, %v", have.Len(), size, err)
 	}

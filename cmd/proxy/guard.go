@@ -42,16 +42,22 @@ func newGuard(cfg *configs.Config, log *zap.Logger, m *metrics.Metrics) (*access
 	if c := cfg.Auth.OIDC; c.Issuer != "" {
 		o.OIDC = &access.OIDC{Issuer: c.Issuer, Audience: c.Audience, NameClaim: c.NameClaim, GroupsClaim: c.GroupsClaim, CA: c.CA}
 	}
-	for _, r := range cfg.Access {
-		o.Rules = append(o.Rules, access.Rule{
-			Name: r.Name, Who: r.Who, Upstreams: r.Upstreams, Repositories: r.Repositories, Allow: r.Action == "allow",
-		})
-	}
+	o.Rules = accessRules(cfg)
 	g, err := access.New(o)
 	if err != nil {
 		return nil, fmt.Errorf("auth: %w", err)
 	}
 	return g, nil
+}
+
+func accessRules(cfg *configs.Config) []access.Rule {
+	var rules []access.Rule
+	for _, r := range cfg.Access {
+		rules = append(rules, access.Rule{
+			Name: r.Name, Who: r.Who, Upstreams: r.Upstreams, Repositories: r.Repositories, Allow: r.Action == "allow",
+		})
+	}
+	return rules
 }
 
 // newAdminGuard makes the guard of the admin listener: it takes the token that this

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 
@@ -137,9 +138,18 @@ func (p *parts) upstreams(cfg *configs.Config, mirrors map[string]*mirror) map[s
 	list := map[string]cache.Upstream{}
 	for name, u := range cfg.Upstreams {
 		p.metrics.Expect(name)
-		list[name] = cache.Upstream{Origin: mirrors[name].live, Tags: tagRules(u.Tags), Prefetch: u.Prefetch}
+		list[name] = cache.Upstream{
+			Origin: mirrors[name].live, Tags: tagRules(u.Tags), Prefetch: u.Prefetch, Uniform: isUniform(cfg, name, u),
+		}
 	}
 	return list
+}
+
+// isUniform reports whether all who may use the cache may have everything of an
+// upstream: the proxy's own credentials fetch, and no access rule is about it.
+func isUniform(cfg *configs.Config, name string, u *configs.Upstream) bool {
+	return u.Access != configs.AccessPassthrough &&
+		!slices.ContainsFunc(accessRules(cfg), func(r access.Rule) bool { return r.Concerns(name) })
 }
 
 // admission decides about clients with credentials of their own; nil where no

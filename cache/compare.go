@@ -1,0 +1,83 @@
+package cache
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/entrepot-dev/entrepot/cache/store"
+)
+
+// comparing is the part of a fill of content that is stored already: an upstream has
+// to send the bytes all the same, to prove that it has them. Nothing is written; what
+// would be is compared with what is stored, so that readers of the fill read the
+// stored file as far as the upstream has come.
+type comparing struct {
+	cache  *Cache
+	digest digest.Digest
+	file   *os.File
+	size   int64
+}
+
+// compareWith returns the part that compares with the stored content of d; nil if d
+// isn't stored any more. The fill that uses it keeps d from being evicted.
+func (c *Cache) compareWith(d digest.Digest) (part, error) {
+	file, stamp, err := c.openStored(c.ctx, d)
+	if file == nil || err != nil {
+		return nil, err
+	}
+	return &comparing{cache: c, digest: d, file: file, size: stamp.Size}, nil
+}
+
+// WriteAt returns errMismatch if b isn't what is stored at off.
+func (p *comparing) WriteAt(b []byte, off int64) (int, error) {
+	buf := buffers.Get().(*[readSize]byte)
+	defer buffers.Put(buf)
+	for done := 0; done < len(b); {
+		n, err := p.file.ReadAt(buf[:min(len(b)-done, readSize)], off+int64(done))
+		switch {
+		case n == 0 && err != nil && err != io.EOF:
+			return done, err
+		case n == 0, !bytes.Equal(buf[:n], b[done:done+n]):
+			// Or what is stored is damaged.
+			p.cache.verifying(p.digest, foundOnServing)
+			return done, fmt.Errorf("%s: %w: they differ from what is stored from byte %d on", p.digest, errMismatch, off+int64(done))
+		}
+		done += n
+	}
+	return len(b), nil
+}
+
+func (p *comparing) ReadAt(b []byte, off int64) (int, error) { return p.file.ReadAt(b, off) }
+
+// Open opens what is stored once more.
+func (p *comparing) Open() (store.Reader, error) {
+	file, _, err := p.cache.openStored(p.cache.ctx, p.digest)
+	if file == nil && err == nil {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return nil, err
+	}
+	return file, nil
+}
+
+// Commit has nothing to keep.
+func (p *comparing) Commit(size int64) error {
+	if size != p.size {
+		return errors.New("the stored file has another size than its content")
+	}
+	return nil
+}
+
+func (p *comparing) Flush(int64, int64)            {}
+func (p *comparing) Save(store.Spans, int64) error { return nil }
+func (p *comparing) MarkWhole(int64) error         { return nil }
+func (p *comparing) Reset() error                  { return nil }
+func (p *comparing) Discard() error                { return p.file.Close() }
+func (p *comparing) Close() error                  { return p.file.Close() }

@@ -511,7 +511,7 @@ func (c *Cache) runFill(f *blobFill, up *upstream, t rewrite.Target) {
 		result = "error"
 		if isOfDisk(err) {
 			c.disk.failed("keep a blob", err, max(0, f.size))
-		} else if !oci.IsAbsent(err) {
+		} else if !oci.IsAbsent(err) && !oci.IsReported(err) {
 			c.log.Warn("a blob could not be fetched", zap.Stringer("reference", t), zap.Error(err))
 		}
 	}

@@ -276,3 +276,32 @@ func TestBrokenTLSIsNoAbsenceAndDisplacesNothing(t *testing.T) {
 	}
 	until(t, "the breaker to open", func() bool { _, openings := endpoint(t, p); return openings > 0 })
 }
+
+// While a breaker is open, the log has one warning for the opening, and none for each
+// request that is refused because of it.
+func TestAnOpenBreakerWarnsOnce(t *testing.T) {
+	h, p := start(t, believing)
+	_, _, path := blobOf(h, "library/gone", 1, 100_000)
+	get(t, p, "/v2/library/gone/manifests/1.0")
+	h.Down()
+	until(t, "the breaker to open", func() bool {
+		ask(t, p, http.MethodGet, path)
+		state, openings := endpoint(t, p)
+		return state == endpointOpen && openings > 0
+	})
+	warnings := func() int { return strings.Count(p.Log(), `"level":"warn"`) }
+	_, openings := endpoint(t, p)
+	before, refused := warnings(), 0
+	for range 100 {
+		if ask(t, p, http.MethodGet, path).status == http.StatusServiceUnavailable {
+			refused++
+		}
+	}
+	_, now := endpoint(t, p)
+	until(t, "the log to have the requests", func() bool { return strings.Count(p.Log(), `"status":503`) >= refused })
+	// A probe's success could let the breaker open anew: each opening has its line, and
+	// the requests that open it theirs.
+	if n := warnings() - before; refused < 50 || now == openings && n > 0 {
+		t.Errorf("%d requests were refused, and %d warnings logged", refused, n)
+	}
+}

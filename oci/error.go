@@ -53,6 +53,10 @@ type Error struct {
 	// Answered is the HTTP status by which an upstream answered, where the error
 	// stands for that; zero where none answered.
 	Answered int
+	// Reported says that the log has the cause already: an endpoint whose circuit
+	// breaker is open, a rate limit that is in force. What fails because of it needs
+	// no warning of its own.
+	Reported bool
 	// Err is the cause, for logs and errors.Is. It is never shown to a client.
 	Err error
 }
@@ -115,6 +119,16 @@ func IsAbsent(err error) bool {
 func IsRefused(err error) bool {
 	c := codeOf(err)
 	return c == CodeUnauthorized || c == CodeDenied
+}
+
+// IsReported tells whether the log has the cause of err already.
+func IsReported(err error) bool {
+	for e := (*Error)(nil); errors.As(err, &e); err = e.Err {
+		if e.Reported {
+			return true
+		}
+	}
+	return false
 }
 
 // IsTransient tells whether err is a failure to find out: the upstream is gone,

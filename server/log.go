@@ -35,7 +35,7 @@ func (x *exchange) record() {
 		x.show(*list, now, outcome)
 	}
 	level := zapcore.InfoLevel
-	if x.err != nil && (x.status >= 500 || x.status == 429 || x.status < 400 && !isClientGone(x.err)) {
+	if x.err != nil && !oci.IsReported(x.err) && (x.status >= 500 || x.status == 429 || x.status < 400 && !isClientGone(x.err)) {
 		level = zapcore.WarnLevel
 	}
 	entry := x.s.log.Check(level, "request")

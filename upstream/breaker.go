@@ -186,7 +186,7 @@ func (r *Registry) left(b *breaker) *failure {
 	wait = wait.Round(time.Second)
 	f := &failure{reason: "open", again: elsewhere}
 	f.err = unavailable(http.StatusServiceUnavailable, cause, "%s; it has failed several times in a row and is left alone until it answers again; it is tried next in %s", cause.Message, wait)
-	f.err.RetryAfter = wait
+	f.err.RetryAfter, f.err.Reported = wait, true
 	return f
 }
 

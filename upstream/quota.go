@@ -328,6 +328,7 @@ const reasonHeld = "held"
 func (r *Registry) held(l limited) *failure {
 	f := &failure{reason: reasonHeld, again: elsewhere}
 	f.err = r.overLimit(l, "")
+	f.err.Reported = true
 	return f
 }
 

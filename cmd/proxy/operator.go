@@ -196,7 +196,7 @@ func (p *process) connectRunning(o *operation, named bool) (end func() error, er
 	case err == nil && !anyDir && s.CacheDir != dir:
 		err = fmt.Errorf("%w: the one at %s has its cache in %s, and not in %s", errNotRunning, at, s.CacheDir, o.cfg.Cache.Dir)
 	case errors.Is(err, errNoToken) && !anyDir && filepath.Dir(place) != dir:
-		err = fmt.Errorf("%w: the one at %s has another cache directory than %s: %w", errNotRunning, at, o.cfg.Cache.Dir, err)
+		err = fmt.Errorf("%w: the one at %s may have another cache directory than %s: %w", errNotRunning, at, o.cfg.Cache.Dir, err)
 	case errors.Is(err, errNoToken): // it says all
 	case errors.Is(err, syscall.ECONNREFUSED):
 		err = fmt.Errorf("%w: none listens at %s: start it, or name its admin.listen (--admin-listen, ENTREPOT_ADMIN_LISTEN)", errNotRunning, at)
@@ -383,7 +383,7 @@ func (o *operatorListener) readNamed(ctx context.Context, named bool) (place str
 	case errors.Is(err, fs.ErrPermission):
 		return place, fmt.Errorf("%w at %s: this user may not read its token file %s; run this command as %s", errNoToken, at, place, usersOf(place))
 	case errors.Is(err, fs.ErrNotExist):
-		return place, fmt.Errorf("%w at %s: its token file %s is not on this machine; run this command where it runs (docker exec, kubectl exec), or give both the same admin.auth.token_file", errNoToken, at, place)
+		return place, fmt.Errorf("%w at %s: its token file %s is not here; if it runs in a container, run this command there (docker exec, kubectl exec) or give both the same admin.auth.token_file; if the file was removed, restart it", errNoToken, at, place)
 	case err != nil:
 		return place, fmt.Errorf("%w at %s: its token file: %w; restart entrepot, which makes a new one", errNoToken, at, err)
 	case !named && !isPort(token.Listener, o.listen):

@@ -60,7 +60,7 @@ func TestACommandShowsTheListenerTheRightToken(t *testing.T) {
 		"of all addresses":                {everywhere, wide, nil, nil, 0, "changed: log.level", wide},
 		"of another listener":             {others, "", nil, nil, 1, "is the token file of the one at 127.0.0.1:9", ""},
 		"none":                            {"", "", nil, nil, 1, "it has no token file on this machine", ""},
-		"a file that is not there":        {filepath.Join(dir, "admin-7.token"), "", nil, nil, 1, "is not on this machine; run this command where it runs", ""},
+		"a file that is not there":        {filepath.Join(dir, "admin-7.token"), "", nil, nil, 1, "is not here; if it runs in a container", ""},
 		"a file of somebody's":            {"/etc/passwd", "", nil, nil, 1, "is not the path of a token file", ""},
 		"none, and a configured one":      {"", "a token of sixteen characters or more", []string{"ENTREPOT_ADMIN_AUTH_TOKEN_FILE=" + configured}, nil, 0, "changed: log.level", "a token of sixteen characters or more"},
 		"its own before a configured one": {own, secret, []string{"ENTREPOT_ADMIN_AUTH_TOKEN_FILE=" + configured}, nil, 0, "changed: log.level", secret},

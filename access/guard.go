@@ -63,6 +63,9 @@ type Options struct {
 	Rules  []Rule
 	// Realm is what clients are told to log in to; "Entrepot" where it is empty.
 	Realm string
+	// Login tells callers without credentials how to log in; empty is the sentence for
+	// registry clients.
+	Login string
 	// Refused counts a refusal, by reason: Reasons. Nil counts nothing.
 	Refused func(reason string)
 	// Log takes what goes wrong behind; nil drops it.
@@ -78,6 +81,7 @@ var Reasons = []string{"anonymous", "credentials", "rule", "issuer", "busy"}
 type Guard struct {
 	anonymous bool
 	challenge string // empty where there is nothing to log in with
+	login     string
 	htpasswd  *htpasswd
 	tokens    []token
 	issuer    *issuer
@@ -170,6 +174,9 @@ func New(o Options) (*Guard, error) {
 			return nil, err
 		}
 	}
+	if g.login = o.Login; g.login == "" {
+		g.login = "this cache wants to know who asks: log in to it, as with docker login"
+	}
 	realm := o.Realm
 	if realm == "" {
 		realm = "Entrepot"
@@ -248,7 +255,7 @@ func (g *Guard) Identify(q Question) (*Caller, netip.Addr, error) {
 			Message: "this cache serves callers that it knows by their network (auth.networks) or by a client certificate (tls.client_ca), and you are neither"}
 	}
 	return nobody, at, &oci.Error{Code: oci.CodeUnauthorized, Challenge: g.challenge,
-		Message: "this cache wants to know who asks: log in to it, as with docker login"}
+		Message: g.login}
 }
 
 // shown gives who the caller is without credentials: by certificate, by network,

@@ -113,8 +113,10 @@ func TestTheAdminListenerIsForWhoHasTheToken(t *testing.T) {
 			t.Errorf("%s: want 200, got %d", path, status)
 		}
 	}
-	// A page whose name leads here by DNS has the metrics no more than before, and a page
-	// of another site cannot use what a browser knows.
+	if _, body, _ := fetch(t, http.DefaultClient, p.AdminURL()+"/api/v1/status"); !strings.Contains(body, "-H @admin.token") || strings.Contains(body, "docker login") {
+		t.Errorf("want to read how to log in, got %s", body)
+	}
+	// A page of another site cannot use the login that a browser knows.
 	if status, _ := knock(t, p.AdminClient(), p, "POST", "/api/v1/scrub", "Origin", "https://evil.example"); status != http.StatusForbidden {
 		t.Errorf("a page of another site: want 403, got %d", status)
 	}

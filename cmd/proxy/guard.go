@@ -67,6 +67,8 @@ func newAdminGuard(a configs.Admin, own admin.Token, log *zap.Logger) (*access.G
 	o := access.Options{
 		Htpasswd: a.Auth.Htpasswd, Tokens: tokens(a.Auth.Tokens), Certificates: a.TLS.ClientCA != "",
 		Realm: "Entrepot operators", Log: log,
+		Login: "this is for operators: the commands of entrepot log in by themselves, as its own user or root; " +
+			"for curl, -H @admin.token in the cache directory (see docs/admin-api.md)",
 	}
 	o.Tokens = append(o.Tokens, hashed("operator", own.Secret))
 	if a.Auth.TokenFile != "" {

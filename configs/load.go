@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 )
 
 // Source says what a configuration is made of. What stands further down wins:
@@ -56,6 +57,9 @@ func Load(src Source) (*Config, error) {
 		for _, p := range l.problems {
 			e.Problems = append(e.Problems, p.Problem)
 		}
+		if l.more > 0 {
+			e.Problems = append(e.Problems, Problem{Where: src.File, Message: "and more of the kind; correct these first"})
+		}
 		return nil, e
 	}
 	return l.cfg, nil
@@ -68,7 +72,21 @@ type loader struct {
 	// where tells for the path of each key that was set who set it.
 	where    map[string]place
 	problems []located
+	// more counts the problems beyond maxProblems, which are not kept.
+	more int
+	// known is what bindNames and checkRules look up again and again.
+	known *known
 }
+
+const (
+	// maxProblems bounds the problems that are reported in one run.
+	maxProblems = 100
+	// maxMessage bounds what a problem says of a value, in bytes.
+	maxMessage = 1000
+)
+
+// isFull reports whether further problems would not be kept.
+func (l *loader) isFull() bool { return len(l.problems) >= maxProblems }
 
 // place is where a value comes from.
 type place struct {
@@ -93,10 +111,23 @@ type located struct {
 
 // report notes a problem at a place.
 func (l *loader) report(at place, key, format string, args ...any) {
+	if l.isFull() {
+		l.more++
+		return
+	}
 	l.problems = append(l.problems, located{
-		Problem: Problem{Where: at.text, Key: key, Message: fmt.Sprintf(format, args...)},
+		Problem: Problem{Where: at.text, Key: clip(key), Message: clip(fmt.Sprintf(format, args...))},
 		line:    at.line,
 	})
+}
+
+// clip cuts the middle out of a text that is longer than maxMessage.
+func clip(text string) string {
+	if len(text) <= maxMessage {
+		return text
+	}
+	head, tail := text[:maxMessage/2], text[len(text)-maxMessage/2:]
+	return strings.ToValidUTF8(head, "") + "…" + strings.ToValidUTF8(tail, "")
 }
 
 // reportKey notes a problem with the value of a key, wherever it was set.

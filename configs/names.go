@@ -17,8 +17,52 @@ type source struct {
 	set bool
 	// names are all that it can give; any means that it can give every name.
 	names []string
+	index map[string]bool
 	any   bool
 }
+
+// known is what rules and groups may name.
+type known struct {
+	sources, groupSources []source
+	// groups are the names of auth.groups.
+	groups     []string
+	groupIndex map[string]bool
+	// owners gives the upstream of each name and alias; registries are these and the
+	// built-in ones.
+	owners     map[string]string
+	registries map[string]bool
+}
+
+// look collects what rules and groups may name, once.
+func (l *loader) look() *known {
+	if l.known != nil {
+		return l.known
+	}
+	k := &known{sources: l.sources(), groupSources: l.groupSources(), groupIndex: map[string]bool{}, owners: map[string]string{}, registries: map[string]bool{"localhost": true}}
+	for _, g := range l.cfg.Auth.Groups {
+		k.groups = append(k.groups, g.Name)
+		k.groupIndex[g.Name] = true
+	}
+	for _, upstreams := range []map[string]*Upstream{Default().Upstreams, l.cfg.Upstreams} {
+		for name, u := range upstreams {
+			for _, n := range append([]string{name}, u.Aliases...) {
+				k.registries[n] = true
+			}
+		}
+	}
+	for _, name := range names(l.cfg.Upstreams) {
+		for _, n := range append([]string{name}, l.cfg.Upstreams[name].Aliases...) {
+			if k.owners[n] == "" {
+				k.owners[n] = name
+			}
+		}
+	}
+	l.known = k
+	return k
+}
+
+// prefixes stand before names and groups in rules.
+var prefixes = []string{"user:", "token:", "net:", "cert:", "oidc:", group, "cert-group:", "oidc-group:"}
 
 // gives reports whether the source is configured and can give a name. Basic credentials
 // and htpasswd files end a user's name at the first colon.
@@ -26,7 +70,7 @@ func (s source) gives(name string) bool {
 	if s.prefix == "user:" && strings.Contains(name, ":") {
 		return false
 	}
-	return s.set && (s.any || slices.Contains(s.names, name))
+	return s.set && (s.any || s.index[name])
 }
 
 // sources returns the ways to know clients. Users are any names, because their file
@@ -48,6 +92,10 @@ func (l *loader) sources() []source {
 	}
 	for i := range list[:2] {
 		list[i].set = len(list[i].names) > 0
+		list[i].index = map[string]bool{}
+		for _, name := range list[i].names {
+			list[i].index[name] = true
+		}
 	}
 	return list
 }
@@ -70,11 +118,17 @@ const group = "group:"
 func (l *loader) bindNames() {
 	for i, g := range l.cfg.Auth.Groups {
 		for j, member := range g.Members {
+			if l.isFull() {
+				return
+			}
 			g.Members[j] = l.bindName(fmt.Sprintf("auth.groups[%d].members[%d]", i, j), member)
 		}
 	}
 	for i, r := range l.cfg.Access {
 		for j, who := range r.Who {
+			if l.isFull() {
+				return
+			}
 			r.Who[j] = l.bindWho(fmt.Sprintf("access[%d].who[%d]", i, j), who)
 		}
 	}
@@ -95,7 +149,7 @@ func (l *loader) bindWho(key, who string) string {
 	if name, ok := strings.CutPrefix(who, group); ok {
 		return l.bindGroup(key, name)
 	}
-	for _, s := range l.groupSources() {
+	for _, s := range l.look().groupSources {
 		if name, ok := strings.CutPrefix(who, s.prefix); ok {
 			l.checkTyped(key, who, name, s)
 			return who
@@ -109,17 +163,14 @@ func (l *loader) bindWho(key, who string) string {
 // can give.
 func (l *loader) bindGroup(key, name string) string {
 	word := group + name
-	var defined []string
-	for _, g := range l.cfg.Auth.Groups {
-		defined = append(defined, g.Name)
-	}
-	switch from := able(l.groupSources(), name); {
+	k := l.look()
+	switch from := able(k.groupSources, name); {
 	case !l.checkSpelling(key, word, name):
-	case slices.Contains(defined, name):
+	case k.groupIndex[name]:
 	case len(from) == 1:
 		return from[0].prefix + name
 	case len(from) == 0:
-		l.reportKey(key, "%q matches nobody: auth.groups has no group %q%s", word, name, perhaps(group, suggest(name, defined)))
+		l.reportKey(key, "%q matches nobody: auth.groups has no group %q%s", word, name, perhaps(group, suggest(name, k.groups)))
 	default:
 		l.reportKey(key, "%q has two meanings; write %s", word, choices(from, name))
 	}
@@ -128,7 +179,7 @@ func (l *loader) bindGroup(key, name string) string {
 
 // bindName returns a caller's name with its source.
 func (l *loader) bindName(key, word string) string {
-	all := l.sources()
+	all := l.look().sources
 	for _, s := range all {
 		if name, ok := strings.CutPrefix(word, s.prefix); ok {
 			l.checkTyped(key, word, name, s)

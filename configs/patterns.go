@@ -22,10 +22,16 @@ const maxName = 255
 // and nobody would notice.
 func (l *loader) checkRules(rules []AccessRule) {
 	for i, r := range rules {
+		if l.isFull() {
+			return
+		}
 		key := fmt.Sprintf("access[%d]", i)
 		l.checkWord(key+".action", r.Action, "allow", "deny")
 		upstreams := l.checkRuleUpstreams(key+".upstreams", r.Upstreams)
 		for j, pattern := range r.Repositories {
+			if l.isFull() {
+				return
+			}
 			if pattern == matchNothing && r.Action == "allow" {
 				continue
 			}
@@ -45,6 +51,9 @@ func (l *loader) checkRuleUpstreams(key string, patterns []string) []string {
 	}
 	var covered []string
 	for i, p := range patterns {
+		if l.isFull() {
+			return all
+		}
 		matching := slices.DeleteFunc(slices.Clone(all), func(name string) bool { return !matches(p, name) })
 		covered = append(covered, matching...)
 		if len(matching) > 0 {
@@ -69,14 +78,7 @@ func (l *loader) checkRuleUpstreams(key string, patterns []string) []string {
 }
 
 // ownerOf returns the upstream that has a name or an alias; empty if none has it.
-func (l *loader) ownerOf(name string) string {
-	for _, upstream := range names(l.cfg.Upstreams) {
-		if name == upstream || slices.Contains(l.cfg.Upstreams[upstream].Aliases, name) {
-			return upstream
-		}
-	}
-	return ""
-}
+func (l *loader) ownerOf(name string) string { return l.look().owners[name] }
 
 // deadPattern says why a pattern cannot match what r is about; empty means that it
 // can. upstreams are those that r covers.
@@ -151,13 +153,8 @@ func (l *loader) full(name string, upstreams []string) string {
 // isRegistry reports whether a name's first part is that of a registry: a configured
 // one, a built-in one, or what only a host can look like.
 func (l *loader) isRegistry(host string) bool {
-	if l.ownerOf(host) != "" || host == "localhost" {
+	if l.look().registries[host] {
 		return true
-	}
-	for name, u := range Default().Upstreams {
-		if host == name || slices.Contains(u.Aliases, host) {
-			return true
-		}
 	}
 	name, port, found := strings.Cut(host, ":")
 	return found && strings.Contains(name+".", ".") && port != "" && strings.Trim(port, "0123456789") == "" && (strings.Contains(name, ".") || name == "localhost")

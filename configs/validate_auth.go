@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strings"
 )
 
@@ -51,8 +50,8 @@ func (l *loader) checkTokens(key string, tokens []Token) {
 func (l *loader) checkName(key, name string) {
 	word := name == "" || strings.TrimSpace(name) != name || strings.EqualFold(name, anonymous) || strings.ContainsAny(name, "*?") ||
 		strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f })
-	for _, s := range slices.Concat(l.sources(), l.groupSources(), []source{{prefix: group}}) {
-		word = word || strings.HasPrefix(name, s.prefix)
+	for _, prefix := range prefixes {
+		word = word || strings.HasPrefix(name, prefix)
 	}
 	if word {
 		l.reportKey(key, "%q is not a name; write one such as ci, without spaces around it, * or ?, a source in front (user:, group:, …), and other than anonymous", name)

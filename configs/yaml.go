@@ -18,17 +18,21 @@ import (
 // then every problem is found in one run, each with its place and its key, and
 // a key that is given leaves the defaults beside it as they are.
 func (l *loader) readYAML(text []byte) {
-	file, err := parser.ParseBytes(text, 0)
-	if err != nil {
-		at, message := place{text: l.file}, err.Error()
-		var syntax yaml.Error
-		if errors.As(err, &syntax) {
-			at, message = l.at(syntax.GetToken()), syntax.GetMessage()
-		}
-		l.report(at, "", "this is no valid YAML: %s", message)
+	if t, err := CheckYAML(text, maxTokens); err != nil {
+		l.report(l.at(t), "", "this is not a configuration: %v", err)
 		return
 	}
-	w := walk{l: l, anchors: map[string]ast.Node{}}
+	file, err := parser.ParseBytes(text, 0)
+	if err != nil {
+		var syntax yaml.Error
+		if errors.As(err, &syntax) { // its Error quotes the document, in time and memory out of proportion
+			l.report(l.at(syntax.GetToken()), "", "this is no valid YAML: %s", syntax.GetMessage())
+		} else {
+			l.report(place{text: l.file}, "", "this is no valid YAML: %v", err)
+		}
+		return
+	}
+	w := walk{l: l, anchors: map[string]ast.Node{}, values: new(int)}
 	read := false
 	for _, doc := range file.Docs {
 		if doc.Body == nil || doc.Body.Type() == ast.NullType || doc.Body.Type() == ast.CommentType {
@@ -55,11 +59,24 @@ func (l *loader) at(t *token.Token) place {
 type walk struct {
 	l       *loader
 	anchors map[string]ast.Node
+	// values counts the nodes that were laid over the configuration.
+	values *int
 }
+
+// maxValues bounds them: a list of aliases of a list of aliases is short to write and
+// long to read.
+const maxValues = maxTokens
 
 // node lays n over v. The depth is that of Config, whatever the document does:
 // an alias that holds itself ends where the types end.
 func (w walk) node(n ast.Node, key string, v reflect.Value) {
+	if w.l.isFull() || *w.values > maxValues {
+		return
+	}
+	if *w.values++; *w.values > maxValues {
+		w.l.report(w.l.at(n.GetToken()), key, "the configuration has more than %d values, those that aliases repeat included", maxValues)
+		return
+	}
 	n = w.resolve(n)
 	if key != "" {
 		w.l.where[key] = w.l.at(n.GetToken())
@@ -123,6 +140,9 @@ func (w walk) mapping(n ast.Node, key string, v reflect.Value) {
 	}
 }
 
+// maxUpstreams bounds the upstreams: each has a client of its own.
+const maxUpstreams = 1000
+
 // upstreams lays a YAML mapping over the upstreams: a name that is known is
 // changed, null drops it, another name is added.
 func (w walk) upstreams(n ast.Node, key string, m map[string]*Upstream) {
@@ -132,6 +152,9 @@ func (w walk) upstreams(n ast.Node, key string, m map[string]*Upstream) {
 		return
 	}
 	for _, e := range entries {
+		if w.l.isFull() {
+			return
+		}
 		name := keyText(e.Key)
 		k := childKey(key, name)
 		value := w.resolve(e.Value)
@@ -148,6 +171,10 @@ func (w walk) upstreams(n ast.Node, key string, m map[string]*Upstream) {
 			}
 			continue
 		}
+		if !known && len(m) >= maxUpstreams {
+			w.l.report(at, k, "want at most %d upstreams", maxUpstreams)
+			return
+		}
 		if !known {
 			u = DefaultUpstream(name)
 			m[name] = u
@@ -163,6 +190,11 @@ func (w walk) list(n ast.Node, key string, v reflect.Value) {
 	seq, ok := n.(*ast.SequenceNode)
 	if !ok {
 		w.l.reportKey(key, "want a list, got %s; write it as [a, b]", describe(n))
+		return
+	}
+	if len(seq.Values) > maxValues-*w.values {
+		*w.values = maxValues
+		w.node(n, key, v)
 		return
 	}
 	list := reflect.MakeSlice(v.Type(), len(seq.Values), len(seq.Values))

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -138,5 +139,49 @@ func TestARuleThatCanNeverMatchIsRefused(t *testing.T) {
 		if code, out := runCommand(t, "serve", "--config", file); code == 0 || !strings.Contains(out, want) {
 			t.Errorf("%s: want the start refused with %q, got %d: %s", rule, want, code, out)
 		}
+	}
+}
+
+// A configuration that is short to write and long to parse is refused in a sentence; a
+// proxy that is told to read it goes on as it was.
+func TestAConfigurationThatNestsTooDeepStopsNothing(t *testing.T) {
+	t.Parallel()
+	h, p := start(t, "log: {level: warn}\n")
+	h.Push("library/app", "1.0", image.New(image.Options{Seed: 1}))
+	get(t, p, tagPath)
+	before := boundsOf(t, p)
+	good, err := os.ReadFile(p.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, bomb := range map[string]string{
+		"brackets": strings.Repeat("[", 100_000), "mappings": strings.Repeat("{a: ", 25_000), "dashes": strings.Repeat("- ", 50_000),
+		"marks": strings.Repeat("? ", 50_000), "below a key": "log: [" + strings.Repeat("[", 100_000), "hidden": string(good) + "x: " + strings.Repeat("[ # ]\n", 15_000),
+	} {
+		code, out := checkConfig(t, bomb)
+		if code == 0 || len(out) > 500 || !strings.Contains(out, "deep in each other") || strings.Count(out, "\n") != 1 {
+			t.Errorf("%s: want one sentence, got %d: %.1000s", name, code, out)
+		}
+		if err := os.WriteFile(p.Config(), []byte(bomb), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if code, out = runCommand(t, "serve", "--config", p.Config()); code == 0 || !strings.Contains(out, "deep in each other") {
+			t.Errorf("%s: want the start refused, got %d: %.1000s", name, code, out)
+		}
+		// The command needs a good file to find the proxy by; a signal does not.
+		if err := syscall.Kill(p.PID(), syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "the log to say why nothing has changed", func() bool { return strings.Contains(p.Log(), "deep in each other") })
+	}
+	if err := os.WriteFile(p.Config(), good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	get(t, p, tagPath)
+	if now := residentBytes(t, p.PID()); now > before.rss+256<<20 && !proxy.Raced {
+		t.Errorf("the process has %d MiB, and had %d", now>>20, before.rss>>20)
+	}
+	if _, _, code, out := reload(t, p); code != 0 {
+		t.Errorf("want the good file taken, got %d: %s", code, out)
 	}
 }

@@ -284,3 +284,13 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+func TestDeepNestingIsRefusedAtOnce(t *testing.T) {
+	for _, text := range []string{strings.Repeat("[", 100_000), strings.Repeat("{a: ", 25_000), strings.Repeat("- ", 50_000), strings.Repeat("a: [", 25_000)} {
+		for _, format := range []Format{Auto, Compose, Kubernetes} {
+			if _, err := Read(strings.NewReader(text), Options{Format: format}); err == nil || len(err.Error()) > 300 {
+				t.Errorf("%.20q as %s: want it refused in a sentence, got %v", text, format, err)
+			}
+		}
+	}
+}

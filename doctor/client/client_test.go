@@ -3,6 +3,7 @@ package client
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -222,5 +223,17 @@ func TestWriteKeepsModeAndLinkAndRefusesWhatHasChanged(t *testing.T) {
 	left, err := filepath.Glob(s.at("/srv/*"))
 	if err != nil || len(left) != 2 {
 		t.Errorf("want the file and one backup, got %v", left)
+	}
+}
+
+func TestRegistriesThatWouldFillTheMemoryAreRefused(t *testing.T) {
+	bomb := "a: &a [x,x]\n"
+	for c := 'b'; c < 'z'; c++ {
+		bomb += fmt.Sprintf("%[1]c: &%[1]c [*%[2]c,*%[2]c]\n", c, c-1)
+	}
+	for _, old := range []string{bomb, strings.Repeat("[", 100_000), strings.Repeat("{a: ", 25_000), strings.Repeat("- ", 50_000), strings.Repeat("? ", 50_000)} {
+		if _, err := mergeRegistries(old, Site{URL: "http://cache:5000"}); err == nil || len(err.Error()) > 300 {
+			t.Errorf("%.20q: want it refused in a sentence, got %v", old, err)
+		}
 	}
 }

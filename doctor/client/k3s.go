@@ -11,6 +11,8 @@ import (
 	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/entrepot-dev/entrepot/configs"
 )
 
 // planK3s makes the cache the first endpoint of all registries in registries.yaml.
@@ -31,6 +33,10 @@ func planK3s(s Site) ([]*File, error) {
 // registries that have endpoints of their own. No other line is changed: there are passwords
 // in some, and what is written anew may be read as something else.
 func mergeRegistries(old string, s Site) (string, error) {
+	// Each alias is copied: ten levels of ten aliases would fill the memory.
+	if _, err := configs.CheckYAML([]byte(old), 8); err != nil {
+		return "", fmt.Errorf("it cannot be read: %w", err)
+	}
 	comments := yaml.CommentMap{}
 	var doc yaml.MapSlice
 	if err := yaml.UnmarshalWithOptions([]byte(old), &doc, yaml.CommentToMap(comments), yaml.UseOrderedMap()); err != nil {

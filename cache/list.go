@@ -27,7 +27,9 @@ func (c *Cache) Tags(ctx context.Context, t rewrite.Target) ([]string, Outcome, 
 		return f.value, asOfOutcome(t, Hit), err
 	}
 	if c.settings().Offline {
-		if _, listed := c.keptList(ctx, k, t, index.Tags); !listed {
+		if _, listed, err := c.keptList(ctx, k, t, index.Tags); err != nil {
+			return nil, Outcome{}, err
+		} else if !listed {
 			known, err := share(ctx, c, key("names", k), func(ctx context.Context) ([]string, error) {
 				return readingList(ctx, c, func() ([]string, error) { return c.index.TagNames(t.Upstream, t.Repository) })
 			})
@@ -75,7 +77,10 @@ func (c *Cache) list(ctx context.Context, t rewrite.Target, kind string, fetch f
 	rule := up.rules.rule(t.Repository, "*")
 	rule.Immutable = false // its tags do not move, but new ones come
 	k := listKey(kind, t)
-	l, known := c.keptList(ctx, k, t, kind)
+	l, known, err := c.keptList(ctx, k, t, kind)
+	if err != nil {
+		return index.List{}, Outcome{}, err
+	}
 	age := time.Since(l.Checked)
 	if known && rule.fresh(age) {
 		return l, rule.outcome(Hit, age), nil
@@ -151,10 +156,11 @@ func listKey(kind string, t rewrite.Target) string {
 }
 
 // keptList gives the list of k, which is that of t's and kind's, from memory or the
-// index. Those who ask for one list at the same time share what is read.
-func (c *Cache) keptList(ctx context.Context, k string, t rewrite.Target, kind string) (index.List, bool) {
+// index; ok is false if neither has it. Those who ask for one list at the same time share
+// what is read. The error is ctx's, or that too many lists are being read.
+func (c *Cache) keptList(ctx context.Context, k string, t rewrite.Target, kind string) (l index.List, ok bool, err error) {
 	if l, ok := c.memory.list(k); ok {
-		return l, true
+		return l, true, nil
 	}
 	f, err := share(ctx, c, key("kept", k), func(ctx context.Context) (index.List, error) {
 		return readingList(ctx, c, func() (index.List, error) {
@@ -169,7 +175,10 @@ func (c *Cache) keptList(ctx context.Context, k string, t rewrite.Target, kind s
 			return l, nil
 		})
 	})
-	return f.value, err == nil
+	if errors.Is(err, errNotKept) {
+		return index.List{}, false, nil
+	}
+	return f.value, err == nil, err
 }
 
 // errNotKept says that the index has no such list.
@@ -177,14 +186,21 @@ var errNotKept = errors.New("no such list is cached")
 
 // readingList runs read, which makes a list out of the index, when it is its turn: a
 // list may have megabytes, of which the memory tier need not hold any, and a crowd may
-// ask for many lists at a time.
-func readingList[V any](ctx context.Context, c *Cache, read func() (V, error)) (V, error) {
+// ask for many lists at a time. If that takes long, it refuses.
+func readingList[V any](ctx context.Context, c *Cache, read func() (V, error)) (v V, err error) {
+	patience := time.NewTimer(listPatience)
+	defer patience.Stop()
 	select {
 	case c.readingLists <- struct{}{}:
 		defer func() { <-c.readingLists }()
 		return read()
+	case <-patience.C:
+		c.metrics.Refused.WithLabelValues("lists").Inc()
+		return v, &oci.Error{Code: oci.CodeUnavailable, RetryAfter: 2 * time.Second, Message: "the cache reads as many lists as it may at a time; ask again"}
 	case <-ctx.Done():
-		var none V
-		return none, context.Cause(ctx)
+		return v, context.Cause(ctx)
 	}
 }
+
+// listPatience is how long a request for a list waits for its turn.
+const listPatience = 10 * time.Second

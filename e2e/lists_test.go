@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -253,4 +254,39 @@ func TestSlowReadersOfManifestsTakeLittleMemory(t *testing.T) {
 	for _, path := range paths {
 		get(t, p, path, "Accept", anything)
 	}
+}
+
+// A crowd asks for many different long lists, which the memory tier cannot hold.
+func TestACrowdThatAsksForManyListsTakesLittleMemory(t *testing.T) {
+	const lists, tags, readers = 40, 20_000, 400
+	dir := t.TempDir()
+	ix, _, err := index.Open(filepath.Join(dir, "index.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := func(i int) string { return fmt.Sprintf("/v2/library/list-%d/tags/list", i%lists) }
+	for i := range lists {
+		l := index.List{Checked: time.Now()}
+		for n := range tags {
+			l.Tags = append(l.Tags, fmt.Sprintf("%05d-%02d-%030d", n, i, n))
+		}
+		if err := ix.PutList(index.Tags, "docker.io", fmt.Sprintf("library/list-%d", i), "", l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := ix.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h := hub.New(t, hub.Options{})
+	p := proxy.Start(t, proxy.Options{Upstreams: map[string]*hub.Hub{"docker.io": h}, Dir: dir, Config: "cache: {memory: 8MiB}\n" + believing})
+	small := smallPaths(t, h, p)
+	alone := others(t, p, small...)
+	before := residentBytes(t, p.PID())
+	answered, end := reluctant(t, p, readers, path)
+	defer end()
+	if answered["200"] < lists || answered["200"]+answered["503"] != readers {
+		t.Errorf("want the lists, and refusals at most, got %v", answered)
+	}
+	bounded(t, p, "400 readers of 40 lists", before, 300<<20)
+	unmoved(t, "400 readers of 40 lists", alone, others(t, p, small...))
 }

@@ -352,7 +352,9 @@ func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, w
 			return nil, status(mine), err
 		case !evicted && isOfDisk(err):
 			size := max(w.size, told)
-			c.disk.failed("keep a blob", err, size)
+			if !errors.Is(err, errCrowdedOut) {
+				c.disk.failed("keep a blob", err, size)
+			}
 			p, err := c.passOn(ctx, up, t, size, w.hint, err)
 			if err != nil {
 				return nil, Miss, fillError(t, err)
@@ -450,6 +452,13 @@ func (c *Cache) fillTask(up *upstream, t rewrite.Target, w wanted, stored bool) 
 			if err != nil {
 				return nil, store.Spans{}, -1, &diskError{err}
 			}
+			if err := c.enterFlight(t.Digest, max(w.size, size)); err != nil {
+				leave := p.Close
+				if have.Len() == 0 {
+					leave = p.Discard
+				}
+				return nil, store.Spans{}, -1, errors.Join(&diskError{err}, leave())
+			}
 			if err := c.wantRoom(max(w.size, size) - have.Len()); err != nil {
 				return nil, store.Spans{}, -1, errors.Join(&diskError{err}, p.Discard())
 			}
@@ -494,6 +503,7 @@ func (c *Cache) runFill(f *blobFill, up *upstream, t rewrite.Target) {
 	} else {
 		f.end(err)
 	}
+	c.flying.leave(t.Digest)
 	c.mu.Lock()
 	delete(c.fills, fillKey{t.Digest, t.Upstream})
 	c.mu.Unlock()
@@ -509,7 +519,10 @@ func (c *Cache) runFill(f *blobFill, up *upstream, t rewrite.Target) {
 		result = "canceled"
 	default:
 		result = "error"
-		if isOfDisk(err) {
+		if errors.Is(err, errCrowdedOut) {
+			c.log.Info("a blob is passed on and not cached: it does not fit beside those that are being fetched",
+				zap.Stringer("reference", t), zap.Error(err))
+		} else if isOfDisk(err) {
 			c.disk.failed("keep a blob", err, max(0, f.size))
 		} else if !oci.IsAbsent(err) && !oci.IsReported(err) {
 			c.log.Warn("a blob could not be fetched", zap.Stringer("reference", t), zap.Error(err))
@@ -521,6 +534,16 @@ func (c *Cache) runFill(f *blobFill, up *upstream, t rewrite.Target) {
 
 // roomPatience is how long a fetch waits for the evictor to make room.
 const roomPatience = time.Second
+
+// enterFlight counts the blob of d among those that are being fetched; the error is
+// errCrowdedOut if they would not fit into the cache.
+func (c *Cache) enterFlight(d digest.Digest, bytes int64) error {
+	limit := c.limit.Load()
+	if limit == 0 {
+		return nil
+	}
+	return c.flying.enter(d, bytes, hundredths(limit, highWatermark))
+}
 
 // wantRoom tells, as an error, whether the disk has no room for so many bytes,
 // and the evictor makes none at once.

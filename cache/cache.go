@@ -135,6 +135,11 @@ type Cache struct {
 	// lost remembers digests of which the stored content was damaged.
 	lost recent[struct{}]
 
+	// flying are the blobs that are being fetched, and limit is how many bytes the cache
+	// may have, as the evictor last found; zero is no limit.
+	flying inFlight
+	limit  atomic.Int64
+
 	// manifests is the room for those that are being read from disk.
 	manifests *semaphore.Weighted
 	choices   choices
@@ -293,8 +298,9 @@ func Open(o Options) (*Cache, error) {
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.disk = newDisk(c.store.Check, c.store.Room, c.log, c.metrics)
-	c.work.Go(func() { c.disk.watch(c.ctx) })
 	c.evictor = newEvictor(c)
+	c.disk.full = c.evictor.soon
+	c.work.Go(func() { c.disk.watch(c.ctx) })
 	c.countStored()
 	c.work.Go(c.evictor.run)
 	c.work.Go(c.writeAsked)

@@ -73,6 +73,8 @@ type disk struct {
 	check func() error
 	// room gives the bytes that are free and that there are.
 	room func() (free, total int64, err error)
+	// full, where it is not nil, is called when the disk has no room left.
+	full func()
 	// trouble wakes watch; it has room for one.
 	trouble chan struct{}
 
@@ -93,6 +95,9 @@ func newDisk(check func() error, room func() (free, total int64, err error), log
 // failed notes that the disk did not do what was asked of it. need is how many
 // bytes were to be written, where that is known.
 func (k *disk) failed(what string, err error, need int64) {
+	if causeOf(err) == causeFull && k.full != nil {
+		k.full()
+	}
 	k.mu.Lock()
 	first := k.cause == causeNone
 	if first {

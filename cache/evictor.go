@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -35,11 +36,21 @@ const (
 	// lookApart is how long the looks that fills ask for are apart, of which there
 	// may be thousands in a second.
 	lookApart = 20 * time.Millisecond
-	// leastStuck and mostStuck bound the pause after an eviction that could not
-	// free enough: fifty times as long as it took, for what keeps it from that,
-	// fills above all, may be over in a moment, and the next may take as long.
-	leastStuck = 100 * time.Millisecond
-	mostStuck  = 10 * time.Second
+	// leastStuck and mostStuck bound the pause after an eviction that could not free
+	// enough: four times as long as it took. It ends sooner when more has been stored,
+	// by stuckGrowth hundredths of the limit: that can be evicted.
+	leastStuck  = 100 * time.Millisecond
+	mostStuck   = 10 * time.Second
+	stuckGrowth = 1
+	// fileCost is about what a file takes up on disk beside its bytes: the unused rest
+	// of its last block, at most, its inode and its name.
+	fileCost = 4 << 10
+	// leastInodes is the share of the inodes, in hundredths, that stays free if the
+	// settings don't say more.
+	leastInodes = 1
+	// trimLinksAfter is how many blobs are evicted at least before links are looked
+	// through for those that lead nowhere.
+	trimLinksAfter = 64
 	// unusedFor is for how long at least a file stays open that nobody asks
 	// for; for twice as long at most.
 	unusedFor = 10 * time.Second
@@ -73,8 +84,14 @@ type evictor struct {
 	retained retained
 	// pins are what nothing may evict.
 	pins pins
-	// stuck is until when it is no use to try, warned when that was last said.
+	// stuck is until when it is no use to try unless more is stored than stuckAt,
+	// warned when that was last said.
 	stuck, warned time.Time
+	stuckAt       int64
+	// evicted counts the blobs that were evicted since links were looked through.
+	evicted int64
+	// trimming is set while they are.
+	trimming atomic.Bool
 }
 
 func newEvictor(c *Cache) *evictor {
@@ -160,11 +177,18 @@ type held struct {
 	// blobs are the bytes of what is stored, parts those that parts have on
 	// disk, and coming those that running fills have still to write.
 	blobs, parts, coming int64
+	// index is what the index has on disk, at most half of the limit: evicting does
+	// not help against more.
+	index int64
+	// stored is how many blobs there are.
+	stored int64
+	// files are how many inodes have to become free, and should.
+	mustFiles, wantFiles int64
 	// idle are the parts that no fill goes on with.
 	idle []store.Unfinished
 }
 
-func (h held) used() int64 { return h.blobs + h.parts + h.coming }
+func (h held) used() int64 { return h.blobs + h.parts + h.coming + h.index }
 
 // look finds out what stands against the limit. Its error is the disk's.
 func (e *evictor) look() (held, error) {
@@ -177,7 +201,8 @@ func (e *evictor) look() (held, error) {
 	h.limit = c.settings().MaxSize.of(size)
 	// Before the fills: one that ends meanwhile is rather missed than counted
 	// twice, and wakes the evictor once more.
-	_, h.blobs = c.index.Totals()
+	h.stored, h.blobs = c.index.Totals()
+	h.blobs += (h.stored + min(h.stored, prefixDirs)) * fileCost
 	running := map[digest.Digest]int64{}
 	for d, fills := range c.runningFills() {
 		var expected int64
@@ -218,6 +243,10 @@ func (e *evictor) look() (held, error) {
 	if least := c.settings().MinFree.of(size); least > 0 {
 		h.limit = min(h.limit, max(0, h.blobs+onDisk+free-least))
 	}
+	h.index = min(c.index.Bytes(), h.limit/2)
+	c.index.BoundLists(h.limit / listShare)
+	h.mustFiles, h.wantFiles = e.inodes()
+	c.limit.Store(h.limit)
 	c.metrics.CacheLimit.Set(float64(h.limit))
 	c.metrics.CacheParts.Set(float64(onDisk))
 	return h, nil
@@ -227,6 +256,7 @@ func (e *evictor) look() (held, error) {
 // gives when to try again, where that did not suffice.
 func (e *evictor) keepWithin() (again <-chan time.Time) {
 	if e.cache.settings().MaxSize == (Room{}) {
+		e.cache.limit.Store(0)
 		return nil
 	}
 	begun := time.Now()
@@ -236,46 +266,79 @@ func (e *evictor) keepWithin() (again <-chan time.Time) {
 		return nil
 	}
 	need := evict.Need{Limit: h.limit, Must: h.used() - hundredths(h.limit, highWatermark), Want: h.used() - hundredths(h.limit, lowWatermark)}
-	if need.Must <= 0 {
+	if need.Must <= 0 && h.mustFiles <= 0 {
 		return nil
 	}
-	if pause := e.stuck.Sub(begun); pause > 0 {
+	if pause := e.stuck.Sub(begun); pause > 0 && h.blobs < e.stuckAt+hundredths(h.limit, stuckGrowth) {
 		return time.After(pause)
 	}
 	var done evicted
 	e.cache.dropParts(&done, h.idle, func(u store.Unfinished) bool { return begun.Sub(u.Touched) >= abandoned })
-	if left := need.Want - done.bytes; left > 0 {
-		e.dropPlanned(&done, evict.Need{Limit: need.Limit, Must: need.Must - done.bytes, Want: left}, h.idle, begun)
+	if must := need.Must - done.freed(); need.Must > 0 && need.Want > done.freed() {
+		e.dropPlanned(&done, evict.Need{Limit: need.Limit, Must: must, Want: need.Want - done.freed()}, h, begun, func(bytes int64) int64 { return bytes })
+	}
+	if gone := done.blobs + done.parts; h.mustFiles > gone {
+		e.dropPlanned(&done, evict.Need{Limit: h.stored, Must: h.mustFiles - gone, Want: h.wantFiles - gone}, h, begun, func(int64) int64 { return 1 })
 	}
 	e.report(done, h, need, time.Since(begun))
-	if done.bytes < need.Must && done.busy == 0 {
-		pause := min(max(50*time.Since(begun), leastStuck), mostStuck)
-		e.stuck = time.Now().Add(pause)
+	e.trimLinks(done.blobs, h.stored)
+	if done.short(h, need) {
+		pause := min(max(4*time.Since(begun), leastStuck), mostStuck)
+		e.stuck, e.stuckAt = time.Now().Add(pause), h.blobs-done.freed()
 		return time.After(pause)
 	}
 	return nil
 }
 
+const (
+	// prefixDirs is how many directories the blobs of one algorithm are spread over.
+	prefixDirs = 256
+	// listShare is the part of the limit, as a divisor, that kept lists may take.
+	listShare = 16
+)
+
+// freed returns about how many bytes of the disk are free that were not.
+func (d evicted) freed() int64 { return d.bytes + d.blobs*fileCost }
+
+// short reports whether less has gone than must, and nobody is about to change that.
+func (d evicted) short(h held, need evict.Need) bool {
+	return d.busy == 0 && (d.freed() < need.Must || d.blobs+d.parts < h.mustFiles)
+}
+
+// inodes returns how many files have to go so that the file system does not run out of
+// inodes, and how many should.
+func (e *evictor) inodes() (must, want int64) {
+	free, total, err := e.cache.store.Inodes()
+	if err != nil || total == 0 {
+		return 0, 0 // such a file system has no bound on them
+	}
+	least := max(1, hundredths(total, int64(max(e.cache.settings().MinFree.Percent, leastInodes))))
+	if free >= least {
+		return 0, 0
+	}
+	return least - free, 2*least - free
+}
+
 // hundredths gives n hundredths of limit.
 func hundredths(limit, n int64) int64 { return limit/100*n + limit%100*n/100 }
 
-// dropPlanned drops what a plan for need says. Parts count as content that was
-// used once.
-func (e *evictor) dropPlanned(done *evicted, need evict.Need, idle []store.Unfinished, now time.Time) {
-	c := e.cache
+// dropPlanned drops what a plan for need says, in which size measures what goes when a
+// file of so many bytes on disk does. Partial files count as content that was used once.
+func (e *evictor) dropPlanned(done *evicted, need evict.Need, h held, now time.Time, size func(bytes int64) int64) {
+	c, idle := e.cache, h.idle
 	e.takeUses()
 	e.forgetServed(promiseFor)
-	promised, kept, importing := e.promised(), e.retain(need.Limit), c.heldByImport()
+	promised, kept, importing := e.promised(), e.retain(h.limit), c.heldByImport()
 	pinned, err := e.pins.protected(c.ctx, c)
 	if err != nil {
 		c.log.Error("the index could not be read to evict by", zap.Error(err))
 		return
 	}
 	item := func(d digest.Digest, b index.Blob) evict.Item {
-		return evict.Item{Size: b.Stamp.Size, Age: now.Sub(b.Used), Uses: b.Uses, Pinned: pinned[d] || kept[d] || importing[d], Promised: promised[d]}
+		return evict.Item{Size: size(b.Stamp.Size + fileCost), Age: now.Sub(b.Used), Uses: b.Uses, Pinned: pinned[d] || kept[d] || importing[d], Promised: promised[d]}
 	}
 	part := func(u store.Unfinished) evict.Item {
-		return evict.Item{Size: u.Bytes, Age: now.Sub(u.Touched), Uses: 1}
+		return evict.Item{Size: size(u.Bytes), Age: now.Sub(u.Touched), Uses: 1}
 	}
 	plan := evict.NewPlan(need)
 	// What is no part is being written at this moment, unless a crash has left it.
@@ -334,12 +397,12 @@ func (e *evictor) promised() map[digest.Digest]bool {
 func (e *evictor) report(done evicted, h held, need evict.Need, took time.Duration) {
 	fields := []zap.Field{
 		zap.Int64("blobs", done.blobs), zap.Int64("parts", done.parts), zap.Int64("bytes", done.bytes),
-		zap.Int64("used", h.used()-done.bytes), zap.Int64("limit", h.limit), zap.Duration("took", took),
+		zap.Int64("used", h.used()-done.freed()), zap.Int64("limit", h.limit), zap.Duration("took", took),
 	}
 	if done.busy > 0 && done.bytes == 0 || e.cache.ctx.Err() != nil {
 		return
 	}
-	if done.bytes < need.Must && done.busy == 0 {
+	if done.short(h, need) {
 		if time.Since(e.warned) < mostStuck {
 			return
 		}

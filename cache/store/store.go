@@ -382,6 +382,16 @@ func (s *Store) Check() error {
 	return nil
 }
 
+// Inodes returns how many files the file system has room for, for this user, and how many
+// in all; zero in all if it has no such bound.
+func (s *Store) Inodes() (free, total int64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.dir, &st); err != nil {
+		return 0, 0, fmt.Errorf("cache directory %s: %w", s.dir, err)
+	}
+	return int64(st.Ffree), int64(st.Files), nil
+}
+
 // Room gives how many bytes the file system has for this user, and how many in
 // all.
 func (s *Store) Room() (free, total int64, err error) {

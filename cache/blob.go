@@ -452,7 +452,7 @@ func (c *Cache) fillTask(up *upstream, t rewrite.Target, w wanted, stored bool) 
 			if err != nil {
 				return nil, store.Spans{}, -1, &diskError{err}
 			}
-			if err := c.enterFlight(t.Digest, max(w.size, size)); err != nil {
+			if err := c.enterFlight(fillKey{t.Digest, t.Upstream}, max(w.size, size)); err != nil {
 				leave := p.Close
 				if have.Len() == 0 {
 					leave = p.Discard
@@ -503,7 +503,7 @@ func (c *Cache) runFill(f *blobFill, up *upstream, t rewrite.Target) {
 	} else {
 		f.end(err)
 	}
-	c.flying.leave(t.Digest)
+	c.flying.leave(fillKey{t.Digest, t.Upstream})
 	c.mu.Lock()
 	delete(c.fills, fillKey{t.Digest, t.Upstream})
 	c.mu.Unlock()
@@ -535,14 +535,14 @@ func (c *Cache) runFill(f *blobFill, up *upstream, t rewrite.Target) {
 // roomPatience is how long a fetch waits for the evictor to make room.
 const roomPatience = time.Second
 
-// enterFlight counts the blob of d among those that are being fetched; the error is
+// enterFlight counts the fill of k among those that are being fetched; the error is
 // errCrowdedOut if they would not fit into the cache.
-func (c *Cache) enterFlight(d digest.Digest, bytes int64) error {
+func (c *Cache) enterFlight(k fillKey, bytes int64) error {
 	limit := c.limit.Load()
 	if limit == 0 {
 		return nil
 	}
-	return c.flying.enter(d, bytes, hundredths(limit, highWatermark))
+	return c.flying.enter(k, bytes, hundredths(limit, highWatermark))
 }
 
 // wantRoom tells, as an error, whether the disk has no room for so many bytes,

@@ -36,7 +36,7 @@ func (e *evictor) trimLinks(blobs, stored int64) {
 func (c *Cache) dropDeadLinks(promised map[digest.Digest]bool) {
 	importing := c.heldByImport()
 	leadsNowhere := func(d digest.Digest) bool {
-		return !promised[d] && !importing[d] && c.filling(d) == nil && !c.holds(d)
+		return !promised[d] && !importing[d] && c.anyFillOf(d) == nil && !c.holds(d)
 	}
 	var of repository
 	var dead []digest.Digest

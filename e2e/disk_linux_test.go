@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/entrepot-dev/entrepot/e2e/hub"
+	"github.com/entrepot-dev/entrepot/e2e/image"
 	"github.com/entrepot-dev/entrepot/e2e/proxy"
 )
 
@@ -202,4 +204,34 @@ func TestAFileSystemThatTurnsReadOnlyServesOn(t *testing.T) {
 	}
 	t.Logf("/readyz: %s", body)
 	p.Kill(t) // it could write nothing at its end
+}
+
+func TestAFileSystemWithoutInodesIsEvictedFromLikeOneWithoutBytes(t *testing.T) {
+	disk := t.TempDir()
+	if err := unix.Mount("none", disk, "tmpfs", 0, "size=256m,nr_inodes=1000"); err != nil {
+		cannot(t, "a file system with few inodes is mounted as root only: "+err.Error())
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(disk, unix.MNT_DETACH); err != nil {
+			t.Errorf("unmount %s: %v", disk, err)
+		}
+	})
+	h := hub.New(t, hub.Options{})
+	p := proxy.Start(t, proxy.Options{Upstreams: map[string]*hub.Hub{"docker.io": h}, Dir: filepath.Join(disk, "cache"), Config: believing})
+	var last *image.Image
+	for i := range 500 {
+		last = image.New(image.Options{Seed: uint64(i)})
+		h.Push("library/app", fmt.Sprint(i), last)
+		pullRaw(t, p, "library/app", last)
+	}
+	p.WaitIdle(t)
+	if p.Metrics(t).Sum("entrepot_cache_evictions_total") == 0 {
+		t.Error("nothing was evicted")
+	}
+	before := h.Counts()
+	pullRaw(t, p, "library/app", last)
+	wantUnmoved(t, before, h.Counts()) // what is new is kept
+	if status, body := ready(t, p); status != http.StatusOK || strings.Contains(body, "degraded") {
+		t.Errorf("/readyz: %d %q", status, body)
+	}
 }

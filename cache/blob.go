@@ -64,6 +64,19 @@ func (f *blobFill) awaitGone(ctx context.Context) error {
 // is here is served only to a repository that has a right to it (see right). The
 // Blob's Send ends when ctx does. The caller closes it. Errors are as for Manifest.
 func (c *Cache) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob, Outcome, error) {
+	k := c.known()
+	b, out, err := c.blob(ctx, t, hint)
+	if err != nil {
+		var again bool
+		if again, err = c.doubtful(ctx, k, err); again {
+			return c.blob(ctx, t, hint)
+		}
+	}
+	return b, out, err
+}
+
+// blob is Blob, for what is known by now.
+func (c *Cache) blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob, Outcome, error) {
 	up, err := c.upstream(t.Upstream)
 	if err != nil {
 		return nil, Outcome{}, err
@@ -115,6 +128,19 @@ func (c *Cache) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob
 // Stat returns the size in bytes of the blob that t names by digest. It asks the
 // upstream by HEAD unless the blob is here and t's repository has a right to it.
 func (c *Cache) Stat(ctx context.Context, t rewrite.Target) (int64, Outcome, error) {
+	k := c.known()
+	size, out, err := c.stat(ctx, t)
+	if err != nil {
+		var again bool
+		if again, err = c.doubtful(ctx, k, err); again {
+			return c.stat(ctx, t)
+		}
+	}
+	return size, out, err
+}
+
+// stat is Stat, for what is known by now.
+func (c *Cache) stat(ctx context.Context, t rewrite.Target) (int64, Outcome, error) {
 	up, err := c.upstream(t.Upstream)
 	if err != nil {
 		return 0, Outcome{}, err

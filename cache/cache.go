@@ -119,6 +119,8 @@ type Cache struct {
 	reconciled chan struct{}
 	// losses counts how often the index was found damaged and begun anew.
 	losses atomic.Uint64
+	// unrestored is set while a lost index could not be restored and that is to be tried again.
+	unrestored atomic.Bool
 
 	// flights makes one fetch of what several ask for at a time. They run on
 	// ctx, so that a client that goes away does not end what others wait for.
@@ -293,8 +295,8 @@ func Open(o Options) (*Cache, error) {
 		return nil, errors.Join(err, c.store.Close())
 	}
 	if aside != "" {
-		c.log.Warn("the index was damaged and has been set aside; it is made again from its backup and from what is stored",
-			zap.String("file", aside))
+		c.log.Warn("index damaged; quarantined, restoring from its backup and from the cached content",
+			zap.String("quarantined", aside))
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.disk = newDisk(c.store.Check, c.store.Room, c.log, c.metrics)

@@ -20,6 +20,12 @@ import (
 func (c *Cache) Tags(ctx context.Context, t rewrite.Target) ([]string, Outcome, error) {
 	t = owned(t)
 	k := listKey(index.Tags, t)
+	if known := c.known(); !known.whole && (c.settings().Offline || !t.AsOf.IsZero()) {
+		// A list of the tags that are known by now would lack some.
+		if again, err := c.doubtful(ctx, known, errIndexRestoring); !again {
+			return nil, Outcome{}, err
+		}
+	}
 	if !t.AsOf.IsZero() {
 		f, err := share(ctx, c, key("as of", k, t.AsOf.String()), func(ctx context.Context) ([]string, error) {
 			return readingList(ctx, c, func() ([]string, error) { return c.tagsAsOf(t) })

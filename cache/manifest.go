@@ -18,7 +18,14 @@ import (
 // are *oci.Error: absent where the upstream says so, or what kept it from being
 // asked; or ctx's.
 func (c *Cache) Manifest(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*Manifest, Outcome, error) {
+	k := c.known()
 	m, out, err := c.give(ctx, t, a)
+	if err != nil {
+		var again bool
+		if again, err = c.doubtful(ctx, k, err); again {
+			m, out, err = c.give(ctx, t, a)
+		}
+	}
 	if err == nil {
 		c.asked.note(t, m.Digest, false)
 	}
@@ -72,7 +79,14 @@ func (c *Cache) give(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*
 // asked for by HEAD, which no upstream counts as a pull, unless the answer can
 // only be found in the bytes.
 func (c *Cache) Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*Manifest, Outcome, error) {
+	k := c.known()
 	m, out, err := c.describe(ctx, t, a)
+	if err != nil {
+		var again bool
+		if again, err = c.doubtful(ctx, k, err); again {
+			m, out, err = c.describe(ctx, t, a)
+		}
+	}
 	if err == nil {
 		c.asked.note(t, m.Digest, true)
 	}

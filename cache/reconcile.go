@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -19,15 +20,8 @@ import (
 // and the memory of one directory of 256.
 func (c *Cache) reconcile() {
 	begun := time.Now()
-	if !c.index.Whole() {
-		restored, err := c.index.Restore()
-		switch {
-		case err != nil:
-			c.log.Warn("the index could not be restored in full; what is missing is learned again from the upstreams",
-				zap.Int("restored", restored), zap.Error(err))
-		case restored > 0:
-			c.log.Info("the index was restored from its backup", zap.Int("restored", restored), zap.Duration("took", time.Since(begun)))
-		}
+	if !c.restore() {
+		return
 	}
 	var added, dropped int
 	for _, alg := range []digest.Algorithm{digest.SHA256, digest.SHA384, digest.SHA512} {
@@ -58,6 +52,89 @@ func (c *Cache) reconcile() {
 		c.log.Info("the index agrees with what is stored again", zap.Int("found", added), zap.Int("lost", dropped),
 			zap.Int64("blobs", blobs), zap.Int64("bytes", bytes), zap.Duration("took", time.Since(begun)))
 	}
+}
+
+// restoreAgain is how soon a restore that failed is tried again.
+const restoreAgain = 5 * time.Second
+
+// restore restores an index that was begun anew, and tries again until all is back that can
+// be. It returns false if the cache is closed before.
+func (c *Cache) restore() bool {
+	begun := time.Now()
+	for !c.index.Whole() {
+		restored, err := c.index.Restore()
+		switch {
+		case err != nil:
+			c.log.Warn("index not restored in full", zap.Int("restored", restored), zap.Error(err))
+		case restored > 0:
+			c.log.Info("index restored", zap.Int("restored", restored), zap.Duration("took", time.Since(begun)))
+		}
+		if c.index.Whole() {
+			break
+		}
+		c.unrestored.Store(true)
+		select {
+		case <-time.After(restoreAgain):
+		case <-c.ctx.Done():
+			return false
+		}
+	}
+	c.unrestored.Store(false)
+	// What upstreams denied meanwhile may be cached.
+	c.negative.clear()
+	return true
+}
+
+// Restoring tells whether the index was lost and is being restored: until that is done, much
+// of what is cached isn't known. It is false once a restore has failed, because clients may
+// then be sent here as well as later.
+func (c *Cache) Restoring() bool { return !c.index.Whole() && !c.unrestored.Load() }
+
+// indexPatience bounds how long a request waits for the index to be restored.
+const indexPatience = 20 * time.Second
+
+// errIndexRestoring is the answer for what may be cached, for all that is known.
+var errIndexRestoring = &oci.Error{Code: oci.CodeUnavailable, Status: 503, RetryAfter: 5 * time.Second,
+	Message: "the cache's index was lost and is being restored: whether this is cached isn't known yet; try again in a moment"}
+
+// knowledge is what a request knew of the index when it began.
+type knowledge struct {
+	whole  bool
+	losses uint64
+}
+
+// known returns what a request that begins now may rely on.
+func (c *Cache) known() knowledge { return knowledge{c.index.Whole(), c.losses.Load()} }
+
+// doubtful tells whether err, with which a request ended that began with k, may be due to an
+// index that was lost. It then waits for the index, and the caller tries again; its error, if
+// the index isn't restored in time, is the answer. An upstream that fails or denies what isn't
+// known to be cached is no reason to say that it doesn't exist.
+func (c *Cache) doubtful(ctx context.Context, k knowledge, err error) (again bool, _ error) {
+	if err == nil || ctx.Err() != nil || k.whole && c.index.Whole() && c.losses.Load() == k.losses {
+		return false, err
+	}
+	if code := codeOf(err); code == "" || errors.Is(err, errClosing) {
+		return false, err
+	}
+	waiting, cancel := context.WithTimeout(ctx, indexPatience)
+	defer cancel()
+	if c.index.AwaitWhole(waiting) == nil {
+		return true, nil
+	}
+	if ctx.Err() != nil {
+		return false, context.Cause(ctx)
+	}
+	return false, errIndexRestoring
+}
+
+// codeOf returns the code of an *oci.Error; empty if err is none.
+func codeOf(err error) oci.Code {
+	var e *oci.Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
 }
 
 // indexLost starts to restore an index that was found damaged in use.

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/cache/store"
+	"github.com/entrepot-dev/entrepot/oci"
+	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 func TestLostIndexIsMadeAgainAndServedFromMeanwhile(t *testing.T) {
@@ -168,5 +171,103 @@ func TestRecordsAndTreeAgreeHoweverTheyComeAndGo(t *testing.T) {
 			t.Errorf("%s: the record has %+v, the file %+v, %v", d, b.Stamp, stamp, err)
 		}
 		return true
+	})
+}
+
+// TestNothingCachedIsDeniedWhileTheIndexIsLost damages the index in use, while the upstream
+// has nothing of what is cached any more.
+func TestNothingCachedIsDeniedWhileTheIndexIsLost(t *testing.T) {
+	for name, gone := range map[string]error{
+		"not found": oci.Errorf(oci.CodeManifestUnknown, "no such image"),
+		"denied":    oci.Errorf(oci.CodeDenied, "not for you"),
+		"down":      errDown,
+	} {
+		t.Run(name, func(t *testing.T) {
+			hub := newRegistry()
+			o := Options{Dir: t.TempDir(), Settings: Settings{MaxSize: Room{Bytes: 1 << 40}}}
+			c := open(t, o, map[string]*registry{"docker.io": hub})
+			<-c.reconciled
+			layers := several(3, mib/4)
+			image := hub.addImage("library/app", layers...)
+			hub.tag("library/app", "1", image)
+			wantManifest(t, c, tagged("library/app", "1"), image, Miss)
+			for _, l := range layers {
+				wantBlob(t, c, digested("library/app", digest.FromBytes(l)), l, Miss)
+			}
+			// The end writes the backup.
+			if err := c.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			c = open(t, o, map[string]*registry{"docker.io": hub})
+			<-c.reconciled
+			hub.set(gone, 0)
+			for round := range 3 {
+				if err := os.Truncate(filepath.Join(o.Dir, "index.db"), 8192+int64(round)*4096); err != nil {
+					t.Fatal(err)
+				}
+				for _, l := range layers {
+					d := digest.FromBytes(l)
+					if got, _, err := readBlob(t, c, digested("library/app", d)); err != nil || digest.FromBytes(got) != d {
+						t.Errorf("round %d: a layer: %d bytes, %v", round, len(got), err)
+					}
+				}
+				m, _, err := c.Manifest(t.Context(), digested("library/app", image.Digest), rewrite.Accept{})
+				if err != nil || m.Digest != image.Digest {
+					t.Errorf("round %d: the manifest: %v", round, err)
+				}
+				if m, _, err := c.Manifest(t.Context(), tagged("library/app", "1"), rewrite.Accept{}); err != nil || m.Digest != image.Digest {
+					t.Errorf("round %d: the tag: %v", round, err)
+				}
+			}
+		})
+	}
+}
+
+// TestWhatAnIndexThatIsNotRestoredLacksIsNotDenied asks for what isn't cached while the index
+// isn't restored: the answer is to come back, and not that it doesn't exist.
+func TestWhatAnIndexThatIsNotRestoredLacksIsNotDenied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, Options{}, map[string]*registry{"docker.io": newRegistry()})
+		<-c.reconciled
+		settle()
+		lost, _, err := index.Open(filepath.Join(t.TempDir(), "index.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		was := c.index
+		c.index = lost
+		defer func() {
+			c.index = was
+			if err := lost.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		d := digest.FromString("a layer")
+		for name, ask := range map[string]func() error{
+			"manifest": func() error {
+				_, _, err := c.Manifest(t.Context(), tagged("library/app", "1"), rewrite.Accept{})
+				return err
+			},
+			"describe": func() error {
+				_, _, err := c.Describe(t.Context(), digested("library/app", d), rewrite.Accept{})
+				return err
+			},
+			"blob": func() error { _, _, err := c.Blob(t.Context(), digested("library/app", d), oci.Whole); return err },
+			"stat": func() error { _, _, err := c.Stat(t.Context(), digested("library/app", d)); return err },
+		} {
+			var e *oci.Error
+			if err := ask(); !errors.As(err, &e) || e.HTTPStatus() != 503 || e.RetryAfter <= 0 {
+				t.Errorf("%s: want a 503 with Retry-After, got %v", name, err)
+			}
+		}
+		if !c.Restoring() {
+			t.Error("the cache doesn't say that its index is being restored")
+		}
+		if _, err := lost.Restore(); err != nil {
+			t.Fatal(err)
+		}
+		if c.Restoring() {
+			t.Error("the cache says that its index is being restored after it was")
+		}
 	})
 }

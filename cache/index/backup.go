@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -59,6 +60,30 @@ func (ix *Index) Whole() bool {
 	}
 }
 
+// AwaitWhole waits until the index is Whole. Its error is ctx's cause.
+func (ix *Index) AwaitWhole(ctx context.Context) error {
+	for {
+		d := ix.db.Load()
+		select {
+		case <-d.restored:
+			if ix.Whole() {
+				return nil
+			}
+		case <-d.dead:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		select {
+		case <-time.After(replaceSoon): // its successor is being begun
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// replaceSoon is how often AwaitWhole looks for the successor of a damaged file.
+const replaceSoon = 10 * time.Millisecond
+
 func backupPath(index string) string { return strings.TrimSuffix(index, ".db") + ".backup" }
 
 // Restore brings back what a lost index held: from the file that was quarantined, as far as
@@ -84,7 +109,7 @@ func (ix *Index) Restore() (restored int, err error) {
 		return errors.Join(tx.Bucket(metaBucket).Put(wholeKey, []byte{1}), tx.Bucket(metaBucket).Delete(asideKey))
 	}, true)
 	if done == nil {
-		d.whole.Store(true)
+		d.markWhole()
 		ix.backupSoon()
 	}
 	if errors.Is(done, errDamaged) {

@@ -31,7 +31,9 @@ type db struct {
 	beginning sync.Mutex
 
 	// whole is set once all is here that the backup and the damaged file before held.
-	whole atomic.Bool
+	whole    atomic.Bool
+	restored chan struct{} // closed when whole is set
+	marking  sync.Once
 
 	queue   chan *write
 	closing chan struct{} // closed to end the writer
@@ -65,7 +67,7 @@ const maxBatch = 1000
 // start begins a db on an open file, with its writer. close ends it.
 func start(bolt *bbolt.DB, sealed bool, last int64) *db {
 	d := &db{bolt: bolt, sealed: sealed, unchecked: true,
-		queue: make(chan *write), closing: make(chan struct{}), done: make(chan struct{}), dead: make(chan struct{})}
+		restored: make(chan struct{}), queue: make(chan *write), closing: make(chan struct{}), done: make(chan struct{}), dead: make(chan struct{})}
 	d.last.Store(last)
 	go d.run()
 	return d
@@ -83,6 +85,14 @@ func (d *db) close() error {
 		return fmt.Errorf("a write to the index has not ended for %s", abandonAfter)
 	}
 	return guarded(d.bolt.Close)
+}
+
+// markWhole notes that all is here.
+func (d *db) markWhole() {
+	d.marking.Do(func() {
+		d.whole.Store(true)
+		close(d.restored)
+	})
 }
 
 // die marks the file as damaged and returns err.

@@ -226,7 +226,9 @@ func begin(path, aside string) (d *db, t totals, err error) {
 		return nil, t, errors.Join(err, bolt.Close())
 	}
 	d = start(bolt, f.sealed, f.last)
-	d.whole.Store(f.whole)
+	if f.whole {
+		d.markWhole()
+	}
 	return d, f.totals, nil
 }
 

@@ -19,7 +19,7 @@ func TestBytesCountsTheIndexAndItsBackup(t *testing.T) {
 	if err := ix.PutTag("docker.io", "library/nginx", "latest", one); err != nil {
 		t.Fatal(err)
 	}
-	ix.db.Load().whole.Store(true)
+	ix.db.Load().markWhole()
 	if err := ix.writeBackup(); err != nil {
 		t.Fatal(err)
 	}

@@ -35,6 +35,8 @@ type listener interface {
 // keeper is the cache, as its end and its health are seen from here.
 type keeper interface {
 	Close(context.Context) error
+	// Restoring tells whether what is cached isn't known yet.
+	Restoring() bool
 }
 
 // service is the running program: who listens, and what stands behind.
@@ -59,6 +61,9 @@ type service struct {
 func (s *service) ready(context.Context) error {
 	if !s.serving.Load() {
 		return errors.New("not serving clients (starting, or shutting down)")
+	}
+	if s.cache.Restoring() {
+		return errors.New("the cache's index was lost and is being restored: much of what is cached isn't known yet")
 	}
 	return nil
 }

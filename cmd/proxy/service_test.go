@@ -73,6 +73,8 @@ type fakeCache struct {
 	closing time.Duration
 }
 
+func (c *fakeCache) Restoring() bool { return false }
+
 func (c *fakeCache) Close(ctx context.Context) error {
 	select {
 	case <-time.After(c.closing):

@@ -121,6 +121,8 @@ type Cache struct {
 	losses atomic.Uint64
 	// unrestored is set while a lost index could not be restored and that is to be tried again.
 	unrestored atomic.Bool
+	// trimWarned is when the log last said that the ledger of tags is full.
+	trimWarned time.Time
 
 	// flights makes one fetch of what several ask for at a time. They run on
 	// ctx, so that a client that goes away does not end what others wait for.
@@ -308,6 +310,7 @@ func Open(o Options) (*Cache, error) {
 	c.work.Go(c.writeAsked)
 	c.work.Go(c.scrubBehind)
 	c.index.Lost(c.indexLost)
+	c.index.Trimmed(c.ledgerTrimmed)
 	c.work.Go(func() {
 		defer close(c.reconciled)
 		c.reconcile()

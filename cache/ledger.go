@@ -9,11 +9,26 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"go.uber.org/zap"
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
+
+// droppedApart is how often a ledger that is full is logged.
+const droppedApart = time.Hour
+
+// ledgerTrimmed counts and logs observations that the ledger had no room for. Only the
+// index's own goroutine calls it.
+func (c *Cache) ledgerTrimmed(ended, standing int) {
+	c.metrics.LedgerDropped.WithLabelValues("ended").Add(float64(ended))
+	c.metrics.LedgerDropped.WithLabelValues("standing").Add(float64(standing))
+	if now := time.Now(); now.Sub(c.trimWarned) >= droppedApart {
+		c.trimWarned = now
+		c.log.Warn("tag ledger full; oldest history dropped", zap.Int("ended", ended), zap.Int("standing", standing))
+	}
+}
 
 // sighting is what a tag was found to stand for, and how.
 type sighting struct {

@@ -91,6 +91,9 @@ type Metrics struct {
 	// TagMoves counts the tags that were seen to move. on_move: follow, warn,
 	// hold, block, as their rules say.
 	TagMoves *prometheus.CounterVec
+	// LedgerDropped counts observations of tags that the ledger had no room for. kind:
+	// ended, standing.
+	LedgerDropped *prometheus.CounterVec
 
 	// Fills counts ended fills by upstream and result (ok, error, mismatch,
 	// canceled).
@@ -169,6 +172,7 @@ func New(version, revision, goVersion string) *Metrics {
 		RateReset:        f.gauges("upstream_ratelimit_reset_timestamp_seconds", "When the upstream's window of pulls ends at the latest.", "upstream"),
 		UpstreamPulls:    f.counters("upstream_pulls_total", "Manifests fetched by GET, which is what upstreams count as pulls.", "upstream"),
 		PullsSaved:       f.counters("upstream_pulls_saved_total", "GETs of manifests that were answered without a pull.", "upstream"),
+		LedgerDropped:    f.counters("ledger_dropped_total", "Observations dropped because the ledger of tags was full: ended (what a tag was before) or standing (since when it is what it is).", "kind"),
 		TagMoves:         f.counters("tag_moves_total", "Tags that came to stand for something else, by what their rule says of that.", "upstream", "on_move"),
 
 		Fills:            f.counters("fills_total", "Blobs fetched, by how it ended.", "upstream", "result"),

@@ -209,7 +209,7 @@ func (d *db) putMissing(list []entry) (put int, err error) {
 			var err error
 			switch e.bucket {
 			case 'h':
-				err = errors.Join(bucket.Put(e.key, e.value), countObservations(tx, 1))
+				err = errors.Join(bucket.Put(e.key, e.value), countObservations(tx, countOf(e.value)))
 			case 'l':
 				err = bucket.Put(e.key, e.value)
 				var l Link

@@ -143,6 +143,7 @@ type Index struct {
 
 	blobs, bytes atomic.Int64 // the totals
 	counted      func(blobs, bytes int64)
+	trimmed      func(ended, standing int)
 
 	// putting is held for reading by who puts, and taken by a watch as it begins: so each
 	// Put is over by then, or is seen.
@@ -323,7 +324,7 @@ func (ix *Index) flushLoop() {
 			// tag that is lost is only asked for sooner; so is a ledger that is
 			// too long.
 			_ = ix.flush()
-			_ = ix.trim(maxObservations)
+			_ = ix.trim(maxEnded, maxStanding)
 		case <-ix.stop:
 			return
 		}

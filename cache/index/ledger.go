@@ -18,10 +18,13 @@ import (
 const (
 	// maxOfTag is how many observations of one tag are kept, the latest.
 	maxOfTag = 200
-	// maxObservations is how many are kept of all tags. Beyond it those go that
-	// ended first, down to trimmedTo hundredths of it.
-	maxObservations = 200_000
-	trimmedTo       = 90
+	// Of all tags together, maxEnded observations are kept that have ended, which is when a tag
+	// moved or went, and maxStanding that still hold, one for each known tag. They are bounded
+	// apart, so that no number of tags that somebody only looks at costs the history of others.
+	// Beyond a bound trim drops down to trimmedTo hundredths of it.
+	maxEnded    = 200_000
+	maxStanding = 1_000_000
+	trimmedTo   = 90
 )
 
 // Seen says how a tag was seen.
@@ -110,7 +113,7 @@ func (ix *Index) observe(tx *tx, tag []byte, was Tag, d digest.Digest, how Seen,
 	case key == nil && was.Digest != "":
 		last = Observation{Digest: was.Digest, First: was.Checked}
 		key = observationKey(tag, was.Checked)
-		if err := countObservations(tx, 1); err != nil {
+		if err := countObservations(tx, observationCount{standing: 1}); err != nil {
 			return "", err
 		}
 		fallthrough
@@ -122,7 +125,7 @@ func (ix *Index) observe(tx *tx, tag []byte, was Tag, d digest.Digest, how Seen,
 				end = was.Checked
 			}
 		}
-		if err := putJSON(b, key, observed{Digest: last.Digest, How: last.How, Last: end}); err != nil {
+		if err := endAt(tx, key, last, end); err != nil {
 			return "", err
 		}
 		if !at.After(last.First) { // the clock has been set back
@@ -132,6 +135,9 @@ func (ix *Index) observe(tx *tx, tag []byte, was Tag, d digest.Digest, how Seen,
 	case last.Last.IsZero():
 		return "", nil // as it was
 	default: // it has been forgotten meanwhile
+		if err := countObservations(tx, observationCount{standing: 1, ended: -1}); err != nil {
+			return "", err
+		}
 		return "", putJSON(b, key, observed{Digest: last.Digest, How: last.How})
 	}
 	from = last.Digest
@@ -147,7 +153,7 @@ func (ix *Index) observe(tx *tx, tag []byte, was Tag, d digest.Digest, how Seen,
 	if err := putJSON(b, observationKey(tag, at), observed{Digest: d, How: how}); err != nil {
 		return "", err
 	}
-	if err := countObservations(tx, 1); err != nil {
+	if err := countObservations(tx, observationCount{standing: 1}); err != nil {
 		return "", err
 	}
 	return from, bound(tx, b, tag)
@@ -167,32 +173,71 @@ func bound(tx *tx, b *bucket, tag []byte) error {
 	return dropObservations(tx, keys[:len(keys)-maxOfTag])
 }
 
+// dropObservations removes observations, those that are there.
 func dropObservations(tx *tx, keys [][]byte) error {
-	b, n := tx.Bucket(ledgerBucket), 0
+	b, n := tx.Bucket(ledgerBucket), observationCount{}
 	for _, key := range keys {
-		if b.Get(key) == nil {
+		value := b.Get(key)
+		if value == nil {
 			continue
 		}
+		n = n.less(countOf(value))
 		if err := b.Delete(key); err != nil {
 			return err
 		}
-		n++
 	}
-	return countObservations(tx, -n)
+	return countObservations(tx, n)
 }
 
-// countObservations adds n to the number of observations that is written.
-func countObservations(tx *tx, n int) error {
-	now := readObservationCount(tx) + n
-	return tx.Bucket(metaBucket).Put(observationsKey, binary.BigEndian.AppendUint64(nil, uint64(max(0, now)))) // #nosec G115 -- not negative
+// endAt writes that an observation ended.
+func endAt(tx *tx, key []byte, o Observation, end time.Time) error {
+	if o.Last.IsZero() {
+		if err := countObservations(tx, observationCount{standing: -1, ended: 1}); err != nil {
+			return err
+		}
+	}
+	return putJSON(tx.Bucket(ledgerBucket), key, observed{Digest: o.Digest, How: o.How, Last: end})
 }
 
-func readObservationCount(tx *tx) int {
+// observationCount is how many observations still hold, and how many have ended.
+type observationCount struct{ standing, ended int }
+
+func (n observationCount) less(m observationCount) observationCount {
+	return observationCount{n.standing - m.standing, n.ended - m.ended}
+}
+
+// countOf counts the one observation that is written as value.
+func countOf(value []byte) observationCount {
+	var o observed
+	if json.Unmarshal(value, &o) == nil && o.Last.IsZero() {
+		return observationCount{standing: 1}
+	}
+	return observationCount{ended: 1}
+}
+
+// countObservations adds n to the count that is written.
+func countObservations(tx *tx, n observationCount) error {
+	now := readObservationCount(tx)
+	return writeObservationCount(tx, observationCount{now.standing + n.standing, now.ended + n.ended})
+}
+
+func writeObservationCount(tx *tx, n observationCount) error {
+	v := binary.BigEndian.AppendUint64(nil, uint64(max(0, n.ended))) // #nosec G115 -- not negative
+	v = binary.BigEndian.AppendUint64(v, uint64(max(0, n.standing))) // #nosec G115 -- not negative
+	return tx.Bucket(metaBucket).Put(observationsKey, v)
+}
+
+// readObservationCount returns the count that is written. Older versions wrote one for both:
+// trim counts again when that is above a bound.
+func readObservationCount(tx *tx) (n observationCount) {
 	v := tx.Bucket(metaBucket).Get(observationsKey)
-	if len(v) != 8 {
-		return 0
+	if len(v) == 8 || len(v) == 16 {
+		n.ended = int(binary.BigEndian.Uint64(v)) // #nosec G115 -- as it was written
 	}
-	return int(binary.BigEndian.Uint64(v)) // #nosec G115 -- as it was written
+	if len(v) == 16 {
+		n.standing = int(binary.BigEndian.Uint64(v[8:])) // #nosec G115 -- as it was written
+	}
+	return n
 }
 
 // endObservation writes down until when the tag was seen, whose record goes.
@@ -206,7 +251,7 @@ func endObservation(tx *tx, tag []byte, was Tag) error {
 	if was.Checked.After(end) {
 		end = was.Checked
 	}
-	return putJSON(b, key, observed{Digest: last.Digest, How: last.How, Last: end})
+	return endAt(tx, key, last, end)
 }
 
 // ObserveAbsent notes that the upstream said at a time that there is no such tag. The
@@ -316,57 +361,106 @@ func (ix *Index) Histories(upstream, repo string, fn func(upstream, repo, tag st
 	return err
 }
 
-// trim drops the observations that ended first where there are more than most.
-func (ix *Index) trim(most int) error {
-	n := 0
+// Trimmed has fn called after the ledger was above a bound, with how many observations were
+// dropped that had ended, and that still held. Set it before the Index is used.
+func (ix *Index) Trimmed(fn func(ended, standing int)) { ix.trimmed = fn }
+
+// trim drops observations if there are more than the bounds: of those that have ended the ones
+// that ended first, and of those that hold the newest of tags that have never moved, whose
+// record tells as much but for when they were first seen. A tag that has moved keeps what it
+// resolves to now.
+func (ix *Index) trim(maxEnded, maxStanding int) error {
+	var n observationCount
 	err := ix.view(func(tx *tx) error {
 		n = readObservationCount(tx)
 		return nil
 	})
-	if err != nil || n <= most {
+	if err != nil || n.ended <= maxEnded && n.standing <= maxStanding {
 		return err
 	}
-	type entry struct {
-		key  []byte
-		open bool
-		end  time.Time
-	}
-	var all []entry
-	err = ix.chunks(ledgerBucket, blobsChunk, func(key, value []byte) bool {
-		o, _, ok := readObservation(len(key)-9, key, value)
-		e := entry{key: bytes.Clone(key), end: o.First}
-		if ok {
-			// What still holds goes last.
-			e.open = o.Last.IsZero()
-			if !e.open {
-				e.end = o.Last
-			}
+	n = observationCount{}
+	var ended, standing []int64 // when those ended, and when these were first seen
+	err = ix.eachObservation(func(_ []byte, o Observation, moved bool) {
+		switch {
+		case !o.Last.IsZero():
+			ended = append(ended, o.Last.UnixNano())
+		case !moved:
+			standing = append(standing, o.First.UnixNano())
+		default:
+			n.standing++
 		}
-		all = append(all, e)
-		return true
 	}, nil)
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(all, func(a, b entry) int {
-		if a.open != b.open {
-			if a.open {
-				return 1
-			}
-			return -1
-		}
-		return a.end.Compare(b.end)
-	})
-	drop := max(0, len(all)-most/100*trimmedTo)
-	ix.backupSoon()
-	for some := range slices.Chunk(all[:drop], backupChunk) {
-		keys := make([][]byte, 0, len(some))
-		for _, e := range some {
-			keys = append(keys, e.key)
-		}
-		if err := ix.update(func(tx *tx) error { return dropObservations(tx, keys) }); err != nil {
-			return err
-		}
+	n = observationCount{n.standing + len(standing), len(ended)}
+	err = ix.update(func(tx *tx) error { return writeObservationCount(tx, n) })
+	if err != nil || n.ended <= maxEnded && n.standing <= maxStanding {
+		return err
 	}
-	return nil
+	slices.Sort(ended)
+	slices.Sort(standing)
+	dropEnded := excess(n.ended, maxEnded, len(ended))
+	dropStanding := excess(n.standing, maxStanding, len(standing))
+	var endedBy, seenFrom int64
+	if dropEnded > 0 {
+		endedBy = ended[dropEnded-1]
+	}
+	if dropStanding > 0 {
+		seenFrom = standing[len(standing)-dropStanding]
+	}
+	ix.backupSoon()
+	var keys [][]byte
+	dropped := observationCount{}
+	err = ix.eachObservation(func(key []byte, o Observation, moved bool) {
+		switch {
+		case !o.Last.IsZero():
+			if dropped.ended < dropEnded && o.Last.UnixNano() <= endedBy {
+				keys = append(keys, bytes.Clone(key))
+				dropped.ended++
+			}
+		case !moved && dropped.standing < dropStanding && o.First.UnixNano() >= seenFrom:
+			keys = append(keys, bytes.Clone(key))
+			dropped.standing++
+		}
+	}, func() error {
+		for some := range slices.Chunk(keys, backupChunk) {
+			if err := ix.update(func(tx *tx) error { return dropObservations(tx, some) }); err != nil {
+				return err
+			}
+		}
+		keys = keys[:0]
+		return nil
+	})
+	if ix.trimmed != nil && dropped != (observationCount{}) {
+		ix.trimmed(dropped.ended, dropped.standing)
+	}
+	return err
+}
+
+// excess returns how many of n to drop, of which there are at most have, for a bound.
+func excess(n, bound, have int) int {
+	if n <= bound {
+		return 0
+	}
+	return min(have, n-bound/100*trimmedTo)
+}
+
+// eachObservation calls fn for each observation in the ledger, with whether its tag has an
+// earlier one, and between after each chunk, while no transaction runs.
+func (ix *Index) eachObservation(fn func(key []byte, o Observation, moved bool), between func() error) error {
+	var tag []byte
+	return ix.chunks(ledgerBucket, blobsChunk, func(key, value []byte) bool {
+		if len(key) < 9 {
+			return true
+		}
+		o, _, ok := readObservation(len(key)-9, key, value)
+		if !ok {
+			return true
+		}
+		moved := bytes.Equal(tag, key[:len(key)-9])
+		tag = append(tag[:0], key[:len(key)-9]...)
+		fn(key, o, moved)
+		return true
+	}, between)
 }

@@ -44,7 +44,8 @@ func wantHistory(t *testing.T, ix *Index, want ...Observation) {
 func count(t *testing.T, ix *Index) (written, there int) {
 	t.Helper()
 	err := ix.view(func(tx *tx) error {
-		written, there = readObservationCount(tx), tx.Bucket(ledgerBucket).KeyN()
+		n := readObservationCount(tx)
+		written, there = n.standing+n.ended, tx.Bucket(ledgerBucket).KeyN()
 		return nil
 	})
 	if err != nil {
@@ -178,11 +179,17 @@ func TestLedgerIsBoundedForATagAndForAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	const most = 100
-	if err := ix.trim(most); err != nil {
+	var ended, standing int
+	ix.Trimmed(func(e, s int) { ended, standing = ended+e, standing+s })
+	if err := ix.trim(most, most); err != nil {
 		t.Fatal(err)
 	}
-	if written, there := count(t, ix); written != most/100*trimmedTo || there != written {
-		t.Errorf("%d observations are counted, and %d there; want %d", written, there, most/100*trimmedTo)
+	// One of nginx and one of steady hold.
+	if written, there := count(t, ix); written != most/100*trimmedTo+2 || there != written {
+		t.Errorf("%d observations are counted, and %d there; want %d", written, there, most/100*trimmedTo+2)
+	}
+	if want := maxOfTag - 1 - most/100*trimmedTo; ended != want || standing != 0 {
+		t.Errorf("%d that had ended and %d that held were dropped; want %d and none", ended, standing, want)
 	}
 	// What ended first went, and not what still holds.
 	list = ix.History("docker.io", "library/nginx", "latest")
@@ -198,7 +205,7 @@ func TestLedgerIsBoundedForATagAndForAll(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := ix.trim(10); err != nil {
+	if err := ix.trim(10, 1); err != nil {
 		t.Fatal(err)
 	}
 	if list := ix.History("docker.io", "library/steady", "1"); len(list) != 1 {
@@ -266,5 +273,57 @@ func TestLedgerIsRestoredFromTheBackup(t *testing.T) {
 	wantHistory(t, ix, Observation{digest.FromString("a"), at(100), at(100), SeenGet}, Observation{digest.FromString("b"), at(200), at(300), SeenRevalidation})
 	if written, there := count(t, ix); written != 3 || there != 3 {
 		t.Errorf("%d observations are counted, and %d there; want 3", written, there)
+	}
+}
+
+// TestTagsThatOnlyStandCostNoHistory has many tags that were only looked at, and one that has
+// moved before them: its history stays, however many they are.
+func TestTagsThatOnlyStandCostNoHistory(t *testing.T) {
+	ix := opened(t, filepath.Join(t.TempDir(), "index.db"))
+	defer closed(t, ix)
+	for i, of := range []string{"a", "b", "c"} {
+		see(t, ix, SeenRevalidation, record(of, int64(100+100*i)))
+	}
+	const crawled = 200_100
+	for i := 0; i < crawled; i += 5000 {
+		var changes []Change
+		for k := i; k < min(crawled, i+5000); k++ {
+			changes = append(changes, Change{Upstream: "docker.io", Repository: "library/crawled", Tag: fmt.Sprint(k), Record: record(fmt.Sprint(k), 1000+int64(k)), How: SeenHead})
+		}
+		if err := ix.Put(changes...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ix.Trimmed(func(ended, standing int) { t.Errorf("%d and %d were dropped", ended, standing) })
+	if err := ix.trim(maxEnded, maxStanding); err != nil {
+		t.Fatal(err)
+	}
+	if list := ix.History("docker.io", "library/nginx", "latest"); len(list) != 3 || list[0].Digest != digest.FromString("a") {
+		t.Errorf("history %+v", list)
+	}
+	// Above the bound for those that hold, the newest of tags that never moved go.
+	dropped := 0
+	ix.Trimmed(func(ended, standing int) {
+		dropped += standing
+		if ended != 0 {
+			t.Errorf("%d that had ended were dropped", ended)
+		}
+	})
+	if err := ix.trim(maxEnded, 200_000); err != nil {
+		t.Fatal(err)
+	}
+	if want := crawled + 1 - 180_000; dropped != want {
+		t.Errorf("%d were dropped, want %d", dropped, want)
+	}
+	if list := ix.History("docker.io", "library/nginx", "latest"); len(list) != 3 {
+		t.Errorf("history %+v", list)
+	}
+	for tag, first := range map[string]int64{"0": 1000, fmt.Sprint(crawled - 1): 1000 + crawled - 1} {
+		if list := ix.History("docker.io", "library/crawled", tag); len(list) != 1 || !list[0].First.Equal(at(first)) {
+			t.Errorf("tag %s: %+v", tag, list)
+		}
+	}
+	if written, there := count(t, ix); written != there {
+		t.Errorf("%d observations are counted, and %d there", written, there)
 	}
 }

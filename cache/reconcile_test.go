@@ -230,7 +230,15 @@ func TestWhatAnIndexThatIsNotRestoredLacksIsNotDenied(t *testing.T) {
 		c := open(t, Options{}, map[string]*registry{"docker.io": newRegistry()})
 		<-c.reconciled
 		settle()
-		lost, _, err := index.Open(filepath.Join(t.TempDir(), "index.db"))
+		dir := t.TempDir()
+		backup := filepath.Join(dir, "index.backup") // there is something to restore
+		if err := os.WriteFile(backup, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		lost, _, err := index.Open(filepath.Join(dir, "index.db"))
+		if err == nil {
+			err = os.Remove(backup)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

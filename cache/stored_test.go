@@ -138,7 +138,8 @@ func TestOpenStoredVerifiesToTheEnd(t *testing.T) {
 	wantBlob(t, c, digested("app", d), content, Miss)
 	until(t, "the layer is stored", func() bool {
 		_, _, ok := c.Stored(digested("app", d))
-		return ok
+		b, known := c.index.Blob(d) // its record follows its file
+		return ok && known && b.Uses > 0
 	})
 	before, _ := c.index.Blob(d)
 	read := func() ([]byte, error) {

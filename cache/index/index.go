@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -280,10 +281,14 @@ func create(bolt *bbolt.DB, aside string) error {
 		put := func(key, value []byte) error {
 			return b.Bucket(metaBucket).Put(key, sealed(metaBucket, key, value))
 		}
-		if err := errors.Join(put(totalsKey, totals{}.encode()), put(sourcedKey, []byte{1})); err != nil || aside == "" {
-			return err
+		err := errors.Join(put(totalsKey, totals{}.encode()), put(sourcedKey, []byte{1}))
+		if aside != "" {
+			return errors.Join(err, put(asideKey, []byte(filepath.Base(aside))))
 		}
-		return put(asideKey, []byte(filepath.Base(aside)))
+		if _, failed := os.Stat(backupPath(bolt.Path())); errors.Is(failed, fs.ErrNotExist) {
+			err = errors.Join(err, put(wholeKey, []byte{1})) // there is nothing to restore
+		}
+		return err
 	})
 }
 

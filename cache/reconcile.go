@@ -60,6 +60,9 @@ const restoreAgain = 5 * time.Second
 // restore restores an index that was begun anew, and tries again until all is back that can
 // be. It returns false if the cache is closed before.
 func (c *Cache) restore() bool {
+	if c.index.Whole() {
+		return true
+	}
 	begun := time.Now()
 	for !c.index.Whole() {
 		restored, err := c.index.Restore()

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/entrepot-dev/entrepot/fair"
 	"github.com/entrepot-dev/entrepot/oci"
 )
 
@@ -66,6 +67,9 @@ type Options struct {
 	// Login tells callers without credentials how to log in; empty is the sentence for
 	// registry clients.
 	Login string
+	// Before is the guard whose place this one takes, or nil. Passwords that it has
+	// verified are not verified again where the file still has the same line.
+	Before *Guard
 	// Refused counts a refusal, by reason: Reasons. Nil counts nothing.
 	Refused func(reason string)
 	// Log takes what goes wrong behind; nil drops it.
@@ -94,8 +98,9 @@ type Guard struct {
 
 	verdicts *verdicts
 	flight   singleflight.Group
-	// slots bounds the passwords that are verified at a time: each takes a core.
-	slots chan struct{}
+	// slots bounds the passwords that are verified at a time, because each takes a core.
+	// Addresses, and users at one address, have their turns one after the other.
+	slots *fair.Queue
 
 	ctx   context.Context
 	close context.CancelFunc
@@ -105,8 +110,12 @@ type Guard struct {
 const (
 	// fileInterval is how often files are looked at.
 	fileInterval = 2 * time.Second
-	// slotTimeout is how long a password waits for its turn.
-	slotTimeout = 5 * time.Second
+	// slotTimeout is how long a password waits for its turn, and maxWaiting is how many
+	// wait.
+	slotTimeout = 30 * time.Second
+	maxWaiting  = 4096
+	// retryBusy is when a client that did not get its turn may try again.
+	retryBusy = 5 * time.Second
 	// maxCredential is the longest Authorization that is looked at, in bytes.
 	maxCredential = 12 << 10
 )
@@ -115,7 +124,7 @@ const (
 func New(o Options) (*Guard, error) {
 	g := &Guard{
 		refused: o.Refused, log: o.Log, groups: map[string][]string{}, verdicts: newVerdicts(),
-		slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+		slots: fair.New(max(1, runtime.GOMAXPROCS(0)/2), maxWaiting),
 	}
 	if g.refused == nil {
 		g.refused = func(string) {}
@@ -186,6 +195,7 @@ func New(o Options) (*Guard, error) {
 	}
 	known := g.takesCredentials() || len(g.networks) > 0 || o.Certificates
 	g.anonymous = o.Anonymous == AllowAnonymous || o.Anonymous != DenyAnonymous && !known
+	g.inherit(o.Before)
 	g.ctx, g.close = context.WithCancel(context.Background())
 	if g.htpasswd != nil {
 		g.tasks.Go(g.watch)
@@ -233,7 +243,7 @@ func (g *Guard) watch() {
 func (g *Guard) Identify(q Question) (*Caller, netip.Addr, error) {
 	at := g.client(&q)
 	if g.takesCredentials() && len(q.Authorization) > 0 {
-		c, err := g.judged(q.Authorization, q.Recent)
+		c, err := g.judged(q.Authorization, q.Recent, at)
 		if c != nil {
 			return c, at, nil
 		}
@@ -284,7 +294,7 @@ func (g *Guard) holder(certificate *x509.Certificate, recent *Recent, now time.T
 		return c
 	}
 	key := g.verdicts.keyOf('c', certificate.Raw)
-	v, known := g.verdicts.get(key, now, 0)
+	v, known := g.verdicts.get(key, now)
 	if !known {
 		v = verdict{until: now.Add(goodFor)}
 		if name, groups := certified(certificate); name != "" {
@@ -297,12 +307,12 @@ func (g *Guard) holder(certificate *x509.Certificate, recent *Recent, now time.T
 }
 
 // errBusy is for who could not be verified in time.
-var errBusy = &oci.Error{Code: oci.CodeUnavailable, RetryAfter: slotTimeout,
-	Message: "more passwords wait to be verified than can be; ask again"}
+var errBusy = &oci.Error{Code: oci.CodeUnavailable, RetryAfter: retryBusy,
+	Message: "too many passwords wait to be verified; try again"}
 
-// judged gives who an Authorization header stands for; nil for nobody, with an
-// error where that could not be found out.
-func (g *Guard) judged(header []byte, recent *Recent) (*Caller, error) {
+// judged returns whom an Authorization header from an address stands for; nil for
+// nobody, with an error if that could not be found out.
+func (g *Guard) judged(header []byte, recent *Recent, from netip.Addr) (*Caller, error) {
 	if len(header) > maxCredential {
 		return nil, nil
 	}
@@ -311,27 +321,19 @@ func (g *Guard) judged(header []byte, recent *Recent) (*Caller, error) {
 		return c, nil
 	}
 	key := g.verdicts.keyOf('a', header)
-	if v, known := g.verdicts.get(key, now, g.edition()); known {
+	if v, known := g.verdicts.get(key, now); known && g.holds(&v) {
 		recent.note(g, header, v)
 		return v.caller, nil
 	}
 	header = append([]byte(nil), header...) // others may wait longer than its owner
+	again := recent.hasFailed(g)
 	found, err, _ := g.flight.Do(string(key[:]), func() (any, error) {
-		edition := g.edition()
-		c, until, err := g.judge(header)
+		v, err := g.judge(header, from, again)
 		if err != nil {
 			return (*Caller)(nil), err
 		}
-		now := time.Now()
-		v := verdict{caller: c, until: now.Add(badFor), edition: edition}
-		if c != nil {
-			v.until = now.Add(goodFor)
-		}
-		if !until.IsZero() && until.Before(v.until) {
-			v.until = until
-		}
-		g.verdicts.put(key, v, now)
-		return c, nil
+		g.verdicts.put(key, v, time.Now())
+		return v.caller, nil
 	})
 	if err != nil {
 		reason := "issuer"
@@ -340,42 +342,92 @@ func (g *Guard) judged(header []byte, recent *Recent) (*Caller, error) {
 		}
 		g.refused(reason)
 	}
-	return found.(*Caller), err
+	c := found.(*Caller)
+	recent.noteFailure(g, c == nil && err == nil)
+	return c, err
 }
 
-func (g *Guard) edition() uint64 {
-	if g.htpasswd == nil {
-		return 0
+// holds reports whether a verdict is still right: what it says of a password is, for as
+// long as the file has the same line for the user.
+func (g *Guard) holds(v *verdict) bool {
+	if !v.password {
+		return true
 	}
-	return g.htpasswd.now.Load().edition
+	now := g.htpasswd.now.Load()
+	return v.edition == now.edition || string(now.of[v.user]) == v.line
 }
 
-// judge verifies a header. until is when what it says ends to hold, zero for
-// never.
-func (g *Guard) judge(header []byte) (c *Caller, until time.Time, err error) {
+// inherit takes over the passwords that the guard before this one has verified, so that
+// a change of the configuration does not make everybody log in at once.
+func (g *Guard) inherit(before *Guard) {
+	if g.htpasswd == nil || before == nil || before.htpasswd == nil {
+		return
+	}
+	g.verdicts.key = before.verdicts.key
+	now := time.Now()
+	file := g.htpasswd.now.Load()
+	for k, v := range before.verdicts.passwords(now) {
+		if string(file.of[v.user]) != v.line {
+			continue
+		}
+		v.caller, v.edition = g.proven(FromHtpasswd, v.user), file.edition
+		g.verdicts.put(k, v, now)
+	}
+}
+
+// judge verifies a header. again says that the last one on the same connection was
+// wrong: then its turn comes after those of others at the same address.
+func (g *Guard) judge(header []byte, from netip.Addr, again bool) (verdict, error) {
+	now := time.Now()
+	wrong := verdict{until: now.Add(badFor)}
 	cred, ok := parseCredential(header)
 	if !ok {
-		return nil, until, nil
+		return wrong, nil
 	}
 	if c := g.tokenOf(cred.secret); c != nil {
-		return c, until, nil
+		return verdict{caller: c, until: now.Add(goodFor)}, nil
 	}
 	if g.issuer != nil && cred.isJWT() {
-		return g.issuer.verify(g, cred.secret)
+		c, until, err := g.issuer.verify(g, cred.secret)
+		v := verdict{caller: c, until: now.Add(badFor)}
+		if c != nil {
+			v.until = now.Add(goodFor)
+		}
+		if !until.IsZero() && until.Before(v.until) {
+			v.until = until
+		}
+		return v, err
 	}
 	if g.htpasswd == nil || cred.bearer {
-		return nil, until, nil
+		return wrong, nil
 	}
-	wait := time.NewTimer(slotTimeout)
-	defer wait.Stop()
-	select {
-	case g.slots <- struct{}{}:
-		defer func() { <-g.slots }()
-	case <-wait.C:
-		return nil, until, errBusy
+	return g.judgePassword(cred, from, again)
+}
+
+// judgePassword waits for its turn and verifies a password.
+func (g *Guard) judgePassword(cred credential, from netip.Addr, again bool) (verdict, error) {
+	// Names that are not in the file have one turn together: there are any number.
+	name := "unknown"
+	if _, known := g.htpasswd.now.Load().of[cred.user]; known {
+		name = "user " + cred.user
 	}
-	if g.htpasswd.now.Load().verify(cred.user, cred.secret) {
-		return g.proven(FromHtpasswd, cred.user), until, nil
+	if again {
+		name = "again " + name
 	}
-	return nil, until, nil
+	ctx, cancel := context.WithTimeout(g.ctx, slotTimeout)
+	defer cancel()
+	release, err := g.slots.Take(ctx, from, name)
+	if err != nil {
+		return verdict{}, errBusy
+	}
+	defer release()
+	file := g.htpasswd.now.Load()
+	v := verdict{password: true, user: cred.user, line: string(file.of[cred.user]), edition: file.edition}
+	right := file.verify(cred.user, cred.secret)
+	if now := time.Now(); right {
+		v.caller, v.until = g.proven(FromHtpasswd, cred.user), now.Add(passwordGoodFor)
+	} else {
+		v.until = now.Add(badFor)
+	}
+	return v, nil
 }

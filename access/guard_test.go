@@ -291,10 +291,10 @@ func TestVerdictsAreBoundedAndKeepWhatIsRight(t *testing.T) {
 	if len(v.of) > maxVerdicts {
 		t.Errorf("want at most %d, got %d", maxVerdicts, len(v.of))
 	}
-	if d, known := v.get(good, now, 0); !known || d.caller.Name != "alice" {
+	if d, known := v.get(good, now); !known || d.caller.Name != "alice" {
 		t.Error("wrong guesses have pushed out who is right")
 	}
-	if _, known := v.get(good, now.Add(2*time.Hour), 0); known {
+	if _, known := v.get(good, now.Add(2*time.Hour)); known {
 		t.Error("a verdict outlives its time")
 	}
 	if v.keyOf('a', []byte("x")) == v.keyOf('c', []byte("x")) || v.keyOf('a', []byte("x")) == newVerdicts().keyOf('a', []byte("x")) {

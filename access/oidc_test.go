@@ -116,10 +116,10 @@ func TestVerdictEndsWithItsToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := g.verdicts.keyOf('a', header)
-	if _, known := g.verdicts.get(key, time.Now().Add(50*time.Second), 0); !known {
+	if _, known := g.verdicts.get(key, time.Now().Add(50*time.Second)); !known {
 		t.Error("the verdict is not kept")
 	}
-	if _, known := g.verdicts.get(key, time.Now().Add(61*time.Second), 0); known {
+	if _, known := g.verdicts.get(key, time.Now().Add(61*time.Second)); known {
 		t.Error("the verdict outlives the token")
 	}
 }

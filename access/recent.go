@@ -22,12 +22,31 @@ type Recent struct {
 
 	certificate *x509.Certificate
 	certified   verdict
+
+	// failed is set while the last credential that was verified was wrong.
+	failed bool
+}
+
+// hasFailed reports whether the last credential that was verified was wrong. r may be
+// nil.
+func (r *Recent) hasFailed(g *Guard) bool { return r != nil && r.guard == g && r.failed }
+
+// noteFailure notes whether the credential that was just verified was wrong. r may be
+// nil.
+func (r *Recent) noteFailure(g *Guard, failed bool) {
+	if r == nil {
+		return
+	}
+	if r.guard != g {
+		*r = Recent{guard: g, header: r.header[:0]}
+	}
+	r.failed = failed
 }
 
 // shown gives who has shown a header before, as long as that holds; nil where that is
 // not known. r may be nil.
 func (r *Recent) shown(g *Guard, header []byte, now time.Time) *Caller {
-	if r == nil || r.guard != g || r.known.edition != g.edition() || !now.Before(r.known.until) || !bytes.Equal(header, r.header) {
+	if r == nil || r.guard != g || !now.Before(r.known.until) || !bytes.Equal(header, r.header) || !g.holds(&r.known) {
 		return nil
 	}
 	return r.known.caller

@@ -55,7 +55,7 @@ func TestWhatAConnectionHasShownEndsWithItsUserAndItsTime(t *testing.T) {
 		if c, _, err := g.Identify(shown); err == nil {
 			t.Errorf("a certificate that has ended is taken for %v", c)
 		}
-		if c := recent.shown(g, known.Authorization, time.Now().Add(goodFor)); c != nil {
+		if c := recent.shown(g, known.Authorization, time.Now().Add(passwordGoodFor)); c != nil {
 			t.Errorf("%v is known for ever", c)
 		}
 		if err := os.WriteFile(file, []byte("bob:"+hash(t, "builder")+"\n"), 0o600); err != nil {

@@ -14,6 +14,9 @@ const (
 	// again, at most, and badFor is for how long it is known to be wrong.
 	goodFor = 10 * time.Minute
 	badFor  = time.Minute
+	// passwordGoodFor is the same for a password, which is right for as long as the
+	// file has the same line for the user.
+	passwordGoodFor = 24 * time.Hour
 )
 
 // credentialKey stands for a credential. It is keyed by what only this process
@@ -24,8 +27,11 @@ type credentialKey [sha256.Size]byte
 type verdict struct {
 	caller *Caller
 	until  time.Time
-	// edition is that of the file by which it was judged.
-	edition uint64
+	// password is set if it was judged by the htpasswd file: by what line, empty for
+	// none, of which user, in which edition.
+	password   bool
+	user, line string
+	edition    uint64
 }
 
 // verdicts remembers what credentials stand for. Reading allocates nothing.
@@ -52,17 +58,32 @@ func (v *verdicts) keyOf(kind byte, credential []byte) credentialKey {
 	return sha256.Sum256(outer[:])
 }
 
-// get gives what is known of a credential and holds still.
-func (v *verdicts) get(k credentialKey, now time.Time, edition uint64) (verdict, bool) {
+// get returns what is known of a credential and has not expired. Whether a password's
+// line is still the same is the caller's to ask (Guard.holds).
+func (v *verdicts) get(k credentialKey, now time.Time) (verdict, bool) {
 	v.mu.RLock()
 	known, ok := v.of[k]
 	v.mu.RUnlock()
-	if !ok || known.edition != edition || !now.Before(known.until) {
+	if !ok || !now.Before(known.until) {
 		return verdict{}, false
 	}
 	return known, true
 }
 
+// passwords returns the passwords that are known to be right.
+func (v *verdicts) passwords(now time.Time) map[credentialKey]verdict {
+	right := map[credentialKey]verdict{}
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	for k, known := range v.of {
+		if known.password && known.caller != nil && now.Before(known.until) {
+			right[k] = known
+		}
+	}
+	return right
+}
+
+// put keeps what is known of a credential.
 func (v *verdicts) put(k credentialKey, known verdict, now time.Time) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -16,7 +16,7 @@ const module = "github.com/entrepot-dev/entrepot/"
 // mayImport says which packages of the project each may import, its tests
 // aside; docs/architecture.md says why.
 var mayImport = map[string][]string{
-	"access":      {"oci"},
+	"access":      {"fair", "oci"},
 	"admin":       {"metrics"},
 	"bundle":      {"cache", "oci", "rewrite"},
 	"cache":       {"cache/evict", "cache/index", "cache/store", "metrics", "oci", "rewrite"},
@@ -25,13 +25,14 @@ var mayImport = map[string][]string{
 	"cache/store": {"oci"},
 	"configs":     {"oci", "rewrite"},
 	"doctor":      {"configs", "doctor/client", "operator", "upstream"},
-	"grants":      {"metrics", "oci", "rewrite", "upstream"},
+	"fair":        {},
+	"grants":      {"fair", "metrics", "oci", "rewrite", "upstream"},
 	"images":      {},
 	"operator":    {"bundle", "cache", "cache/index", "metrics", "rewrite", "oci", "upstream"},
 	"metrics":     {},
 	"oci":         {},
 	"rewrite":     {"oci"},
-	"server":      {"access", "cache", "metrics", "oci", "rewrite"},
+	"server":      {"access", "cache", "fair", "metrics", "oci", "rewrite"},
 	"upstream":    {"metrics", "oci", "rewrite"},
 
 	"doctor/client": {"configs"},

@@ -3,6 +3,7 @@ package grants
 import (
 	"context"
 	"crypto/cipher"
+	"net/netip"
 	"strings"
 
 	"github.com/entrepot-dev/entrepot/oci"
@@ -36,9 +37,10 @@ func New(named func(string) (string, bool), leases ...*Leases) *Grants {
 // is not known. It gives nil, or an *oci.Error: UNAUTHORIZED where credentials are
 // missing or are none, DENIED where they do not do, or why the upstream can not be
 // asked. private says that the answer is for this caller alone; it is false for
-// upstreams whose content is for everyone, where authorization does not count. t's
-// strings and authorization are not kept.
-func (g *Grants) Admit(ctx context.Context, t rewrite.Target, kind rewrite.Resource, authorization []byte) (private bool, err error) {
+// upstreams whose content is for everyone, where authorization does not count. from is
+// the caller's address: while many checks wait, addresses have their turns one after the
+// other. t's strings and authorization are not kept.
+func (g *Grants) Admit(ctx context.Context, t rewrite.Target, kind rewrite.Resource, authorization []byte, from netip.Addr) (private bool, err error) {
 	l := g.leases[t.Upstream]
 	if l == nil {
 		return false, nil
@@ -51,7 +53,7 @@ func (g *Grants) Admit(ctx context.Context, t rewrite.Target, kind rewrite.Resou
 	if kind != rewrite.TagsPath {
 		q.ref = t.Reference()
 	}
-	return true, l.admit(ctx, q, g.meant(l.upstream, c))
+	return true, l.admit(ctx, q, g.meant(l.upstream, c), from)
 }
 
 // Visible gives those of names, "docker.io/library/nginx", that the caller who sent

@@ -8,12 +8,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/singleflight"
 
+	"github.com/entrepot-dev/entrepot/fair"
 	"github.com/entrepot-dev/entrepot/metrics"
 	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/upstream"
@@ -36,9 +38,13 @@ const (
 	publicStretch = 720 * time.Hour
 	// checkTimeout bounds one check.
 	checkTimeout = 30 * time.Second
-	// maxChecks bounds those that run at a time, and maxGrants and maxRefusals what is
-	// remembered, whatever strangers ask for.
+	// turnTimeout is how long a check waits for its turn. A client waits for less time
+	// only if it gives up by itself.
+	turnTimeout = 30 * time.Second
+	// maxChecks bounds the checks that run at a time, maxWaiting those that wait for it,
+	// and maxGrants and maxRefusals what is remembered, whatever strangers ask for.
 	maxChecks   = 64
+	maxWaiting  = 4096
 	maxGrants   = 10_000
 	maxRefusals = 10_000
 )
@@ -67,6 +73,12 @@ type Options struct {
 // account tells callers apart by a keyed hash of their credential. The zero account is
 // everyone.
 type account [sha256.Size]byte
+
+// asker is who causes a check: its turn comes after those of other askers.
+type asker struct {
+	from netip.Addr
+	who  account
+}
 
 // question is what a caller wants to have.
 type question struct {
@@ -105,9 +117,10 @@ type Leases struct {
 	key      []byte
 
 	// flights makes one check of what several want to know at a time; checks has a
-	// place for each that runs. They end with life.
+	// place for each that runs, and serves addresses and accounts in turn. They end with
+	// life.
 	flights singleflight.Group
-	checks  chan struct{}
+	checks  *fair.Queue
 	life    context.Context
 	end     context.CancelFunc
 	running sync.WaitGroup // what spawn started, and the checks
@@ -125,7 +138,7 @@ var _ upstream.Lender = (*Leases)(nil)
 func NewLeases(o Options) *Leases {
 	l := &Leases{
 		upstream: o.Upstream, lease: o.Lease, stretch: o.Stretch, mayPull: o.MayPull, metrics: o.Metrics,
-		key: make([]byte, 32), checks: make(chan struct{}, maxChecks),
+		key: make([]byte, 32), checks: fair.New(maxChecks, maxWaiting),
 		granted: map[string]map[account]*grant{}, refused: map[holder]time.Time{},
 	}
 	if l.lease <= 0 {
@@ -172,8 +185,9 @@ func (l *Leases) account(c upstream.Credential) (who account) {
 // admit gives nil where c may have what q asks for. Whether everyone may is asked
 // first, so that no credential is shown for what is public; but not of a repository
 // on which c had a grant a moment ago.
-func (l *Leases) admit(ctx context.Context, q question, c upstream.Credential) error {
+func (l *Leases) admit(ctx context.Context, q question, c upstream.Credential, from netip.Addr) error {
 	who, everyone := l.account(c), account{}
+	by := asker{from, who}
 	if l.live(q.repo, everyone) || who != everyone && l.live(q.repo, who) {
 		return nil
 	}
@@ -181,7 +195,7 @@ func (l *Leases) admit(ctx context.Context, q question, c upstream.Credential) e
 	// remembered is so for longer.
 	q.repo, q.ref = strings.Clone(q.repo), strings.Clone(q.ref)
 	if who == everyone {
-		err := l.ask(ctx, q, everyone, upstream.Credential{})
+		err := l.ask(ctx, q, everyone, upstream.Credential{}, by)
 		if oci.IsRefused(err) {
 			return l.unauthorized(q.repo)
 		}
@@ -189,11 +203,11 @@ func (l *Leases) admit(ctx context.Context, q question, c upstream.Credential) e
 	}
 	var own, all error
 	if l.had(q.repo, who) {
-		if own = l.ask(ctx, q, who, c); own != nil {
-			all = l.ask(ctx, q, everyone, upstream.Credential{})
+		if own = l.ask(ctx, q, who, c, by); own != nil {
+			all = l.ask(ctx, q, everyone, upstream.Credential{}, by)
 		}
-	} else if all = l.ask(ctx, q, everyone, upstream.Credential{}); all != nil {
-		own = l.ask(ctx, q, who, c)
+	} else if all = l.ask(ctx, q, everyone, upstream.Credential{}, by); all != nil {
+		own = l.ask(ctx, q, who, c, by)
 	}
 	switch {
 	case own == nil || all == nil:
@@ -233,8 +247,9 @@ func (l *Leases) live(repo string, who account) bool {
 
 // ask finds out whether who, whose credential is c, may pull. The answer is nil, an
 // error that oci.IsRefused tells of, or why it can not be found out. A grant whose
-// lease has ended is stretched where that is so and the settings allow it.
-func (l *Leases) ask(ctx context.Context, q question, who account, c upstream.Credential) error {
+// lease has ended is stretched where that is so and the settings allow it. by is who
+// waits for it.
+func (l *Leases) ask(ctx context.Context, q question, who account, c upstream.Credential, by asker) error {
 	now := time.Now()
 	l.mu.Lock()
 	until, refused := l.refused[holder{q.repo, who}]
@@ -256,7 +271,7 @@ func (l *Leases) ask(ctx context.Context, q question, who account, c upstream.Cr
 		tooLong = t.C
 	}
 	flight := string(who[:]) + q.repo
-	done := l.flights.DoChan(flight, func() (any, error) { return nil, l.check(q, who, c) })
+	done := l.flights.DoChan(flight, func() (any, error) { return nil, l.check(q, who, c, by) })
 	select {
 	case r := <-done:
 		if stretched && isGone(r.Err, who) {
@@ -273,7 +288,7 @@ func (l *Leases) ask(ctx context.Context, q question, who account, c upstream.Cr
 // errRefused is the upstream's no. Callers are told it in other words.
 var errRefused = oci.Errorf(oci.CodeDenied, "the upstream has refused it")
 
-// errBusy says that too many checks run.
+// errBusy says that a check did not get its turn.
 var errBusy = errors.New("too many checks")
 
 // isGone tells whether err says that the upstream can not be asked. That it is asked
@@ -306,8 +321,8 @@ func (l *Leases) stretchOf(who account) time.Duration {
 	return l.stretch
 }
 
-// check asks the upstream, and remembers what it says.
-func (l *Leases) check(q question, who account, c upstream.Credential) error {
+// check waits for its turn, asks the upstream, and remembers what it says.
+func (l *Leases) check(q question, who account, c upstream.Credential, by asker) error {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
@@ -316,18 +331,19 @@ func (l *Leases) check(q question, who account, c upstream.Credential) error {
 	l.running.Add(1)
 	l.mu.Unlock()
 	defer l.running.Done()
-	select {
-	case l.checks <- struct{}{}:
-		defer func() { <-l.checks }()
-	default:
+	turn, stop := context.WithTimeout(l.life, turnTimeout)
+	release, err := l.checks.Take(turn, by.from, string(by.who[:]))
+	stop()
+	if err != nil {
 		l.metrics.Refused.WithLabelValues("grants").Inc()
 		return &oci.Error{Code: oci.CodeUnavailable, Status: http.StatusServiceUnavailable, RetryAfter: time.Second,
-			Message: "as many clients as may be are waiting for upstream " + l.upstream + " to say what they may pull; ask again", Err: errBusy}
+			Message: "too many requests wait for upstream " + l.upstream + " to confirm what they may pull; try again", Err: errBusy}
 	}
+	defer release()
 	ctx, cancel := context.WithTimeout(l.life, checkTimeout)
 	defer cancel()
 	asked := time.Now()
-	err := l.mayPull(ctx, c, q.repo, q.ref, q.blob)
+	err = l.mayPull(ctx, c, q.repo, q.ref, q.blob)
 	whose, result := "client", "error"
 	if who == (account{}) {
 		whose = "everyone"

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -83,7 +84,7 @@ func ofRepo(repo string) question { return question{repo: repo, ref: "latest"} }
 // wantAnswer checks what c is told of repo: "", or a code.
 func wantAnswer(t *testing.T, l *Leases, repo string, c upstream.Credential, want oci.Code) {
 	t.Helper()
-	err := l.admit(t.Context(), ofRepo(repo), c)
+	err := l.admit(t.Context(), ofRepo(repo), c, netip.Addr{})
 	var e *oci.Error
 	switch {
 	case err == nil && want != "":
@@ -160,7 +161,7 @@ func TestOneCheckIsMadeForAllWhoWaitForIt(t *testing.T) {
 		var all sync.WaitGroup
 		for n := range 50 {
 			all.Go(func() {
-				if err := l.admit(t.Context(), question{repo: "alice/app", ref: fmt.Sprint(n)}, alice); err != nil {
+				if err := l.admit(t.Context(), question{repo: "alice/app", ref: fmt.Sprint(n)}, alice, netip.Addr{}); err != nil {
 					t.Error(err)
 				}
 			})
@@ -213,7 +214,7 @@ func TestOnlyAnUpstreamThatIsGoneStretchesALease(t *testing.T) {
 				wantAnswer(t, l, "alice/app", alice, "")
 				time.Sleep(2 * time.Minute)
 				r.set(func() { r.broken = why })
-				if err := l.admit(t.Context(), ofRepo("alice/app"), alice); err == nil {
+				if err := l.admit(t.Context(), ofRepo("alice/app"), alice, netip.Addr{}); err == nil {
 					t.Errorf("admitted after her lease, want her refused: she could see to it that the upstream says %v", why)
 				}
 			})
@@ -327,15 +328,63 @@ func TestWhatIsRememberedIsBounded(t *testing.T) {
 	})
 }
 
-func TestTooManyChecksAtATimeAreRefused(t *testing.T) {
+func TestACrowdThatAsksForAnythingShutsNobodyOut(t *testing.T) {
+	crowd, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.51.100.7")
 	inTime(t, Options{}, func(t *testing.T, r *registry, l *Leases) {
-		r.takes = time.Second
+		r.takes = 300 * time.Millisecond
+		r.set(func() {
+			for n := range 10 {
+				r.may[fmt.Sprintf("public/%d", n)] = []upstream.Credential{{}}
+			}
+		})
+		ctx, stop := context.WithCancel(t.Context())
 		var all sync.WaitGroup
-		for n := range maxChecks {
-			all.Go(func() { _ = l.admit(t.Context(), ofRepo(fmt.Sprintf("no/%d", n)), upstream.Credential{}) })
+		for n := range 150 {
+			all.Go(func() {
+				for i := 0; ctx.Err() == nil; i++ {
+					_ = l.admit(ctx, ofRepo(fmt.Sprintf("no/%d-%d", n, i)), upstream.Credential{}, crowd)
+				}
+			})
 		}
 		synctest.Wait()
-		err := l.admit(t.Context(), ofRepo("alice/app"), upstream.Credential{})
+		for n := range 10 {
+			for _, c := range []struct {
+				who  string
+				from netip.Addr
+				c    upstream.Credential
+				repo string
+				most time.Duration // for two checks and their turns
+			}{
+				{"a stranger from elsewhere", other, upstream.Credential{}, fmt.Sprintf("public/%d", n), 700 * time.Millisecond},
+				{"Alice from elsewhere", other, alice, "alice/app", 1300 * time.Millisecond},
+				{"Alice from where the crowd is", crowd, alice, "both/app", 1300 * time.Millisecond},
+				{"one more from where the crowd is", crowd, upstream.Credential{}, fmt.Sprintf("public/%d", n), 2 * time.Second},
+			} {
+				began := time.Now()
+				if err := l.admit(t.Context(), ofRepo(c.repo), c.c, c.from); err != nil {
+					t.Errorf("%s: want it admitted, got %v", c.who, err)
+				}
+				if took := time.Since(began); took > c.most {
+					t.Errorf("%s: it took %s, want %s at most", c.who, took, c.most)
+				}
+			}
+		}
+		stop()
+		all.Wait()
+	})
+}
+
+func TestACheckThatDoesNotGetItsTurnIsRefused(t *testing.T) {
+	inTime(t, Options{}, func(t *testing.T, r *registry, l *Leases) {
+		r.takes = 25 * time.Second
+		var all sync.WaitGroup
+		for n := range 2 * maxChecks {
+			all.Go(func() {
+				_ = l.admit(t.Context(), ofRepo(fmt.Sprintf("no/%d", n)), upstream.Credential{}, netip.Addr{})
+			})
+		}
+		synctest.Wait()
+		err := l.admit(t.Context(), ofRepo("alice/app"), upstream.Credential{}, netip.Addr{})
 		var e *oci.Error
 		if !errors.As(err, &e) || e.HTTPStatus() != http.StatusServiceUnavailable || e.RetryAfter == 0 {
 			t.Errorf("want 503 with Retry-After, got %v", err)
@@ -380,7 +429,7 @@ func TestAPasswordIsShownToTheUpstreamOnlyThatItIsFor(t *testing.T) {
 			g := New(named, c.leases...)
 			header := basic(c.user, "a")
 			for _, up := range []string{"one.test", "two.test:5000", "public.test"} {
-				private, _ := g.Admit(t.Context(), wayTo(up, "alice/app"), rewrite.ManifestPath, header)
+				private, _ := g.Admit(t.Context(), wayTo(up, "alice/app"), rewrite.ManifestPath, header, netip.Addr{})
 				if want := g.leases[up] != nil; private != want {
 					t.Errorf("%s of %d: private is %v, want %v", up, len(c.leases), private, want)
 				}

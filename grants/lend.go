@@ -36,7 +36,7 @@ func (l *Leases) Borrow(repo string) (upstream.Credential, bool) {
 		q, c := best.asked, best.credential
 		l.running.Go(func() {
 			// Whatever comes of it is remembered by the check.
-			_, _, _ = l.flights.Do(string(whose[:])+repo, func() (any, error) { return nil, l.check(q, whose, c) })
+			_, _, _ = l.flights.Do(string(whose[:])+repo, func() (any, error) { return nil, l.check(q, whose, c, asker{who: whose}) })
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			best.renewing = false

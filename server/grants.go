@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -19,8 +20,8 @@ import (
 // challenge.
 type Grants interface {
 	// Admit gives nil where the caller may have what t names. private says that an
-	// answer is for this caller alone.
-	Admit(ctx context.Context, t rewrite.Target, kind rewrite.Resource, authorization []byte) (private bool, err error)
+	// answer is for this caller alone. from is the caller's address.
+	Admit(ctx context.Context, t rewrite.Target, kind rewrite.Resource, authorization []byte, from netip.Addr) (private bool, err error)
 	// Visible gives those of the repositories, "docker.io/library/nginx", that the
 	// caller may see.
 	Visible(names []string, authorization []byte) []string
@@ -42,13 +43,22 @@ func (x *exchange) authorization() []byte {
 	return x.ctx.Request.Header.Peek("Authorization")
 }
 
+// origin returns the caller's address: that behind a trusted proxy, else the other end
+// of the connection, and the zero Addr if there is none.
+func (x *exchange) origin() netip.Addr {
+	if c := own(x.ctx.Conn()); c != nil && !x.at.IsValid() {
+		return c.from
+	}
+	return x.at
+}
+
 // admitted tells whether the caller may have what it asks for; where it may not, that
 // has been answered. Nothing of the cache is looked at before.
 func (x *exchange) admitted() bool {
 	if x.by.grants == nil {
 		return true
 	}
-	private, err := x.by.grants.Admit(x.s.base, x.target, x.request.Resource, x.authorization())
+	private, err := x.by.grants.Admit(x.s.base, x.target, x.request.Resource, x.authorization(), x.origin())
 	if private {
 		// No cache between here and the client gives it to another one.
 		x.header("Cache-Control", "private")

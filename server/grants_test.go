@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -18,7 +19,7 @@ import (
 // doorkeeper lets "Basic alice" have all of docker.io, and nobody else.
 type doorkeeper struct{}
 
-func (doorkeeper) Admit(_ context.Context, t rewrite.Target, _ rewrite.Resource, authorization []byte) (bool, error) {
+func (doorkeeper) Admit(_ context.Context, t rewrite.Target, _ rewrite.Resource, authorization []byte, _ netip.Addr) (bool, error) {
 	switch {
 	case t.Upstream != "docker.io":
 		return false, nil

@@ -18,9 +18,11 @@ import (
 	"github.com/entrepot-dev/entrepot/metrics"
 )
 
-// newGuard makes what says who may pull what.
-func newGuard(cfg *configs.Config, log *zap.Logger, m *metrics.Metrics) (*access.Guard, error) {
+// newGuard makes what says who may pull what. before is the guard whose place it takes;
+// nil at the start.
+func newGuard(cfg *configs.Config, before *access.Guard, log *zap.Logger, m *metrics.Metrics) (*access.Guard, error) {
 	o := access.Options{
+		Before:         before,
 		Anonymous:      access.Policy(cfg.Auth.Anonymous),
 		Htpasswd:       cfg.Auth.Htpasswd,
 		Tokens:         tokens(cfg.Auth.Tokens),

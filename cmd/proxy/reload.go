@@ -105,7 +105,7 @@ func (p *parts) exchange(next *configs.Config) (err error) {
 		// Whether certificates name clients is the listener's, which stays.
 		fitting := *next
 		fitting.TLS = p.started.TLS
-		if guard, err = newGuard(&fitting, p.log, p.metrics); err != nil {
+		if guard, err = newGuard(&fitting, p.guard, p.log, p.metrics); err != nil {
 			return err
 		}
 	}

@@ -105,7 +105,7 @@ func wire(loaded, cfg *configs.Config, environ []string, b build, log *zap.Logge
 	if err != nil {
 		return nil, err
 	}
-	if p.guard, err = newGuard(cfg, log, m); err != nil {
+	if p.guard, err = newGuard(cfg, nil, log, m); err != nil {
 		return nil, err
 	}
 	if p.cache, err = openCache(cfg, p.upstreams(cfg, p.mirrors), log, m); err != nil {

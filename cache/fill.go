@@ -129,6 +129,9 @@ type fill struct {
 type writer struct {
 	at, end int64
 	begun   bool // bytes have come to it
+	// spare, if it is set, is a body from another connection that goes on at at, or
+	// before it: what the first one brought was too slow.
+	spare *oci.Body
 }
 
 // unbounded stands for the end of a claim on a blob whose size is not known.
@@ -301,11 +304,13 @@ func (f *fill) write(ctx context.Context, w *writer) error {
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval = 200 * time.Millisecond
 	pause.MaxInterval = 5 * time.Second
+	defer f.dropSpare(w)
 	for tries := 0; ; {
 		before := w.at
 		err := f.transfer(ctx, w)
 		if err == nil {
 			tries = 0
+			f.dropSpare(w)
 			if !f.next(w) {
 				return nil
 			}
@@ -321,6 +326,10 @@ func (f *fill) write(ctx context.Context, w *writer) error {
 		}
 		if isOfDisk(err) || errors.Is(err, errEndless) || errors.Is(err, errMismatch) {
 			return err // the others will not do better
+		}
+		if f.hasSpare(w) {
+			f.resumed()
+			continue
 		}
 		if tries >= maxTries || !f.mayRetry(err) {
 			if f.retire(w) {
@@ -378,15 +387,22 @@ func (f *fill) next(w *writer) bool {
 	return false
 }
 
-// transfer asks for w's claim once and writes what comes.
+// transfer asks for w's claim once, unless a spare body of it is there, and writes
+// what comes.
 func (f *fill) transfer(ctx context.Context, w *writer) error {
+	round := ctx
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	f.mu.Lock()
 	ask := oci.Span{From: w.at, To: w.end}
 	if w.end == f.size || w.end == unbounded {
 		ask.To = oci.Open
 	}
 	f.mu.Unlock()
-	body, err := f.open(ctx, ask)
+	body, err := f.takeSpare(ctx, w)
+	if body == nil && err == nil {
+		body, err = f.open(ctx, ask)
+	}
 	if err != nil {
 		return err
 	}
@@ -394,6 +410,7 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 	if err := f.accept(w, body); err != nil {
 		return err
 	}
+	defer f.rescue(round, w, cancel)()
 	f.mu.Lock()
 	skip := w.at - body.Span.From
 	f.mu.Unlock()

@@ -1,0 +1,161 @@
+package cache
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/entrepot-dev/entrepot/oci"
+)
+
+const (
+	// rescueAfter is how long a transfer may bring less than leastProgress bytes
+	// before its upstream is asked for the same bytes once more. Both double, up to
+	// maxRescueAfter, each time that this brings no more.
+	rescueAfter    = 5 * time.Second
+	maxRescueAfter = time.Minute
+	leastProgress  = 16 << 10
+)
+
+// rescue watches over w's transfer, which began to send and runs on a context that
+// abandon ends. When it makes next to no progress, rescue asks for the rest of w's
+// claim on a second connection. Once that has brought more than the first one did,
+// rescue leaves it with w and abandons the first. The caller calls stop, which waits
+// until all of this has ended.
+func (f *fill) rescue(ctx context.Context, w *writer, abandon func()) (stop func()) {
+	watch, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		at := func() int64 {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return w.at
+		}
+		for patience, before := rescueAfter, at(); ; {
+			timer := time.NewTimer(patience)
+			select {
+			case <-timer.C:
+			case <-watch.Done():
+				timer.Stop()
+				return
+			}
+			now := at()
+			slow := now-before < leastProgress*int64(patience/rescueAfter)
+			before = now
+			if !slow {
+				patience = rescueAfter
+				continue
+			}
+			if body := f.secondBody(ctx, watch, w, patience); body != nil {
+				f.mu.Lock()
+				w.spare = body
+				f.mu.Unlock()
+				abandon()
+				return
+			}
+			patience = min(2*patience, maxRescueAfter)
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// secondBody asks for the rest of w's claim on another connection, and returns its
+// body once leastProgress bytes of it are there; nil if they don't come before watch
+// ends or patience runs out. The body lives as long as ctx.
+func (f *fill) secondBody(ctx, watch context.Context, w *writer, patience time.Duration) *oci.Body {
+	f.mu.Lock()
+	ask, least := oci.Span{From: w.at, To: w.end}, min(w.end-w.at, leastProgress)
+	if w.end == f.size || w.end == unbounded {
+		ask.To = oci.Open
+	}
+	f.mu.Unlock()
+	if least <= 0 {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	unwatch := context.AfterFunc(watch, cancel)
+	timer := time.AfterFunc(patience, cancel)
+	body, err := f.open(ctx, ask)
+	if err != nil {
+		timer.Stop()
+		unwatch()
+		cancel()
+		return nil // the first one may still come
+	}
+	r := bufio.NewReaderSize(body, leastProgress)
+	fits := body.Span.From <= ask.From
+	if fits {
+		// An upstream that ignores ranges begins with what is here.
+		if _, err = io.CopyN(io.Discard, r, ask.From-body.Span.From); err == nil {
+			_, err = r.Peek(int(least))
+		}
+	}
+	if inTime, watched := timer.Stop(), unwatch(); err != nil || !fits || !inTime || !watched {
+		cancel()
+		_ = body.Close() // nothing of it was used
+		return nil
+	}
+	second := *body
+	second.Span.From = ask.From
+	second.ReadCloser = &rescued{Reader: r, body: body, cancel: cancel}
+	return &second
+}
+
+// rescued is the body of a second connection.
+type rescued struct {
+	io.Reader
+	body   io.Closer
+	cancel func()
+	end    func() bool // stops what ends it; may be nil
+}
+
+func (r *rescued) Close() error {
+	defer r.cancel()
+	if r.end != nil {
+		r.end()
+	}
+	return r.body.Close()
+}
+
+// takeSpare returns the body that rescue has left with w, at the byte where w is; nil
+// if there is none. Its reads end with ctx. The caller closes it.
+func (f *fill) takeSpare(ctx context.Context, w *writer) (*oci.Body, error) {
+	f.mu.Lock()
+	body, at := w.spare, w.at
+	w.spare = nil
+	f.mu.Unlock()
+	if body == nil {
+		return nil, nil
+	}
+	r := body.ReadCloser.(*rescued)
+	r.end = context.AfterFunc(ctx, r.cancel)
+	// The first connection may have brought some more meanwhile.
+	if _, err := io.CopyN(io.Discard, body, at-body.Span.From); err != nil {
+		return nil, errors.Join(unexpected(err), body.Close())
+	}
+	body.Span.From = at
+	return body, nil
+}
+
+func (f *fill) hasSpare(w *writer) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return w.spare != nil
+}
+
+// dropSpare closes the body that rescue has left with w, if there is one.
+func (f *fill) dropSpare(w *writer) {
+	f.mu.Lock()
+	body := w.spare
+	w.spare = nil
+	f.mu.Unlock()
+	if body != nil {
+		_ = body.Close() // nothing of it was used
+	}
+}

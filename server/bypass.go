@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -70,7 +71,9 @@ func (b *bypasses) note(at netip.Addr, what string, refused bool, now time.Time)
 		one = &bypass{since: now}
 		b.of[at] = one
 	}
-	one.last = what
+	if one.last != what {
+		one.last = strings.Clone(what) // what may lie in the buffer of a request
+	}
 	if refused {
 		one.refused++
 	} else {

@@ -120,3 +120,14 @@ func TestManyHeadsOfAConnectionAreNotedOnce(t *testing.T) {
 		t.Errorf("of 20 HEADs by kept connections %d are noted, want one of each connection", heads)
 	}
 }
+
+func TestNoNameOfARequestIsKeptInItsBuffer(t *testing.T) {
+	b := newBypasses(zap.NewNop())
+	at := netip.MustParseAddr("192.0.2.1")
+	buffer := []byte("docker.io/library/mine")
+	b.asked(at, inPlace(buffer), true, time.Now())
+	copy(buffer, "Authorization: Basic c2VjcmV0")
+	if last := b.of[at].last; last != "docker.io/library/mine" {
+		t.Errorf("what was asked last is now %q", last)
+	}
+}

@@ -46,6 +46,10 @@ func guarded(do func() error) (err error) {
 func (ix *Index) view(fn func(*tx) error) error {
 	d := ix.db.Load()
 	err := d.view(fn)
+	for ix.outlived(d, err) {
+		d = ix.db.Load()
+		err = d.view(fn)
+	}
 	if errors.Is(err, errDamaged) {
 		select {
 		case ix.broken <- d:
@@ -67,13 +71,19 @@ func (ix *Index) batch(fn func(*tx) error) error { return ix.write(fn, false) }
 func (ix *Index) write(fn func(*tx) error, alone bool) error {
 	for tries := 0; ; tries++ {
 		d := ix.db.Load()
-		err := d.write(fn, alone)
+		err := d.write(func(tx *tx) error {
+			err := fn(tx)
+			if tx.deleted {
+				ix.shrinkSoon()
+			}
+			return err
+		}, alone)
 		switch {
 		case errors.Is(err, errDamaged) && tries < maxTries:
 			if failed := ix.replace(d); failed != nil {
 				return errors.Join(err, failed)
 			}
-		case errors.Is(err, errClosed) && ix.db.Load() != d:
+		case ix.outlived(d, err):
 		default:
 			return err
 		}

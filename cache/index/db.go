@@ -48,6 +48,8 @@ type db struct {
 	// changed collects the keys that are written, while the file is copied; nil else. It is
 	// the writer's.
 	changed map[changedKey]struct{}
+	// retired is set once another file has taken this one's place. It is the writer's.
+	retired bool
 }
 
 // changedKey names an entry that was written.
@@ -260,6 +262,9 @@ func (d *db) commit(batch []*write) {
 
 // transact runs fn in a transaction of its own. Only the writer calls it.
 func (d *db) transact(fn func(*tx) error) error {
+	if d.retired {
+		return errClosed
+	}
 	t, err := d.begin(true)
 	if err != nil {
 		return err

@@ -153,6 +153,7 @@ type Index struct {
 
 	backup  string        // the path of the backup
 	changed chan struct{} // holds one token while the backup is behind
+	dropped chan struct{} // holds one token while the file may have become wasteful
 
 	lists listUses
 
@@ -178,11 +179,12 @@ func Open(path string) (ix *Index, aside string, err error) {
 		return nil, aside, fmt.Errorf("open index %s: %w", path, err)
 	}
 	ix = &Index{path: path, broken: make(chan *db, 1), stop: make(chan struct{}), wake: make(chan struct{}, 1), touched: map[string]Tag{}, used: map[string]time.Time{},
-		backup: backupPath(path), changed: make(chan struct{}, 1)}
+		backup: backupPath(path), changed: make(chan struct{}, 1), dropped: make(chan struct{}, 1)}
 	ix.db.Store(d)
 	ix.blobs.Store(t.blobs)
 	ix.bytes.Store(t.bytes)
-	// What a crash has left of a backup that was being written.
+	// What a crash has left of a copy and of a backup that were being written.
+	_ = os.Remove(compactPath(path))
 	if left, err := filepath.Glob(ix.backup + "-*"); err == nil {
 		for _, name := range left {
 			_ = os.Remove(name)
@@ -191,6 +193,10 @@ func Open(path string) (ix *Index, aside string, err error) {
 	ix.loops.Go(ix.flushLoop)
 	ix.loops.Go(ix.backupLoop)
 	ix.loops.Go(ix.replaceLoop)
+	ix.loops.Go(ix.compactLoop)
+	if !d.sealed {
+		ix.shrinkSoon()
+	}
 	return ix, aside, nil
 }
 
@@ -227,11 +233,31 @@ func begin(path, aside string) (d *db, t totals, err error) {
 	if err != nil {
 		return nil, t, errors.Join(err, bolt.Close())
 	}
+	if !f.sealed {
+		if err = addBuckets(bolt); err == nil {
+			f, err = formatOf(bolt)
+		}
+		if err != nil {
+			return nil, t, errors.Join(err, bolt.Close())
+		}
+	}
 	d = start(bolt, f.sealed, f.last)
 	if f.whole {
 		d.markWhole()
 	}
 	return d, f.totals, nil
+}
+
+// addBuckets makes the buckets that a file of an older version lacks.
+func addBuckets(bolt *bbolt.DB) error {
+	return bolt.Update(func(b *bbolt.Tx) error {
+		for _, name := range buckets {
+			if _, err := b.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // format is what an index file says of itself.
@@ -258,10 +284,16 @@ func formatOf(bolt *bbolt.DB) (f format, err error) {
 		if bucket == nil {
 			return damage("no bucket %q", metaBucket)
 		}
-		t.d.sealed = len(bucket.Get(totalsKey)) != totalsLen
+		written := bucket.Get(totalsKey)
+		if written == nil {
+			return damage("the totals are missing")
+		}
+		t.d.sealed = len(written) != totalsLen
 		f.sealed = t.d.sealed
 		for _, name := range buckets {
-			t.Bucket(name)
+			if f.sealed { // files of older versions may lack some
+				t.Bucket(name)
+			}
 		}
 		f.totals, _ = readTotals(t)
 		f.whole = t.Bucket(metaBucket).Get(wholeKey) != nil

@@ -29,6 +29,7 @@ type tx struct {
 	root uint64
 
 	committed []func()
+	deleted   bool
 	changed   map[changedKey]struct{}
 }
 
@@ -99,6 +100,7 @@ func (b *bucket) Put(key, value []byte) error {
 func (b *bucket) Delete(key []byte) error {
 	b.check(key)
 	b.note(key)
+	b.t.deleted = true
 	return b.b.Delete(key)
 }
 

@@ -439,3 +439,52 @@ func makeOld(t *testing.T, dir string, links map[string][]digest.Digest) {
 		t.Fatal(err)
 	}
 }
+
+// A bundle that leaves content out only names it; one that carries it proves it. What
+// is not proved isn't written into a bundle either.
+func TestAnImportProvesWhatItCarries(t *testing.T) {
+	hub, bundled := newRegistry(), newRegistry()
+	secret := content(74, 100_000)
+	image := hub.addImage("acme/secret", secret)
+	named := bundled.addImage("b/x", secret)
+	d := digest.FromBytes(secret)
+	c := openMixed(t, t.TempDir(), map[string]Origin{"docker.io": hub})
+	wantManifest(t, c, at("docker.io", "acme/secret", image.Digest), image, Miss)
+	wantBlob(t, c, at("docker.io", "acme/secret", d), secret, Miss)
+	until(t, "it to be recorded", func() bool { _, ok := c.index.Blob(d); return ok })
+	for _, carries := range []bool{false, true} {
+		all := carried(bundled, "b/x")
+		if !carries {
+			delete(all, d)
+		}
+		i := newImport(t, c)
+		if err := takeIn(t, i, all); err != nil {
+			t.Fatal(err)
+		}
+		if !i.Has(d, int64(len(secret))) {
+			t.Fatal("the cache has it not")
+		}
+		if err := i.Add(tagged("b/x", "1"), named, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := i.Finish(); err != nil {
+			t.Fatal(err)
+		}
+		if err := i.Close(false); err != nil {
+			t.Fatal(err)
+		}
+		tree, err := c.Tree(t.Context(), tagged("b/x", "1"), TreeOptions{Configs: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range tree.Nodes() {
+			if want := n.Digest != d || carries; n.Stored != want {
+				t.Errorf("with the content in the bundle %v: %s counts as stored: %v", carries, n.Digest, n.Stored)
+			}
+		}
+		if !carries {
+			wantNothing(t, c, "named by a bundle", at("docker.io", "b/x", d))
+		}
+	}
+	wantBlob(t, c, at("docker.io", "b/x", d), secret, Hit)
+}

@@ -80,7 +80,7 @@ func (p Proof) rank() int {
 
 // Max returns the stronger of both proofs.
 func (p Proof) Max(other Proof) Proof {
-	if other.rank() > p.rank() {
+	if p == "" || other.rank() > p.rank() {
 		return other
 	}
 	return p

@@ -200,9 +200,12 @@ type Limits struct {
 	// Connections is the most client connections at a time; more are refused
 	// with 503.
 	Connections int `yaml:"connections"`
-	// ConnectionsPerAddress is the most of one client address; more are
-	// refused with 429. Zero is no such limit.
+	// ConnectionsPerAddress is the most of one client address, of IPv6 one /64, and at
+	// most half of Connections; more are refused with 429. Zero is no such limit.
 	ConnectionsPerAddress int `yaml:"connections_per_address"`
+	// SharedAddresses are ranges of addresses that many clients share, such as a NAT,
+	// and that have no such limit.
+	SharedAddresses []string `yaml:"shared_addresses,omitempty"`
 	// Requests is the most requests that are answered at a time, the transfer
 	// of their bodies included; more are refused with 503.
 	Requests int `yaml:"requests"`
@@ -219,6 +222,12 @@ type Limits struct {
 	IdleTimeout time.Duration `yaml:"idle_timeout"`
 	// StallTimeout is how long a client may take nothing of its answer.
 	StallTimeout time.Duration `yaml:"stall_timeout"`
+}
+
+// PerAddress returns how many connections one address may have; zero is no limit. One
+// address never has more than half of all.
+func (l Limits) PerAddress() int {
+	return min(l.ConnectionsPerAddress, max(1, l.Connections/2))
 }
 
 // Log says how the log is written.

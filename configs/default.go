@@ -22,7 +22,7 @@ func Default() *Config {
 			"nvcr.io":           DefaultUpstream("nvcr.io"),
 		},
 		Limits: Limits{
-			Connections: 8192, Requests: 4096, Fills: 128, Manifests: 64 << 20,
+			Connections: 8192, ConnectionsPerAddress: 2048, Requests: 4096, Fills: 128, Manifests: 64 << 20,
 			HeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, StallTimeout: 2 * time.Minute,
 		},
 		Auth:            Auth{Anonymous: "auto"},

@@ -73,6 +73,7 @@ func (l *loader) checkLimits(c Limits) {
 			l.reportKey("limits."+n.key, "want at least %d, got %d", n.least, n.value)
 		}
 	}
+	l.checkRanges("limits.shared_addresses", c.SharedAddresses)
 	if c.Manifests < leastManifests {
 		l.reportKey("limits.manifests", "want at least %s, got %s", Bytes(leastManifests), c.Manifests)
 	}

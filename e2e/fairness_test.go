@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"sync"
@@ -134,4 +135,53 @@ func TestACrowdThatGuessesPasswordsDoesNotShutOutUsers(t *testing.T) {
 		t.Fatalf("reload: %d, %s", code, out)
 	}
 	wantKnown("after a reload")
+}
+
+// Every address of 127.0.0.0/8 is this machine, so that one can be a crowd and another
+// the rest of the world.
+func TestOneAddressDoesNotTakeAllConnections(t *testing.T) {
+	h, p := start(t, "limits: {connections: 200, header_timeout: 1m}\nlog: {level: warn}\n")
+	h.Push("library/app", "1.0", image.New(image.Options{Seed: 1}))
+	from := func(address string) *net.Dialer {
+		return &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
+	}
+	for range 400 {
+		c, err := from("127.0.0.1").DialContext(t.Context(), "tcp", p.Host())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	const metric = "entrepot_connections"
+	until(t, "the crowd's share to be taken", func() bool { return p.Metrics(t).Sum(metric) == 100 })
+	for n := range 10 {
+		other := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: from(fmt.Sprintf("127.0.0.%d", n+2)).DialContext}}
+		res, err := other.Get(p.URL() + tagPath)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != http.StatusOK {
+			t.Errorf("another address: want 200, got %s", res.Status)
+		}
+	}
+	if p.Metrics(t).Sum("entrepot_refused_total", "limit", "connections_per_address") == 0 {
+		t.Error("what the crowd had too many was not counted")
+	}
+}
+
+func TestASharedAddressTakesAsManyConnectionsAsItNeeds(t *testing.T) {
+	for name, config := range map[string]string{
+		"an address that many share": "limits: {connections: 200, header_timeout: 1m, shared_addresses: [127.0.0.1/32]}\n",
+		"a trusted proxy":            "limits: {connections: 200, header_timeout: 1m}\nauth: {trusted_proxies: [127.0.0.1]}\n",
+		"no limit":                   "limits: {connections: 200, header_timeout: 1m, connections_per_address: 0}\n",
+	} {
+		_, p := start(t, config)
+		for range 190 {
+			c := dial(t, p)
+			defer c.Close()
+		}
+		until(t, name+" to have its connections", func() bool { return p.Metrics(t).Sum("entrepot_connections") >= 190 })
+		p.Stop(t)
+	}
 }

@@ -19,8 +19,10 @@ type conn struct {
 	net.Conn
 	server *Server
 	from   netip.Addr
-	phase  atomic.Int32
-	closed atomic.Bool
+	// counted is the address that the door has counted it by.
+	counted netip.Addr
+	phase   atomic.Int32
+	closed  atomic.Bool
 
 	read, write deadline
 	// readBy is for the next Read, where it is pending. Both are for the
@@ -84,7 +86,7 @@ func (c *conn) enter(phase int32) {
 
 func (c *conn) Close() error {
 	if !c.closed.Swap(true) {
-		c.server.door.leave(c.from)
+		c.server.door.leave(c.counted)
 	}
 	return c.Conn.Close()
 }

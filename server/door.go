@@ -10,8 +10,8 @@ import (
 	"github.com/entrepot-dev/entrepot/oci"
 )
 
-// door counts who is in. It is asked once for each connection, not for each
-// request.
+// door counts the open connections, in all and by address. It is asked once for each
+// connection, not for each request.
 type door struct {
 	most, mostOfAddress int // the second is 0 where there is no such limit
 	gauge               prometheus.Gauge
@@ -29,31 +29,34 @@ func newDoor(most, mostOfAddress int, gauge prometheus.Gauge) *door {
 	return d
 }
 
-// enter counts a connection in, or says why it may not be. Who was let in calls
-// leave, once.
+// enter counts a connection of an address (fair.Origin) in, or says why it must not be.
+// The zero Addr is counted in the sum only. Whoever was let in calls leave with the same
+// address, once.
 func (d *door) enter(from netip.Addr) *oci.Error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	counted := d.from != nil && from.IsValid()
 	switch {
-	case d.from != nil && d.from[from] >= d.mostOfAddress:
+	case counted && d.from[from] >= d.mostOfAddress:
 		return errTooManyOfAddress
 	case d.in >= d.most:
 		return errTooManyConnections
 	}
 	d.in++
-	if d.from != nil {
+	if counted {
 		d.from[from]++
 	}
 	d.gauge.Inc()
 	return nil
 }
 
+// leave counts a connection out.
 func (d *door) leave(from netip.Addr) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.in--
 	d.gauge.Dec()
-	if d.from == nil {
+	if d.from == nil || !from.IsValid() {
 		return
 	}
 	if d.from[from]--; d.from[from] == 0 {

@@ -3,12 +3,14 @@ package server
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"syscall"
 	"time"
 
 	"github.com/valyala/fasthttp"
 	"go.uber.org/zap"
 
+	"github.com/entrepot-dev/entrepot/fair"
 	"github.com/entrepot-dev/entrepot/oci"
 )
 
@@ -45,12 +47,28 @@ func (g gate) Accept() (net.Conn, error) {
 		}
 		pause = 0
 		from := addressOf(raw)
-		if refusal := g.s.door.enter(from); refusal != nil {
+		counted := g.s.countedBy(from)
+		if refusal := g.s.door.enter(counted); refusal != nil {
 			g.s.refuseConn(raw, refusal)
 			continue
 		}
-		return &conn{Conn: raw, server: g.s, from: from, socket: newSocket(raw)}, nil
+		return &conn{Conn: raw, server: g.s, from: from, counted: counted, socket: newSocket(raw)}, nil
 	}
+}
+
+// countedBy returns the address by which a connection is counted: the client's, of IPv6
+// its /64; none for a trusted proxy and for a shared address, which stand for many clients.
+func (s *Server) countedBy(from netip.Addr) netip.Addr {
+	origin := fair.Origin(from)
+	for _, p := range s.shared {
+		if p.Contains(from.WithZone("")) {
+			return netip.Addr{}
+		}
+	}
+	if guard := s.admit.Load().guard; guard != nil && guard.Trusts(from) {
+		return netip.Addr{}
+	}
+	return origin
 }
 
 // isScarcity tells whether an error of accept says that the system is short of
@@ -88,5 +106,5 @@ var (
 	errTooManyConnections = over(fasthttp.StatusServiceUnavailable, oci.CodeUnavailable,
 		"the cache has as many connections as it may (limits.connections); connect again")
 	errTooManyOfAddress = over(fasthttp.StatusTooManyRequests, oci.CodeTooManyRequests,
-		"your address has as many connections to the cache as it may (limits.connections_per_address); close some")
+		"your address has as many connections to the cache as it may (limits.connections_per_address; limits.shared_addresses exempts a NAT or proxy); close some")
 )

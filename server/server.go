@@ -12,6 +12,7 @@ import (
 	"hash/maphash"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -73,9 +74,11 @@ type Options struct {
 	// MaxConnections is the most client connections at a time; more are
 	// refused with 503. Zero means 8192.
 	MaxConnections int
-	// MaxConnectionsPerAddress is the most of one client address; more are
-	// refused with 429. Zero means no such limit.
+	// MaxConnectionsPerAddress is the most of one client address (of IPv6, one /64);
+	// more are refused with 429. Zero means no such limit. Proxies that Guard trusts
+	// and SharedAddresses, behind which there are many clients, have none.
 	MaxConnectionsPerAddress int
+	SharedAddresses          []netip.Prefix
 	// MaxRequests is the most requests at a time that are being answered, the
 	// transfer of their bodies included; more are refused with 503. Zero means
 	// 4096.
@@ -124,6 +127,7 @@ type Server struct {
 	drain    context.CancelFunc
 
 	door        *door
+	shared      []netip.Prefix
 	maxRequests int64
 	requests    atomic.Int64 // in flight
 	refused     refused
@@ -163,6 +167,7 @@ func New(o Options) *Server {
 	s.bypasses = newBypasses(s.log)
 	maxConnections := or(o.MaxConnections, 8192)
 	s.door = newDoor(maxConnections, o.MaxConnectionsPerAddress, s.metrics.Connections)
+	s.shared = o.SharedAddresses
 	s.refused = refused{
 		connections: s.metrics.Refused.WithLabelValues("connections"),
 		address:     s.metrics.Refused.WithLabelValues("connections_per_address"),

@@ -74,7 +74,7 @@ func fitLimits(cfg *configs.Config, files int, log *zap.Logger) {
 // showLimits puts the limits in force into the metrics.
 func showLimits(l configs.Limits, files int, m *metrics.Metrics) {
 	for name, value := range map[string]float64{
-		"connections": float64(l.Connections), "connections_per_address": float64(l.ConnectionsPerAddress),
+		"connections": float64(l.Connections), "connections_per_address": float64(l.PerAddress()),
 		"requests": float64(l.Requests), "fills": float64(l.Fills), "manifests": float64(l.Manifests), "files": float64(files),
 	} {
 		m.Limits.WithLabelValues(name).Set(value)

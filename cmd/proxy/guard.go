@@ -186,6 +186,17 @@ func readToken(path string) (string, error) {
 	return token, nil
 }
 
+// prefixes parses ranges of addresses, which the configuration has checked.
+func prefixes(list []string) []netip.Prefix {
+	var parsed []netip.Prefix
+	for _, text := range list {
+		if p, err := access.ParsePrefix(text); err == nil {
+			parsed = append(parsed, p)
+		}
+	}
+	return parsed
+}
+
 func tokens(list []configs.Token) []access.Token {
 	var made []access.Token
 	for _, t := range list {

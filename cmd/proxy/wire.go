@@ -114,7 +114,8 @@ func wire(loaded, cfg *configs.Config, environ []string, b build, log *zap.Logge
 	p.front = server.New(server.Options{
 		Router: p.router, Grants: p.admission(p.mirrors), Content: p.cache, Guard: p.guard, Log: log, Metrics: m, TLS: secure,
 		MaxConnections:           cfg.Limits.Connections,
-		MaxConnectionsPerAddress: cfg.Limits.ConnectionsPerAddress,
+		MaxConnectionsPerAddress: cfg.Limits.PerAddress(),
+		SharedAddresses:          prefixes(cfg.Limits.SharedAddresses),
 		MaxRequests:              cfg.Limits.Requests,
 		BodyMemory:               int64(cfg.Limits.Manifests),
 		HeaderTimeout:            cfg.Limits.HeaderTimeout,

@@ -27,10 +27,11 @@ import (
 // and at the end a zero byte and the number of the entries.
 
 const (
-	// backupEvery is how old what the backup lacks may be.
-	backupEvery = 10 * time.Minute
-	// backupShare bounds the time that backups take: one in so many.
-	backupShare = 50
+	// backupEvery is how soon after a change the backup is written.
+	backupEvery = 10 * time.Second
+	// backupShare bounds the time that backups take, one part in so many: a small index is written
+	// soon, one of a million blobs every quarter of an hour.
+	backupShare = 500
 	// backupChunk is how many entries are read or written in one transaction,
 	// so that no writer waits long for its turn.
 	backupChunk = 2000

@@ -48,6 +48,8 @@ const (
 	// leastInodes is the share of the inodes, in hundredths, that stays free if the
 	// settings don't say more.
 	leastInodes = 1
+	// fewInodes stay free at least, but no more than a tenth of all.
+	fewInodes = 256
 	// trimLinksAfter is how many blobs are evicted at least before links are looked
 	// through for those that lead nowhere.
 	trimLinksAfter = 64
@@ -312,7 +314,9 @@ func (e *evictor) inodes() (must, want int64) {
 	if err != nil || total == 0 {
 		return 0, 0 // such a file system has no bound on them
 	}
-	least := max(1, hundredths(total, int64(max(e.cache.settings().MinFree.Percent, leastInodes))))
+	least := hundredths(total, int64(max(e.cache.settings().MinFree.Percent, leastInodes)))
+	// On a small file system that is soon used up, while the evictor looks.
+	least = max(least, min(total/10, fewInodes))
 	if free >= least {
 		return 0, 0
 	}

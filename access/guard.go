@@ -243,7 +243,7 @@ func (g *Guard) watch() {
 func (g *Guard) Identify(q Question) (*Caller, netip.Addr, error) {
 	at := g.client(&q)
 	if g.takesCredentials() && len(q.Authorization) > 0 {
-		c, err := g.judged(q.Authorization, q.Recent, at)
+		c, err := g.judged(&q, at)
 		if c != nil {
 			return c, at, nil
 		}
@@ -310,9 +310,10 @@ func (g *Guard) holder(certificate *x509.Certificate, recent *Recent, now time.T
 var errBusy = &oci.Error{Code: oci.CodeUnavailable, RetryAfter: retryBusy,
 	Message: "too many passwords wait to be verified; try again"}
 
-// judged returns whom an Authorization header from an address stands for; nil for
-// nobody, with an error if that could not be found out.
-func (g *Guard) judged(header []byte, recent *Recent, from netip.Addr) (*Caller, error) {
+// judged returns whom the Authorization header of a question from an address stands
+// for; nil for nobody, with an error if that could not be found out.
+func (g *Guard) judged(q *Question, from netip.Addr) (*Caller, error) {
+	header, recent := q.Authorization, q.Recent
 	if len(header) > maxCredential {
 		return nil, nil
 	}
@@ -326,13 +327,15 @@ func (g *Guard) judged(header []byte, recent *Recent, from netip.Addr) (*Caller,
 		return v.caller, nil
 	}
 	header = append([]byte(nil), header...) // others may wait longer than its owner
-	again := recent.hasFailed(g)
+	t := turn{from: from, again: recent.hasFailed(g), optional: g.shown(q, from) != nil}
 	found, err, _ := g.flight.Do(string(key[:]), func() (any, error) {
-		v, err := g.judge(header, from, again)
+		v, err := g.judge(header, t)
 		if err != nil {
 			return (*Caller)(nil), err
 		}
-		g.verdicts.put(key, v, time.Now())
+		if now := time.Now(); now.Before(v.until) {
+			g.verdicts.put(key, v, now)
+		}
 		return v.caller, nil
 	})
 	if err != nil {
@@ -375,9 +378,18 @@ func (g *Guard) inherit(before *Guard) {
 	}
 }
 
-// judge verifies a header. again says that the last one on the same connection was
-// wrong: then its turn comes after those of others at the same address.
-func (g *Guard) judge(header []byte, from netip.Addr, again bool) (verdict, error) {
+// turn says when a password's turn to be verified comes.
+type turn struct {
+	from netip.Addr
+	// again says that the last password on the connection was wrong: others at the same
+	// address come first.
+	again bool
+	// optional says that the caller is let in without a password, too.
+	optional bool
+}
+
+// judge verifies a header.
+func (g *Guard) judge(header []byte, t turn) (verdict, error) {
 	now := time.Now()
 	wrong := verdict{until: now.Add(badFor)}
 	cred, ok := parseCredential(header)
@@ -401,22 +413,26 @@ func (g *Guard) judge(header []byte, from netip.Addr, again bool) (verdict, erro
 	if g.htpasswd == nil || cred.bearer {
 		return wrong, nil
 	}
-	return g.judgePassword(cred, from, again)
+	return g.judgePassword(cred, t)
 }
 
-// judgePassword waits for its turn and verifies a password.
-func (g *Guard) judgePassword(cred credential, from netip.Addr, again bool) (verdict, error) {
+// judgePassword waits for its turn and verifies a password. While others wait, the
+// password of a user who is not in the file doesn't, if the caller needs none: a Docker
+// daemon sends its mirror the password for Docker Hub.
+func (g *Guard) judgePassword(cred credential, t turn) (verdict, error) {
 	// Names that are not in the file have one turn together: there are any number.
 	name := "unknown"
 	if _, known := g.htpasswd.now.Load().of[cred.user]; known {
 		name = "user " + cred.user
+	} else if t.optional && g.slots.Waiting() > 0 {
+		return verdict{}, nil
 	}
-	if again {
+	if t.again {
 		name = "again " + name
 	}
 	ctx, cancel := context.WithTimeout(g.ctx, slotTimeout)
 	defer cancel()
-	release, err := g.slots.Take(ctx, from, name)
+	release, err := g.slots.Take(ctx, t.from, name)
 	if err != nil {
 		return verdict{}, errBusy
 	}

@@ -1,8 +1,10 @@
 package access
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -141,4 +143,21 @@ func TestACrowdThatGuessesShutsNobodyOut(t *testing.T) {
 		close(end)
 		all.Wait()
 	}
+}
+
+func TestForeignCredentialsOfAKnownNetworkDoNotWaitBehindGuesses(t *testing.T) {
+	g := newGuard(t, Options{Htpasswd: writeFile(t, "", "alice:"+hash(t, "wonderland")), Networks: []Network{{Name: "office", CIDRs: []string{"10.0.0.0/8"}}}})
+	g.slots = fair.New(0, 10) // nobody gets a place
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	all.Go(func() { _, _ = g.slots.Take(ctx, outside, "unknown") })
+	for g.slots.Waiting() == 0 {
+		runtime.Gosched()
+	}
+	c, _, err := g.Identify(Question{Peer: office, Authorization: basic("hub-user", "hub-password")})
+	if err != nil || c.String() != "net:office" {
+		t.Errorf("want net:office, got %v, %v", c, err)
+	}
+	cancel()
+	all.Wait()
 }

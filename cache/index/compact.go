@@ -97,6 +97,8 @@ func (ix *Index) wasteful() bool {
 // compact puts a copy without free pages in the file's place. Readers and writers go on
 // meanwhile. If it fails, or the process ends before, the file is as it was.
 func (ix *Index) compact() (err error) {
+	ix.compacting.Lock()
+	defer ix.compacting.Unlock()
 	d, path := ix.db.Load(), compactPath(ix.path)
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err

@@ -109,6 +109,7 @@ func (ix *Index) replaceLoop() {
 // replace quarantines the damaged file and begins a new one, unless somebody has. What
 // waits for old is released, and old abandoned: its file stays mapped until the process ends.
 func (ix *Index) replace(old *db) error {
+	old.settle()
 	ix.replacing.Lock()
 	defer ix.replacing.Unlock()
 	if ix.db.Load() != old {

@@ -106,6 +106,19 @@ func (d *db) die(err error) error {
 	return err
 }
 
+// settle waits until the writer of a dead db has ended, so that no function runs twice at a
+// time, nor counts in after its successor has begun. A writer that is stuck, in a lock of
+// bbolt's, runs no function any more.
+func (d *db) settle() {
+	select {
+	case <-d.done:
+	case <-time.After(settleFor):
+	}
+}
+
+// settleFor bounds how long settle waits.
+const settleFor = time.Second
+
 // guard runs do. If do finds damage the db dies.
 func (d *db) guard(do func() error) error {
 	err := guarded(do)

@@ -136,8 +136,10 @@ type Index struct {
 	// broken holds the file that a reader has found damaged.
 	broken    chan *db
 	replacing sync.Mutex // held while db is replaced
-	lost      func(aside string, cause error)
-	stop      chan struct{}
+	// compacting is held while the file is compacted.
+	compacting sync.Mutex
+	lost       func(aside string, cause error)
+	stop       chan struct{}
 	// loops are the goroutines that Close waits for.
 	loops sync.WaitGroup
 	wake  chan struct{} // holds one token while there is something to flush

@@ -98,8 +98,8 @@ func (p *passage) enter(patience time.Duration) error {
 	case <-after:
 		return &oci.Error{
 			Code: oci.CodeUnavailable,
-			Message: fmt.Sprintf("%s can not be kept because the cache's disk fails, and too many clients are being passed on "+
-				"what is not kept: ask again in a moment", p.target),
+			Message: fmt.Sprintf("%s can't be cached just now, because the disk fails or what is being fetched fills it, "+
+				"and too many clients are served without the cache already: ask again in a moment", p.target),
 			RetryAfter: diskRetry,
 		}
 	case <-p.ctx.Done():

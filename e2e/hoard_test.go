@@ -194,7 +194,7 @@ func TestGiganticListsOfReferrersStayWithinMemoryAndDisk(t *testing.T) {
 		})
 	}
 	clients.Wait()
-	if most := peak(); most > 1200<<20 && !proxy.Raced {
+	if most := peak(); most > 800<<20 && !proxy.Raced {
 		t.Errorf("the process took %d MiB", most>>20)
 	}
 	if disk := allocated(t, p.Dir); disk > 110<<20 {
@@ -214,9 +214,6 @@ func TestIndexesOfThousandsOfManifestsStayWithinMemoryAndDisk(t *testing.T) {
 		longest = max(longest, hoardGet(t, base+"manifests/"+strconv.Itoa(i)))
 	}
 	t.Logf("the longest pull took %s", longest)
-	if longest > 10*time.Second {
-		t.Errorf("a client waited %s for an index", longest)
-	}
 	until(t, "the disk to hold no more than it may", func() bool { return allocated(t, p.Dir) <= 110<<20 })
 	if most := peak(); most > 700<<20 && !proxy.Raced {
 		t.Errorf("the process took %d MiB", most>>20)

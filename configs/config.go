@@ -101,8 +101,8 @@ type Upstream struct {
 	// registry's own host and the well-known ones: URLs, of which scheme and
 	// host count, or hosts, which stand for https.
 	Realms []string `yaml:"realms,omitempty"`
-	// RedirectHosts are hosts, with a port where it is not the usual one, that
-	// a redirect may lead to although they are private or plain http.
+	// RedirectHosts are hosts that a redirect may lead to although they are private or
+	// plain http: "host" means its ports 80 and 443, "host:port" that port.
 	RedirectHosts []string `yaml:"redirect_hosts,omitempty"`
 	// Tags say for how long a tag is believed. The first rule that matches
 	// counts; the last rule matches everything.

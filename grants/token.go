@@ -68,6 +68,10 @@ var (
 	errToken = oci.Errorf(oci.CodeUnauthorized, "the token is not from here, or has expired")
 )
 
+// ghcrAnyone is the token that stands for nobody at ghcr.io. Homebrew sends it to mirrors
+// of ghcr.io, too.
+const ghcrAnyone = "QQ=="
+
 // credential reads an Authorization header. None at all, and an empty user name, are
 // nobody.
 func (g *Grants) credential(authorization []byte) (upstream.Credential, error) {
@@ -85,6 +89,8 @@ func (g *Grants) credential(authorization []byte) (upstream.Credential, error) {
 			return upstream.Credential{}, errBasic
 		}
 		return userAndPassword(string(plain))
+	case bytes.EqualFold(scheme, []byte("bearer")) && string(value) == ghcrAnyone:
+		return upstream.Credential{}, nil
 	case bytes.EqualFold(scheme, []byte("bearer")):
 		sealed, err := base64.RawURLEncoding.AppendDecode(nil, value)
 		if err != nil {

@@ -14,6 +14,8 @@ type demand struct {
 	// realm is the token server; nil where Basic is wanted.
 	realm   *url.URL
 	service string
+	// hides says that the registry answers 404 to who isn't logged in.
+	hides bool
 }
 
 // What is taken over from a challenge.
@@ -23,11 +25,10 @@ const (
 	maxScope   = 512
 )
 
-// wanted picks out of a response's challenges the one to answer: Bearer where
-// its token server may be asked, and may have the credentials if there are any;
-// else Basic; else Bearer all the same, anonymously. It gives nil where none
-// can be answered.
-func wanted(h http.Header, t *trust, c Credential) (d *demand, scopes []string) {
+// wanted picks the challenge of a response to answer: Bearer if its token server may be
+// asked, and may have the credentials if there are any; else Basic; else Bearer
+// anonymously. judge is trust.realm or like it. The demand is nil if none can be answered.
+func wanted(h http.Header, judge func(*url.URL) (ask, withCredentials bool), c Credential) (d *demand, scopes []string) {
 	var basic, anonymous *demand
 	var anonymousScopes []string
 	for _, ch := range rewrite.Challenges(h.Values("WWW-Authenticate")) {
@@ -40,12 +41,12 @@ func wanted(h http.Header, t *trust, c Credential) (d *demand, scopes []string) 
 				continue
 			}
 			service := ch.Params["service"]
-			ask, withCredentials := t.realm(realm)
+			ask, withCredentials := judge(realm)
 			if !ask || len(service) > maxService {
 				continue
 			}
 			realm.Fragment, realm.RawFragment = "", ""
-			d, scopes := &demand{realm, service}, fewScopes(strings.Fields(ch.Params["scope"]))
+			d, scopes := &demand{realm: realm, service: service}, fewScopes(strings.Fields(ch.Params["scope"]))
 			if withCredentials || c.anonymous() {
 				return d, scopes
 			}
@@ -70,15 +71,14 @@ func fewScopes(all []string) []string {
 	return some
 }
 
-// challenged tells whether an answer asks for (other) credentials: a 401, or a
-// 403 that says that the token's scope is too small (RFC 6750, section 3.1).
+// challenged says whether an answer asks for (other) credentials: a 401, or a 403 that
+// says that the token's scope is too small (RFC 6750, section 3.1).
 func challenged(res *http.Response) bool {
-	if res.StatusCode == http.StatusUnauthorized {
-		return true
-	}
-	if res.StatusCode != http.StatusForbidden {
-		return false
-	}
+	return res.StatusCode == http.StatusUnauthorized || res.StatusCode == http.StatusForbidden && insufficient(res)
+}
+
+// insufficient says whether an answer's challenge asks for more scopes than the token had.
+func insufficient(res *http.Response) bool {
 	for _, ch := range rewrite.Challenges(res.Header.Values("WWW-Authenticate")) {
 		if ch.Scheme == "bearer" && ch.Params["error"] == "insufficient_scope" {
 			return true

@@ -152,10 +152,14 @@ func CredentialHelper(name string) Credentials {
 	return &remembered{store: credentials.NewNativeStore(name)}
 }
 
-const helperTimeout = 30 * time.Second
+const (
+	helperTimeout = 30 * time.Second
+	// helperRest is how long the failure of a store is remembered.
+	helperRest = 10 * time.Second
+)
 
-// remembered asks a store at most once a minute for each host, since behind it
-// may be a program that is run.
+// remembered asks a store at most once a minute for each host, since behind it may be a
+// program that is run; after a failure, once in helperRest.
 type remembered struct {
 	store  credentials.Store
 	flight singleflight.Group
@@ -166,6 +170,7 @@ type remembered struct {
 
 type heldCredential struct {
 	Credential
+	err   error
 	until time.Time
 }
 
@@ -175,7 +180,7 @@ func (m *remembered) Credential(ctx context.Context, host string) (Credential, e
 	h, ok := m.held[key]
 	m.mu.Unlock()
 	if ok && time.Now().Before(h.until) {
-		return h.Credential, nil
+		return h.Credential, h.err
 	}
 	// The flight serves all who wait, so it is not bound to one of them; the
 	// helper's time is bounded instead.
@@ -183,17 +188,19 @@ func (m *remembered) Credential(ctx context.Context, host string) (Credential, e
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), helperTimeout)
 		defer cancel()
 		got, err := m.store.Get(ctx, key)
+		h := heldCredential{until: time.Now().Add(time.Minute)}
 		if err != nil {
-			return nil, fmt.Errorf("ask for the credentials of %s: %w", host, err)
+			h.err, h.until = fmt.Errorf("ask for the credentials of %s: %w", host, err), time.Now().Add(helperRest)
+		} else {
+			h.Credential = fromStore(got)
 		}
-		c := fromStore(got)
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if m.held == nil {
 			m.held = map[string]heldCredential{}
 		}
-		m.held[key] = heldCredential{c, time.Now().Add(time.Minute)}
-		return c, nil
+		m.held[key] = h
+		return h.Credential, h.err
 	})
 	select {
 	case <-ctx.Done():

@@ -28,6 +28,10 @@ type endpoint struct {
 	label string
 	// auth is how the endpoint last said that it wants to be asked.
 	auth atomic.Pointer[demand]
+	// greeting is its last answer to GET /v2/.
+	greeting atomic.Pointer[greeting]
+	// scopes says how its challenges name repositories, if not by their paths.
+	scopes atomic.Pointer[scopeRule]
 	// breaker says whether it is asked at all.
 	breaker *breaker
 	// governor knows what it grants.
@@ -55,7 +59,7 @@ func newEndpoint(s string) (*endpoint, error) {
 	prefix := ""
 	if rest, ok := strings.CutPrefix(path, "/v2"); ok && (rest == "" || rest[0] == '/') {
 		prefix = strings.TrimPrefix(rest, "/")
-	} else {
+	} else if !strings.HasSuffix(path, "/v2") { // many write it at the end
 		path += "/v2"
 	}
 	u.Path, u.RawPath = path, ""
@@ -78,12 +82,62 @@ func (e *endpoint) url(path string) *url.URL {
 	return &u
 }
 
-// scope gives what a token must allow for pulls from repo.
-func (e *endpoint) scope(repo string) string {
+// scope returns what a token must allow for pulls from repo, by its path.
+func (e *endpoint) scope(repo string) string { return "repository:" + e.path(repo) + ":pull" }
+
+// path returns repo as it is in URLs, below /v2/.
+func (e *endpoint) path(repo string) string {
 	if e.prefix != "" {
-		repo = e.prefix + "/" + repo
+		return e.prefix + "/" + repo
 	}
-	return "repository:" + repo + ":pull"
+	return repo
+}
+
+// scopeRule is how a registry names repositories in the scopes of its challenges, if not
+// by their paths: a proxy in front may put a project before them, or take one away.
+type scopeRule struct{ cut, put string }
+
+// guess returns the scope that the registry's challenge for repo will probably name.
+func (e *endpoint) guess(repo string) string {
+	path := e.path(repo)
+	if r := e.scopes.Load(); r != nil {
+		if rest, ok := strings.CutPrefix(path, r.cut); ok && rest != "" {
+			path = r.put + rest
+		}
+	}
+	return "repository:" + path + ":pull"
+}
+
+// learnScope notes how a challenge for repo names it in scopes. A challenge that names
+// it by its path, or something else altogether, says nothing of other repositories.
+func (e *endpoint) learnScope(repo string, scopes []string) {
+	if len(scopes) != 1 {
+		return
+	}
+	name, ok := strings.CutPrefix(scopes[0], "repository:")
+	i := strings.LastIndexByte(name, ':')
+	if !ok || i < 0 {
+		return
+	}
+	name = name[:i]
+	path := e.path(repo)
+	if name == path {
+		return
+	}
+	// The longest common end, at a slash.
+	n := 0
+	for i := 1; i <= min(len(path), len(name)) && path[len(path)-i] == name[len(name)-i]; i++ {
+		if (i == len(path) || path[len(path)-i-1] == '/') && (i == len(name) || name[len(name)-i-1] == '/') {
+			n = i
+		}
+	}
+	if n == 0 {
+		return
+	}
+	rule := scopeRule{path[:len(path)-n], name[:len(name)-n]}
+	if old := e.scopes.Load(); old == nil || *old != rule {
+		e.scopes.Store(&rule)
+	}
 }
 
 // rest lets the endpoint be passed over for d, or longer if it was already.

@@ -84,6 +84,7 @@ func (r *Registry) broken(ctx context.Context, host string, err error) *failure 
 		dns       *net.DNSError
 		timeout   net.Error
 		op        *net.OpError
+		proxy     *proxyFailed
 	)
 	switch {
 	case ctx.Err() != nil:
@@ -95,7 +96,13 @@ func (r *Registry) broken(ctx context.Context, host string, err error) *failure 
 	case errors.Is(err, errTooSlow):
 		return say(http.StatusGatewayTimeout, "stall", elsewhere, "has not sent what is small within %s", smallTimeout)
 	case errors.As(err, &refused):
-		return say(http.StatusBadGateway, "protocol", elsewhere, "%s", refused.why)
+		f := say(http.StatusBadGateway, "protocol", elsewhere, "%s", refused.why)
+		f.err.Err = nil // the message has it
+		return f
+	case errors.As(err, &proxy):
+		f := say(http.StatusBadGateway, "connect", elsewhere, "can not be reached: %s", proxy)
+		f.err.Err = proxy.err
+		return f
 	case errors.As(err, &forbidden):
 		return say(http.StatusBadGateway, "protocol", elsewhere, "is asked for by a redirect or a challenge, and is at a private address; if that is right, list it in upstreams.%[1]s.redirect_hosts, or a token server in upstreams.%[1]s.realms", r.name)
 	case errors.As(err, &authority):

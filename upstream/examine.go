@@ -168,20 +168,19 @@ func (r *Registry) examineAccess(ctx context.Context, cancel context.CancelCause
 		return
 	}
 	missing := fmt.Sprintf("%s wants credentials, and there are none for it in upstreams.%s.credentials", ep.host, r.name)
-	if host := r.tokens.unasked(res.Header); host != "" {
-		refuse(AccessWithheld, fmt.Sprintf("its token server %s is not asked, for it is plain http and not in upstreams.%s.realms", host, r.name))
+	if realm := r.tokens.unasked(res.Header); realm != nil {
+		host := clean(realm.Host)
+		refuse(AccessWithheld, fmt.Sprintf("its token server %s is not asked, for it is plain http; write http://%s in upstreams.%s.realms if that is right", host, host, r.name))
 		return
 	}
-	d, scopes := wanted(res.Header, r.routes.trust, c)
+	d, scopes := wanted(res.Header, r.routes.trust.realm, c)
 	switch {
 	case d == nil && c.anonymous():
 		refuse(AccessMissing, missing)
 	case d == nil:
 		refuse(AccessUnknown, ep.host+" asks for credentials in a way that is not known")
 	case d.realm == nil:
-		req := http.Request{Header: http.Header{}}
-		req.SetBasicAuth(c.Username, c.Password)
-		again, f := r.visit(ctx, cancel, t, ep, req.Header.Get("Authorization"), e)
+		again, f := r.visit(ctx, cancel, t, ep, basic(c), e)
 		switch {
 		case f != nil:
 			refuse(AccessUnknown, f.err.Message)

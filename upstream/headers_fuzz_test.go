@@ -24,7 +24,7 @@ func FuzzHeaders(f *testing.F) {
 			tt.Errorf("Retry-After %q of %q is %s", wait, date, d)
 		}
 		for _, c := range []Credential{{}, {Username: "alice", Password: "x"}} {
-			d, scopes := wanted(h, t, c)
+			d, scopes := wanted(h, t.realm, c)
 			if len(scopes) > maxScopes {
 				tt.Errorf("%q: %d scopes", challenge, len(scopes))
 			}

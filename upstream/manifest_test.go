@@ -229,7 +229,7 @@ func TestResolveNeverGets(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world) {
 				w.host("reg.test:443", c.h)
 				got, err := w.registry(Options{}).Resolve(t.Context(), "a", c.ref)
-				w.wantCount("GET", 0)
+				w.wantCount("GET reg.test/v2/a/", 0)
 				if c.code != "" {
 					wantError(t, err, c.code, c.status)
 					return

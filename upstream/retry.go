@@ -235,58 +235,62 @@ func (r *Registry) judgeAsk(ep *endpoint, a *ask, began time.Time, f *failure) {
 	r.judge(ep.breaker, ep.host, a.repo+"/"+a.path, began, f, r.probe(ep, a))
 }
 
-// attempt asks ep once, or twice where the first answer is a challenge that can
-// be met.
+// attempt asks ep once, and again with another Authorization while its answer asks for
+// one that can be had.
 func (r *Registry) attempt(ctx context.Context, ep *endpoint, a *ask) (*answer, *failure) {
-	scope := ep.scope(a.repo)
 	if l, held := ep.governor.heldAll(); held {
 		return nil, r.held(l)
 	}
-	auth, who, err := r.tokens.authorization(ctx, ep, scope, a.who)
+	l := r.tokens.login(ep, a)
+	auth, err := l.first(ctx)
 	if err != nil {
 		return nil, r.tokenless(ctx, ep, err)
 	}
-	if a.pull {
-		if l, held := ep.governor.spend(who); held {
-			return nil, r.held(l)
+	var res *answer
+	var turn uint64
+	for first, who := true, l.who; ; first = false {
+		if a.pull && (first || l.who != who) {
+			if l, held := ep.governor.spend(l.who); held {
+				return nil, r.held(l)
+			}
 		}
-	}
-	turn := ep.governor.turn(who)
-	res, f := r.exchange(ctx, ep, a, auth)
-	if f != nil {
-		return nil, f
-	}
-	if challenged(res.Response) && !res.away {
-		renewed, again, err := r.tokens.renew(ctx, ep, scope, a.who, res.Response, auth)
-		if err != nil {
+		who = l.who
+		turn = ep.governor.turn(who)
+		var f *failure
+		if res, f = r.exchange(ctx, ep, a, auth); f != nil {
+			return nil, f
+		}
+		if auth, err = l.next(ctx, res); err != nil {
 			_ = res.body.Close()
+			if l.unread != nil && oci.IsRefused(err) {
+				err = l.unread // only who has none is refused
+			}
 			return nil, r.tokenless(ctx, ep, err)
 		}
-		if renewed != "" {
-			r.discard(res.body, res.body.cancel)
-			if again != who && a.pull {
-				if l, held := ep.governor.spend(again); held {
-					return nil, r.held(l)
-				}
-			}
-			who, turn = again, ep.governor.turn(again)
-			if res, f = r.exchange(ctx, ep, a, renewed); f != nil {
-				return nil, f
-			}
+		if auth == "" {
+			break
 		}
+		r.discard(res.body, res.body.cancel)
 	}
 	if !res.away {
-		r.noteLimits(ep, who, turn, res)
+		r.noteLimits(ep, l.who, turn, res)
 	}
 	if res.StatusCode >= 200 && res.StatusCode < 300 {
+		l.worked()
 		if a.pull {
 			r.metrics.UpstreamPulls.WithLabelValues(r.name).Inc()
 		}
 		return res, nil
 	}
 	defer res.body.Close()
-	if res.StatusCode == http.StatusUnauthorized || res.StatusCode == http.StatusForbidden {
-		res.note = r.tokens.shown(ctx, ep, a.who, res.Header)
+	switch res.StatusCode {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
+		if err := l.failed(); err != nil && !res.away {
+			return nil, r.tokenless(ctx, ep, err)
+		}
+		if res.StatusCode != http.StatusNotFound {
+			res.note = l.note(ctx, res.Header)
+		}
 	}
 	return nil, r.rejected(res)
 }
@@ -334,19 +338,19 @@ func (r *Registry) exchange(ctx context.Context, ep *endpoint, a *ask, auth stri
 		req.Header.Set("Authorization", auth)
 	}
 	began := time.Now()
-	res, at, err := r.send(req, cancel)
+	res, at, err := r.send(req, cancel, &guest{left: 2, since: r.tokens.fetched.Load(), from: a.who})
 	if err != nil {
 		err = causeOr(reqCtx, err)
 		cancel(nil)
 		r.observe(a.op, 0, began)
 		f := r.broken(ctx, at.Host, err)
-		f.away = site(at) != site(ep.base)
+		f.away = !sameRegistry(ep.base, at)
 		return nil, f
 	}
 	r.observe(a.op, res.StatusCode, began)
 	host := at.Host
 	b := newBody(reqCtx, cancel, res.Body, r.stall, r.metrics.UpstreamBytes.WithLabelValues(r.name))
-	return &answer{Response: res, ask: a, ep: ep, from: host, away: site(at) != site(ep.base), body: b}, nil
+	return &answer{Response: res, ask: a, ep: ep, from: host, away: !sameRegistry(ep.base, at), body: b}, nil
 }
 
 // causeOr gives why ctx was ended, or err where it was not: "context canceled"

@@ -74,7 +74,7 @@ func TestWhatIsNotOfAMomentIsNotTriedAgain(t *testing.T) {
 				if _, err := w.registry(Options{}).Manifest(t.Context(), "a", "latest"); err == nil {
 					t.Error("want an error")
 				}
-				w.wantCount("GET ", c.asked)
+				w.wantCount("GET reg.test/v2/a/", c.asked)
 			})
 		})
 	}

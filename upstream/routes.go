@@ -64,10 +64,11 @@ func newRoutes(o Options, t *trust, dial dialer, proxy func(*http.Request) (*url
 			ResponseHeaderTimeout:  o.HeaderTimeout,
 			MaxResponseHeaderBytes: 256 << 10,
 			// Layers are compressed, and manifests are passed on byte for byte.
-			DisableCompression:  true,
-			MaxIdleConnsPerHost: o.MaxConnections,
-			IdleConnTimeout:     90 * time.Second,
-			ForceAttemptHTTP2:   true,
+			DisableCompression:     true,
+			OnProxyConnectResponse: connected,
+			MaxIdleConnsPerHost:    o.MaxConnections,
+			IdleConnTimeout:        90 * time.Second,
+			ForceAttemptHTTP2:      true,
 			// A dead HTTP/2 connection takes all its streams with it: find out.
 			HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
 		}
@@ -110,6 +111,50 @@ func (r *routes) roundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, errors.New("the proxy in the environment is not a URL")
 	}
+	res, err := r.carry(req, via)
+	if via == nil {
+		return res, err
+	}
+	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "proxyconnect" {
+		return nil, &proxyFailed{via: via.Host, err: op.Err}
+	}
+	if err == nil && res.StatusCode == http.StatusProxyAuthRequired { // of a request in plain http
+		_ = res.Body.Close()
+		return nil, &proxyFailed{via: via.Host, status: res.StatusCode}
+	}
+	return res, err
+}
+
+// proxyFailed says that the proxy in the environment, at host via, can't be connected to,
+// or that it refuses to connect to the host of a request.
+type proxyFailed struct {
+	via    string
+	status int // of its refusal; 0 if err says why it can't be connected to
+	err    error
+}
+
+func (e *proxyFailed) Error() string {
+	switch e.status {
+	case 0:
+		return fmt.Sprintf("the proxy %s can not be connected to", e.via)
+	case http.StatusProxyAuthRequired:
+		return fmt.Sprintf("the proxy %s wants credentials (it answered 407); write them into HTTPS_PROXY or HTTP_PROXY, as in http://user:password@%s", e.via, e.via)
+	}
+	return fmt.Sprintf("the proxy %s refuses the connection (it answered %d %s); allow the host there, or list it in NO_PROXY", e.via, e.status, http.StatusText(e.status))
+}
+
+func (e *proxyFailed) Unwrap() error { return e.err }
+
+// connected judges a proxy's answer to CONNECT.
+func connected(_ context.Context, proxy *url.URL, _ *http.Request, res *http.Response) error {
+	if res.StatusCode == http.StatusOK {
+		return nil
+	}
+	return &proxyFailed{via: proxy.Host, status: res.StatusCode}
+}
+
+// carry sends req by the transport that its host may have; via is the proxy on the way.
+func (r *routes) carry(req *http.Request, via *url.URL) (*http.Response, error) {
 	switch {
 	case r.trust.own[site(req.URL)] && via == nil:
 		return r.learn(req)

@@ -1,6 +1,8 @@
 package upstream
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -50,10 +53,20 @@ type tokens struct {
 	mu     sync.Mutex
 	held   heldTokens
 	warned map[string]bool
+	// habits are what token servers turned out to need, by realm.
+	habits map[string]habit
+	// abroad says how registries that redirects lead to want to be asked, by site and
+	// repository.
+	abroad map[string]*wish
+	// fetched counts answers of token servers.
+	fetched atomic.Int64
 	// breakers are those of the token servers, by site.
 	breakers map[string]*breaker
-	closed   bool
-	running  sync.WaitGroup
+	// unread says that a failure to read the credentials has been logged; the next
+	// success resets it.
+	unread  bool
+	closed  bool
+	running sync.WaitGroup
 }
 
 // tokenKey is what a token is good for. scope is what we want; the token
@@ -63,17 +76,42 @@ type tokenKey struct {
 	who                   account
 }
 
+// token is what a token server answered. Only worked changes once others can see it.
 type token struct {
 	value string
-	until time.Time
+	// spare is the other token of the answer, if "token" and "access_token" differ.
+	spare string
+	// spareUsed says that value was the second choice: access_token.
+	spareUsed bool
+	until     time.Time
+	// born is its number among all that were fetched.
+	born int64
 	// scopes is what was asked for.
 	scopes []string
 	// refused, when it is set, is the answer instead of value.
 	refused *oci.Error
+	// worked says that the registry has accepted it.
+	worked atomic.Bool
+}
+
+// header returns the Authorization header of t.
+func (t *token) header() string { return "Bearer " + t.value }
+
+// refusal returns the token server's refusal, or nil. A Retry-After in it counts from now.
+func (t *token) refusal() error {
+	if t.refused == nil {
+		return nil
+	}
+	if t.refused.RetryAfter == 0 {
+		return t.refused
+	}
+	e := *t.refused
+	e.RetryAfter = max(time.Second, time.Until(t.until).Round(time.Second))
+	return &e
 }
 
 func newTokens(r *Registry, c Credentials, t *trust) *tokens {
-	return &tokens{r: r, credentials: c, trust: t, warned: map[string]bool{}, breakers: map[string]*breaker{}}
+	return &tokens{r: r, credentials: c, trust: t, warned: map[string]bool{}, habits: map[string]habit{}, abroad: map[string]*wish{}, breakers: map[string]*breaker{}}
 }
 
 // wait ends the flights; the registry's life must have ended.
@@ -82,42 +120,6 @@ func (t *tokens) wait() {
 	t.closed = true
 	t.mu.Unlock()
 	t.running.Wait()
-}
-
-// authorization gives the header for a request to ep within scope, by how ep
-// last wanted to be asked, "" where it never did; and whose request that is. The
-// credentials are those that from gives.
-func (t *tokens) authorization(ctx context.Context, ep *endpoint, scope string, from Credentials) (string, account, error) {
-	d := ep.auth.Load()
-	if d == nil {
-		return "", account{}, nil
-	}
-	c, err := t.credential(ctx, ep, from)
-	if err != nil {
-		return "", account{}, err
-	}
-	a, err := t.answer(ctx, d, c, scope, nil, "")
-	return a, c.fingerprint(), err
-}
-
-// renew gives the header that answers the challenge in res, which came upon a
-// request with the header used, "" where nothing new can be said; and whose
-// request that is.
-func (t *tokens) renew(ctx context.Context, ep *endpoint, scope string, from Credentials, res *http.Response, used string) (string, account, error) {
-	c, err := t.credential(ctx, ep, from)
-	if err != nil {
-		return "", account{}, err
-	}
-	d, scopes := wanted(res.Header, t.trust, c)
-	if d == nil {
-		return "", account{}, nil
-	}
-	ep.auth.Store(d)
-	a, err := t.answer(ctx, d, c, scope, scopes, used)
-	if err != nil || a == used {
-		return "", account{}, err
-	}
-	return a, c.fingerprint(), nil
 }
 
 // credential gives what from has for ep; nil stands for the registry's own
@@ -133,63 +135,111 @@ func (t *tokens) credential(ctx context.Context, ep *endpoint, from Credentials)
 		}
 		return Credential{}, unavailable(http.StatusBadGateway, err, "the credentials of upstreams.%s.credentials can not be read", t.r.name)
 	}
+	t.mu.Lock()
+	t.unread = false
+	t.mu.Unlock()
 	return c, nil
 }
 
-// answer gives the header that meets d. A token that was used in vain is not
-// given again; the scopes of a challenge are added to what is asked for.
-func (t *tokens) answer(ctx context.Context, d *demand, c Credential, scope string, scopes []string, used string) (string, error) {
-	if d.realm == nil {
-		if c.Username == "" {
-			return "", nil
-		}
-		req := http.Request{Header: http.Header{}}
-		req.SetBasicAuth(c.Username, c.Password)
-		return req.Header.Get("Authorization"), nil
-	}
-	ask, withCredentials := t.trust.realm(d.realm)
-	if !ask {
-		return "", nil
-	}
-	if !withCredentials && !c.anonymous() {
-		t.warn(d.realm.Host)
-		c = Credential{}
-	}
-	key := tokenKey{realm: d.realm.String(), service: d.service, scope: scope, who: c.fingerprint()}
+// wish is a token that a request needs.
+type wish struct {
+	demand     *demand
+	credential Credential
+	// scope is what the request needs. It names the token in the cache.
+	scope string
+	// guess is the scope to ask for while no challenge has named one.
+	guess string
+	// challenged are the scopes of the challenge that is answered; none for a guess.
+	challenged []string
+	// insufficient says that the challenge asks for more than the token had.
+	insufficient bool
+	// used is the Authorization header that was refused; "" if none was sent.
+	used string
+	// since is tokens.fetched when the attempt began: a token fetched later isn't
+	// replaced.
+	since int64
+	// spare says that only the other token of the same answer is wanted.
+	spare bool
+}
+
+// token returns the token for w, from the cache or from the token server. It returns
+// nil without an error if there is no other token than the refused one. A refusal of
+// the token server is an *oci.Error.
+func (t *tokens) token(ctx context.Context, w wish) (*token, error) {
+	key := tokenKey{realm: w.demand.realm.String(), service: w.demand.service, scope: w.scope, who: w.credential.fingerprint()}
 
 	t.mu.Lock()
 	h := t.held.get(key)
 	if h == nil {
 		h = &token{}
 	}
-	if slices.ContainsFunc(scopes, func(s string) bool { return !slices.Contains(h.scopes, s) }) && len(h.scopes) > 0 {
-		scopes = fewScopes(slices.Concat(scopes, h.scopes))
-	} else if len(h.scopes) > 0 {
-		scopes = h.scopes
-	} else if len(scopes) == 0 {
-		scopes = []string{scope}
+	var scopes []string
+	switch {
+	case w.insufficient:
+		scopes = fewScopes(slices.Concat(w.challenged, h.scopes))
+	case len(w.challenged) > 0:
+		scopes = slices.Clone(w.challenged)
+	default:
+		scopes = slices.Clone(h.scopes)
+	}
+	if len(scopes) == 0 {
+		scopes = []string{w.guess}
 	}
 	slices.Sort(scopes)
 	scopes = slices.Compact(scopes)
-	fresh := time.Now().Before(h.until)
+	same, fresh := slices.Equal(scopes, h.scopes), time.Now().Before(h.until)
+	refusedNow := w.used != "" && w.used == h.header()
 	switch {
-	case fresh && h.refused != nil:
+	case same && fresh && h.refused != nil:
 		t.mu.Unlock()
-		return "", h.refused
-	case fresh && "Bearer "+h.value != used:
+		return nil, h.refusal()
+	case same && fresh && !refusedNow && h.refused == nil:
 		t.mu.Unlock()
-		return "Bearer " + h.value, nil
+		return h, nil
+	case fresh && refusedNow && h.spare != "" && !h.worked.Load():
+		// The answer had two tokens that differ, and this one was the wrong one.
+		other := &token{value: h.spare, spareUsed: !h.spareUsed, until: h.until, born: h.born, scopes: h.scopes}
+		t.held.put(key, other, time.Now())
+		t.mu.Unlock()
+		return other, nil
+	case w.spare, same && refusedNow && h.born > w.since:
+		t.mu.Unlock()
+		return nil, nil
 	}
 	t.mu.Unlock()
 
-	got, err := t.fetchOnce(ctx, key, d, c, scopes, used)
+	got, err := t.fetchOnce(ctx, key, w.demand, w.credential, scopes, w.used)
+	if err == nil && oci.IsRefused(got.refusal()) && len(scopes) > 1 {
+		// Some token servers take one scope only.
+		got, err = t.fetchOnce(ctx, key, w.demand, w.credential, []string{mainScope(w.challenged, w.guess, scopes)}, w.used)
+		if err == nil && got.refused != nil {
+			// It is the credentials, then: the next request must not try twice more.
+			got = &token{refused: got.refused, born: got.born, until: got.until, scopes: scopes}
+			t.mu.Lock()
+			t.held.put(key, got, time.Now())
+			t.mu.Unlock()
+		}
+	}
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	if got.refused != nil {
-		return "", got.refused
+	if err := got.refusal(); err != nil {
+		return nil, err
 	}
-	return "Bearer " + got.value, nil
+	return got, nil
+}
+
+// mainScope picks the one scope to ask for where several are refused: the guess if
+// the challenge has it, else the challenge's first.
+func mainScope(challenged []string, guess string, all []string) string {
+	switch {
+	case len(challenged) == 0, slices.Contains(challenged, guess):
+		if slices.Contains(all, guess) {
+			return guess
+		}
+		return all[0]
+	}
+	return challenged[0]
 }
 
 // warn says once for each token server that it gets no credentials.
@@ -204,87 +254,71 @@ func (t *tokens) warn(host string) {
 		zap.String("host", host), zap.String("setting", "upstreams."+t.r.name+".realms"))
 }
 
-// shown tells, for the message of a refusal that came with the header h, which
-// credentials ep was shown, and why it was not shown more.
-func (t *tokens) shown(ctx context.Context, ep *endpoint, from Credentials, h http.Header) string {
-	if host := t.unasked(h); host != "" {
-		return fmt.Sprintf(": its token server %s is not asked, for it is plain http and not in upstreams.%s.realms", host, t.r.name)
-	}
-	if from != nil {
-		return "" // a client's own, of which no setting knows
-	}
-	if c, err := t.credential(ctx, ep, nil); err == nil && c.anonymous() {
-		return fmt.Sprintf(", and there are none for %s in upstreams.%s.credentials", ep.host, t.r.name)
-	}
-	note := fmt.Sprintf(": upstream %[1]s refuses those of upstreams.%[1]s.credentials", t.r.name)
-	d := ep.auth.Load()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if d == nil || d.realm == nil || !t.warned[d.realm.Host] {
-		return note
-	}
-	return fmt.Sprintf("%s (its token server %s was not shown them, for it is not in upstreams.%s.realms)", note, d.realm.Host, t.r.name)
-}
-
-// unasked gives the host of a token server in the challenges of h that may not
-// be asked, where there is none that may; else "".
-func (t *tokens) unasked(h http.Header) string {
-	host := ""
+// unasked returns the token server in the challenges of h that may not be asked, if there
+// is none that may; else nil.
+func (t *tokens) unasked(h http.Header) *url.URL {
+	var found *url.URL
 	for _, ch := range rewrite.Challenges(h.Values("WWW-Authenticate")) {
 		realm, err := url.Parse(ch.Params["realm"])
 		if ch.Scheme != "bearer" || err != nil || realm.Hostname() == "" {
 			continue
 		}
 		if ask, _ := t.trust.realm(realm); ask {
-			return ""
+			return nil
 		}
-		host = clean(realm.Host)
+		found = realm
 	}
-	return host
+	return found
 }
 
-// fetchOnce fetches the token of key, with all who want it at this time. The
-// flight is bound to the registry's life, not to a caller's.
+// fetchOnce fetches the token of key, with all who want it at this time.
 func (t *tokens) fetchOnce(ctx context.Context, key tokenKey, d *demand, c Credential, scopes []string, used string) (*token, error) {
 	flight := fmt.Sprintf("%q %q %q %x", key.realm, key.service, scopes, key.who)
-	done := t.flight.DoChan(flight, func() (any, error) {
+	got, err := t.fly(ctx, flight, func(ctx context.Context) (any, error) {
+		// Who came late to a flight that has just landed finds what it brought.
+		t.mu.Lock()
+		h := t.held.get(key)
+		t.mu.Unlock()
+		if h != nil && time.Now().Before(h.until) && (h.refused != nil || h.header() != used) && slices.Equal(h.scopes, scopes) {
+			return h, nil
+		}
+		got, err := t.fetch(ctx, d, c, scopes)
+		if err != nil {
+			return nil, err
+		}
+		got.scopes, got.born = scopes, t.fetched.Add(1)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.held.put(key, got, time.Now())
+		return got, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return got.(*token), nil
+}
+
+// fly runs f once for all who call with the same key at this time. f is bound to the
+// registry's life, not to a caller's; Close waits for it.
+func (t *tokens) fly(ctx context.Context, key string, f func(context.Context) (any, error)) (any, error) {
+	done := t.flight.DoChan(key, func() (any, error) {
 		t.mu.Lock()
 		if t.closed {
 			t.mu.Unlock()
 			return nil, unavailable(http.StatusServiceUnavailable, nil, "upstream %s is closed", t.r.name)
-		}
-		// Who came late to a flight that has just landed finds what it brought.
-		if h := t.held.get(key); h != nil && time.Now().Before(h.until) && (h.refused != nil || "Bearer "+h.value != used) && slices.Equal(h.scopes, scopes) {
-			t.mu.Unlock()
-			return h, nil
 		}
 		t.running.Add(1)
 		t.mu.Unlock()
 		defer t.running.Done()
 		ctx, cancel := context.WithTimeout(t.r.life, flightTimeout)
 		defer cancel()
-		got, err := t.fetch(ctx, d, c, scopes)
-		if err != nil {
-			return nil, err
-		}
-		got.scopes = scopes
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.held.put(key, got, time.Now())
-		return got, nil
+		return f(ctx)
 	})
 	select {
 	case <-ctx.Done():
 		return nil, t.r.gaveUp(ctx).err
 	case res := <-done:
-		if res.Err != nil {
-			return nil, res.Err
-		}
-		got, ok := res.Val.(*token)
-		if !ok {
-			return nil, errors.New("a flight for a token brought none")
-		}
-		return got, nil
+		return res.Val, res.Err
 	}
 }
 
@@ -345,16 +379,38 @@ func (t *tokens) fetch(ctx context.Context, d *demand, c Credential, scopes []st
 	}
 }
 
+// fetchNow asks the token server of d once. A refused POST is followed by a GET, which
+// older token servers want (containerd#12822).
 func (t *tokens) fetchNow(ctx context.Context, d *demand, c Credential, scopes []string) (*token, *failure) {
+	realm := d.realm.String()
+	t.mu.Lock()
+	post := c.IdentityToken != "" && !t.habits[realm].noPost
+	t.mu.Unlock()
+	got, f := t.exchange(ctx, d, c, scopes, post)
+	refused := f == nil && got.refused != nil && got.refused.Code != oci.CodeTooManyRequests
+	if !post || !refused && (f == nil || f.status < 400 || f.status == http.StatusTooManyRequests || f.again == anybody) {
+		return got, f
+	}
+	again, f2 := t.exchange(ctx, d, c, scopes, false)
+	if f2 == nil && again.refused == nil {
+		t.learn(realm, habit{noPost: true})
+		return again, nil
+	}
+	return got, f // the first answer says more
+}
+
+// exchange sends one request to the token server of d: a POST of the identity token, or
+// a GET.
+func (t *tokens) exchange(ctx context.Context, d *demand, c Credential, scopes []string, post bool) (*token, *failure) {
 	reqCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	req := tokenRequest(reqCtx, d, c, scopes)
+	req := tokenRequest(reqCtx, d, c, scopes, post)
 	req.Header.Set("User-Agent", t.r.userAgent)
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("Accept-Encoding", "identity")
 
 	began := time.Now()
-	res, at, err := t.r.send(req, cancel)
+	res, at, err := t.r.send(req, cancel, nil)
 	if err != nil {
 		t.r.observe("token", 0, began)
 		return nil, t.r.broken(ctx, at.Host, causeOr(reqCtx, err))
@@ -362,7 +418,7 @@ func (t *tokens) fetchNow(ctx context.Context, d *demand, c Credential, scopes [
 	t.r.observe("token", res.StatusCode, began)
 	b := newBody(reqCtx, cancel, res.Body, t.r.stall, t.r.metrics.UpstreamBytes.WithLabelValues(t.r.name))
 	defer b.Close()
-	if res.StatusCode != http.StatusOK {
+	if res.StatusCode < 200 || res.StatusCode > 299 {
 		return t.refused(d, c, res, b, at)
 	}
 	raw, err := io.ReadAll(io.LimitReader(b, maxTokenBody+1))
@@ -373,15 +429,40 @@ func (t *tokens) fetchNow(ctx context.Context, d *demand, c Credential, scopes [
 	if err != nil {
 		return nil, &failure{err: unavailable(http.StatusBadGateway, nil, "upstream %s: its token server %s gave no usable token: %v", t.r.name, at.Host, err), reason: "protocol"}
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if got.spare != "" && t.habits[d.realm.String()].accessToken {
+		got.value, got.spare, got.spareUsed = got.spare, got.value, true
+	}
 	return got, nil
 }
 
+// habit is what a token server turned out to need.
+type habit struct {
+	// noPost: it takes no POST, but the same credentials by GET.
+	noPost bool
+	// accessToken: of two tokens that differ, access_token is the good one.
+	accessToken bool
+}
+
+// learn adds h to what is known of the token server at realm.
+func (t *tokens) learn(realm string, h habit) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.habits) >= maxTokenServers {
+		clear(t.habits) // each is learned anew
+	}
+	old := t.habits[realm]
+	t.habits[realm] = habit{noPost: h.noPost || old.noPost, accessToken: h.accessToken || old.accessToken}
+}
+
 // tokenRequest makes the request of the token specification: GET with Basic
-// credentials or none; POST of OAuth2 for an identity token.
-func tokenRequest(ctx context.Context, d *demand, c Credential, scopes []string) *http.Request {
+// credentials or none; POST of OAuth2 for an identity token. An identity token that
+// goes by GET is the password, as registries that know no POST take it.
+func tokenRequest(ctx context.Context, d *demand, c Credential, scopes []string, post bool) *http.Request {
 	u := *d.realm
 	req := (&http.Request{Method: http.MethodGet, URL: &u, Header: http.Header{}}).WithContext(ctx)
-	if c.IdentityToken != "" {
+	if post {
 		form := url.Values{"grant_type": {"refresh_token"}, "service": {d.service}, "client_id": {clientID},
 			"scope": {strings.Join(scopes, " ")}, "refresh_token": {c.IdentityToken}}.Encode()
 		req.Method = http.MethodPost
@@ -397,15 +478,24 @@ func tokenRequest(ctx context.Context, d *demand, c Credential, scopes []string)
 	}
 	q["scope"] = scopes
 	u.RawQuery = q.Encode()
-	if c.Username != "" {
+	switch {
+	case c.Username != "" && (c.Password != "" || c.IdentityToken == ""):
 		req.SetBasicAuth(c.Username, c.Password)
+	case c.IdentityToken != "":
+		user := c.Username
+		if user == "" {
+			user = "<token>" // as docker-credential helpers name the user of an identity token
+		}
+		req.SetBasicAuth(user, c.IdentityToken)
 	}
 	return req
 }
 
-// refused tells what a token server's answer means that holds no token.
+// refused returns what a token server's answer without a token means: a refusal that
+// is remembered for a while, or a failure.
 func (t *tokens) refused(d *demand, c Credential, res *http.Response, body io.Reader, at *url.URL) (*token, *failure) {
 	s, wait := readSaid(body), retryAfter(res.Header)
+	now := time.Now()
 	switch status := res.StatusCode; {
 	case status == http.StatusUnauthorized, status == http.StatusForbidden, status == http.StatusBadRequest, status == http.StatusNotFound:
 		if site(at) != site(d.realm) {
@@ -415,12 +505,20 @@ func (t *tokens) refused(d *demand, c Credential, res *http.Response, body io.Re
 		if !c.anonymous() {
 			who = "refuses the ones that are there"
 		}
-		return &token{until: time.Now().Add(refusalTime), refused: &oci.Error{Code: oci.CodeDenied, Status: http.StatusForbidden,
-			Message: fmt.Sprintf("upstream %s needs credentials for this, or it does not exist: its token server %s %s; see upstreams.%s.credentials", t.r.name, at.Host, who, t.r.name)}}, nil
+		tail := fmt.Sprintf(" (it answered %d)", status)
+		if s.message != "" {
+			tail = fmt.Sprintf(" (it answered %d: %s)", status, s.message)
+		}
+		return &token{until: now.Add(refusalTime), refused: &oci.Error{Code: oci.CodeDenied, Status: http.StatusForbidden,
+			Message: fmt.Sprintf("upstream %s needs credentials for this, or it does not exist: its token server %s %s%s; see upstreams.%s.credentials", t.r.name, at.Host, who, tail, t.r.name)}}, nil
 	case status == http.StatusTooManyRequests:
 		// To go on would make it worse: no login until it says so.
 		t.r.metrics.UpstreamErrors.WithLabelValues(t.r.name, "ratelimit").Inc()
-		return &token{until: time.Now().Add(min(max(wait, refusalTime), maxHold)), refused: &oci.Error{Code: oci.CodeTooManyRequests, RetryAfter: wait,
+		if wait == 0 {
+			wait = refusalTime
+		}
+		wait = min(wait, maxHold)
+		return &token{until: now.Add(wait), refused: &oci.Error{Code: oci.CodeTooManyRequests, RetryAfter: wait,
 			Message: fmt.Sprintf("upstream %s: its token server %s limits the logins from here", t.r.name, at.Host)}}, nil
 	}
 	f := &failure{reason: "status", status: res.StatusCode, again: elsewhere}
@@ -439,41 +537,88 @@ func (t *tokens) refused(d *demand, c Credential, res *http.Response, body io.Re
 }
 
 // readToken reads a token server's answer, which came at now. The server's own clock
-// (issued_at) does not count, because it may be wrong.
+// (issued_at) does not count, because it may be wrong. A proxy on the way may have
+// compressed the answer although identity was asked for.
 func readToken(raw []byte, now time.Time) (*token, error) {
 	var doc struct {
-		Token       string  `json:"token"`
-		AccessToken string  `json:"access_token"`
-		ExpiresIn   float64 `json:"expires_in"`
+		Token       any `json:"token"`
+		AccessToken any `json:"access_token"`
+		ExpiresIn   any `json:"expires_in"`
+	}
+	if bytes.HasPrefix(raw, []byte{0x1f, 0x8b}) {
+		z, err := gzip.NewReader(bytes.NewReader(raw))
+		if err == nil {
+			raw, err = io.ReadAll(io.LimitReader(z, maxTokenBody+1))
+		}
+		if err != nil {
+			return nil, errors.New("the answer begins like gzip, and is not")
+		}
 	}
 	if len(raw) > maxTokenBody {
 		return nil, fmt.Errorf("the answer has more than %d bytes, and a token may have %d", maxTokenBody, maxToken)
 	}
-	if err := json.Unmarshal(raw, &doc); err != nil {
+	if err := json.Unmarshal(bytes.TrimPrefix(raw, []byte("\ufeff")), &doc); err != nil {
 		return nil, errors.New("the answer is not JSON of the token specification")
 	}
-	v := doc.Token
-	if v == "" {
-		v = doc.AccessToken
-	}
-	if v == "" {
-		return nil, errors.New("the answer has neither token nor access_token")
-	}
-	if len(v) > maxToken {
-		return nil, fmt.Errorf("the token has %d bytes; at most %d are taken", len(v), maxToken)
-	}
-	for i := range len(v) {
-		if v[i] <= ' ' || v[i] >= 0x7f {
-			return nil, errors.New("the token has characters that can not be in a header")
+	first, why := usableToken(doc.Token)
+	second, why2 := usableToken(doc.AccessToken)
+	got := &token{value: first, spare: second}
+	switch {
+	case first == "" && second == "":
+		if why == nil {
+			why = why2
 		}
+		if why == nil {
+			why = errors.New("the answer has neither token nor access_token")
+		}
+		return nil, why
+	case first == "":
+		got.value, got.spare = second, ""
+	case first == second:
+		got.spare = ""
 	}
 	life := defaultExpiry
-	if s := doc.ExpiresIn; s >= 1 {
+	if s := seconds(doc.ExpiresIn); s >= 1 {
 		life = maxExpiry
 		if s < maxExpiry.Seconds() {
 			life = time.Duration(s * float64(time.Second))
 		}
 	}
 	// Renewed a little early, so that it does not expire on the way.
-	return &token{value: v, until: now.Add(life - min(10*time.Second, life/4))}, nil
+	got.until = now.Add(life - min(10*time.Second, life/4))
+	return got, nil
+}
+
+// usableToken returns v if it can be sent as a token, and why not if it can't. It
+// returns "" without an error if there is none.
+func usableToken(v any) (string, error) {
+	s, ok := v.(string)
+	switch {
+	case v == nil, ok && s == "":
+		return "", nil
+	case !ok:
+		return "", errors.New("the token is not a string")
+	case len(s) > maxToken:
+		return "", fmt.Errorf("the token has %d bytes; at most %d are taken", len(s), maxToken)
+	}
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] >= 0x7f {
+			return "", errors.New("the token has characters that can not be in a header")
+		}
+	}
+	return s, nil
+}
+
+// seconds reads expires_in: a number, or a string with one in it (distribution#1746).
+// Anything else is 0.
+func seconds(v any) float64 {
+	switch v := v.(type) {
+	case float64:
+		return v
+	case string:
+		if s, err := strconv.ParseFloat(strings.TrimSpace(v), 64); err == nil && s == s {
+			return s
+		}
+	}
+	return 0
 }

@@ -18,6 +18,8 @@ type trust struct {
 	redirects map[string]bool
 	// plainHosts: hosts of own and realms that are asked over plain http.
 	plainHosts map[string]bool
+	// plainOwn: those of own alone.
+	plainOwn map[string]bool
 }
 
 // knownRealms are the token servers of registries whose realm is another host
@@ -35,10 +37,13 @@ func knownRealms(host string) []string {
 }
 
 func newTrust(endpoints []*endpoint, realms, redirects []string) (*trust, error) {
-	t := &trust{own: map[string]bool{}, realms: map[string]bool{}, redirects: map[string]bool{}, plainHosts: map[string]bool{}}
+	t := &trust{own: map[string]bool{}, realms: map[string]bool{}, redirects: map[string]bool{}, plainHosts: map[string]bool{}, plainOwn: map[string]bool{}}
 	for _, e := range endpoints {
 		t.own[site(e.base)] = true
 		t.notePlain(e.base)
+		if e.base.Scheme == "http" {
+			t.plainOwn[strings.ToLower(e.base.Hostname())] = true
+		}
 		realms = slices.Concat(realms, knownRealms(e.base.Hostname()))
 	}
 	for _, s := range realms {
@@ -103,7 +108,7 @@ func site(u *url.URL) string { return strings.ToLower(u.Scheme) + "://" + hostPo
 // named tells whether the configuration names u's host: it may then be
 // anywhere, and the upstream's TLS settings are for it.
 func (t *trust) named(u *url.URL) bool {
-	return t.own[site(u)] || t.realms[site(u)] || t.redirects[hostPort(u)]
+	return t.own[site(u)] || t.realms[site(u)] || t.redirects[hostPort(u)] || t.upgraded(u)
 }
 
 // plain tells whether a redirect may lead to u, which is plain http: to a host
@@ -113,12 +118,36 @@ func (t *trust) plain(u *url.URL, fromPlain bool) bool {
 	return t.redirects[hostPort(u)] || fromPlain && t.plainHosts[strings.ToLower(u.Hostname())]
 }
 
-// realm tells whether u may be asked for tokens at all, and whether with the
-// registry's credentials. A token server that nobody named gets no password,
-// and is asked over https only.
+// realm says whether u may be asked for tokens at all, and whether with the registry's
+// credentials. A token server that nobody named gets no password, and is asked over https
+// only. The host of an endpoint that is asked over plain http may have over https what
+// it may have in clear.
 func (t *trust) realm(u *url.URL) (ask, withCredentials bool) {
-	if t.own[site(u)] || t.realms[site(u)] {
+	if t.own[site(u)] || t.realms[site(u)] || t.upgraded(u) {
 		return true, true
 	}
 	return u.Scheme == "https", false
+}
+
+// guestRealm says whether u may be asked for anonymous tokens for a registry that a
+// redirect led to: over https, or where a redirect might lead as well. It never has
+// credentials.
+func (t *trust) guestRealm(u *url.URL) (ask, withCredentials bool) {
+	ask, _ = t.realm(u)
+	return ask || t.redirects[hostPort(u)], false
+}
+
+// upgraded says whether u is the host of a plain http endpoint, over https.
+func (t *trust) upgraded(u *url.URL) bool {
+	return u.Scheme == "https" && t.plainOwn[strings.ToLower(u.Hostname())]
+}
+
+// otherPort says whether redirect_hosts names u's host, though not with u's port.
+func (t *trust) otherPort(u *url.URL) bool {
+	for at := range t.redirects {
+		if host, _, _ := net.SplitHostPort(at); host == strings.ToLower(u.Hostname()) {
+			return true
+		}
+	}
+	return false
 }

@@ -24,7 +24,8 @@ func newConfigCheck(p *process) *cobra.Command {
 		Short: "Say what is wrong with a configuration, and where",
 		Long: `Check reads the file, or the one of --config or $ENTREPOT_CONFIG, and the
 environment as serving would. It prints every problem with file, line and key, and
-then exits with 1. It touches no network and no cache.`,
+then exits with 1. It prints a warning for a setting that is valid, but probably not
+what was meant. It touches no network and no cache.`,
 		Example: `  entrepot config check /etc/entrepot/entrepot.yml`,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: does(func(cmd *cobra.Command, args []string) error {
@@ -32,13 +33,19 @@ then exits with 1. It touches no network and no cache.`,
 			if len(args) > 0 {
 				file = args[0]
 			}
-			if _, err := p.load(cmd, file); err != nil {
+			cfg, err := p.load(cmd, file)
+			if err != nil {
 				return err
 			}
 			if file == "" {
 				file = "no file: the defaults and the environment"
 			}
-			_, err := fmt.Fprintf(p.stdout, "%s: ok\n", file)
+			for _, w := range cfg.Warnings() {
+				if _, err := fmt.Fprintf(p.stdout, "%s: warning: %s\n", file, w); err != nil {
+					return err
+				}
+			}
+			_, err = fmt.Fprintf(p.stdout, "%s: ok\n", file)
 			return err
 		}),
 	}

@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	// breakAfter is how many failures in a row open a breaker.
+	// breakAfter is how many connections in a row must fail, or how many repositories
+	// without an answer to any other in between, before an endpoint is suspected.
 	breakAfter = 3
 	// firstProbe and lastProbe bound the wait for an open endpoint's next
 	// probe, which doubles from one to the next, give or take probeJitter.
@@ -36,38 +37,82 @@ const (
 	breakerOpen     breakerState = 2 // none is
 )
 
-// blame says what a failure tells of the endpoint.
+// blame says what a failure tells about the endpoint.
 type blame int
 
 const (
-	blameNone    blame = iota // nothing: it was not asked, or its caller left
-	blameNobody               // it answered: what went wrong is not its fault
-	blameRequest              // it fails, maybe only with what it was asked for
-	blameGone                 // it fails with whatever it is asked for
-	blameSilent               // it did not answer in the time that it has
+	blameNone    blame = iota // nothing: the request was not sent, or its caller left
+	blameNobody               // the endpoint answered: the failure is not its fault
+	blameRequest              // it failed, maybe only for what this request asked for
+	blameGone                 // no connection could be made
+	blameSilent               // it did not answer in time, maybe only this request
+	blameUnreach              // no connection came about in time
 )
 
-// breaker keeps requests from an endpoint that fails whatever it is asked. It
-// opens after some failures in a row. It does not find out by itself when to
-// close: whoever opened it probes (see Registry.revive), so that no client ever
-// waits for the answer of an endpoint that has none.
+// blamed is a failed request as a breaker sees it.
+type blamed struct {
+	how blame
+	// repo is the repository (for token servers: the scopes) it was about.
+	repo string
+	// optional is set for requests whose failure says little about pulls: HEADs and
+	// lists, which some registries don't support or answer with 5xx.
+	optional bool
+	began    time.Time
+	cause    *oci.Error
+}
+
+// verdict is what a breaker makes of a failure.
+type verdict int
+
+const (
+	carryOn verdict = iota // nothing changes
+	suspect                // a probe must tell whether the endpoint fails
+	opened                 // the breaker has opened; the caller revives the endpoint
+)
+
+// health is how an endpoint answered a probe, the worst last.
+type health int
+
+const (
+	healthUnknown health = iota // no probe may be sent: a rate limit holds it
+	healthGood                  // it answered
+	healthFailing               // it answered with a failure
+	healthSilent                // it did not answer
+)
+
+// breaker keeps requests from an endpoint that fails whatever it is asked. Failures
+// of single requests never open it: a registry answers 5xx for one repository, one
+// image or an API it lacks, and serves everything else. It opens
+//   - after breakAfter failed connections in a row, or one that timed out;
+//   - if a request for anything gets no answer in time, nothing else was answered
+//     meanwhile, and a probe gets no answer either;
+//   - if GETs of breakAfter repositories fail, nothing else was answered meanwhile, and
+//     a probe fails too.
+//
+// It does not find out by itself when to close: whoever opened it probes (see
+// Registry.revive), so that no client ever waits for the answer of an endpoint that
+// has none. Its methods are safe for concurrent use.
 type breaker struct {
 	state    prometheus.Gauge
 	openings prometheus.Counter
 
 	mu  sync.Mutex
 	now breakerState
-	// streak is how many failures there were since the last success, and
-	// thing what was asked for at the last of them.
+	// streak counts the failed connections since the last answer, and repos has the
+	// repositories with failed requests since then, at most breakAfter of them.
 	streak int
-	thing  string
+	repos  map[string]bool
 	cause  *oci.Error
 	// answered is when the endpoint last answered.
 	answered time.Time
 	// probe is when the next probe is due, and pauses the waits between them.
 	probe    time.Time
 	pauses   backoff.ExponentialBackOff
-	reviving bool // someone probes
+	reviving bool // a goroutine probes until the endpoint answers
+	doubting bool // a goroutine probes once to confirm a suspicion
+	// trial lets one request through: probes are answered with failures, but what
+	// clients ask for may work.
+	trial bool
 }
 
 func newBreaker(state prometheus.Gauge, openings prometheus.Counter) *breaker {
@@ -83,12 +128,12 @@ func (b *breaker) set(s breakerState) {
 	b.state.Set(float64(s))
 }
 
-// refusal tells whether no request may be sent: the failure that opened the
-// breaker, and for how long the next probe is away.
+// refusal returns whether no request may be sent, the failure that opened the
+// breaker, and the time until the next probe. A trial request passes.
 func (b *breaker) refusal() (cause *oci.Error, wait time.Duration, refused bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.now == breakerClosed {
+	if b.now == breakerClosed || b.trial {
 		return nil, 0, false
 	}
 	return b.cause, max(time.Until(b.probe), firstProbe), true
@@ -98,41 +143,90 @@ func (b *breaker) refusal() (cause *oci.Error, wait time.Duration, refused bool)
 func (b *breaker) success() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.streak, b.thing, b.cause = 0, "", nil
-	b.answered = time.Now()
+	b.clear()
 	b.pauses.Reset()
 	if b.now != breakerClosed {
 		b.set(breakerClosed)
 	}
 }
 
-// failure notes a failed request for thing that began at began. It tells
-// whether the breaker has opened by it, and whether the caller is to revive the
-// endpoint.
-func (b *breaker) failure(how blame, thing string, began time.Time, cause *oci.Error) (opened, revive bool) {
+// clear forgets the failures before an answer that has just come. b.mu is held.
+func (b *breaker) clear() {
+	b.streak, b.cause, b.trial = 0, nil, false
+	clear(b.repos)
+	b.answered = time.Now()
+}
+
+// failure notes a failed request. If it gives suspect, the caller probes the endpoint
+// and calls confirm; if it gives opened, the caller revives it.
+func (b *breaker) failure(f blamed) verdict {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	// One thing that an endpoint can not serve, asked for again and again,
-	// says nothing of all the others.
-	if how == blameRequest && thing == b.thing {
-		return false, false
+	if b.now != breakerClosed {
+		b.trial = false
+		return carryOn
 	}
-	b.streak++
-	b.thing, b.cause = thing, cause
-	// Who said nothing for so long, to nobody, is gone; to wait for more such
-	// failures would take each of them as long.
-	if how == blameSilent && !b.answered.After(began) {
-		b.streak = max(b.streak, breakAfter)
+	b.cause = f.cause
+	quiet := !b.answered.After(f.began) // nothing was answered since it was sent
+	switch f.how {
+	case blameGone, blameUnreach:
+		b.streak++
+		// Waiting for more timeouts would take each of the next requests as long.
+		if b.streak >= breakAfter || f.how == blameUnreach && quiet {
+			return b.open()
+		}
+		return carryOn
+	case blameSilent:
+		if !quiet {
+			return carryOn
+		}
+	default:
+		if f.optional {
+			return carryOn
+		}
+		if b.repos == nil {
+			b.repos = map[string]bool{}
+		}
+		if len(b.repos) < breakAfter {
+			b.repos[f.repo] = true
+		}
+		if len(b.repos) < breakAfter {
+			return carryOn
+		}
 	}
-	if b.streak < breakAfter || b.now != breakerClosed {
-		return false, false
+	if b.doubting {
+		return carryOn
 	}
+	b.doubting = true
+	return suspect
+}
+
+// open opens the breaker. It gives opened, or carryOn if the endpoint is being
+// revived already. b.mu is held.
+func (b *breaker) open() verdict {
 	b.set(breakerOpen)
 	b.openings.Inc()
 	b.probe = time.Now().Add(firstProbe)
-	revive = !b.reviving
+	if b.reviving {
+		return carryOn
+	}
 	b.reviving = true
-	return true, revive
+	return opened
+}
+
+// confirm ends the suspicion that began at began: h is how the endpoint answered a
+// probe, and worst the best answer that still opens the breaker.
+func (b *breaker) confirm(began time.Time, h, worst health) verdict {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.doubting = false
+	if h == healthGood {
+		b.clear()
+	}
+	if h < worst || b.now != breakerClosed || b.answered.After(began) || b.cause == nil {
+		return carryOn
+	}
+	return b.open()
 }
 
 // pause gives the wait for the next probe; false when the breaker has closed:
@@ -160,24 +254,23 @@ func (b *breaker) begin() bool {
 	return true
 }
 
-// end notes what came of a probe. After a good one the endpoint is on trial:
-// the next failure opens the breaker again, and the waits go on to grow.
-func (b *breaker) end(good bool) {
+// end notes how the endpoint answered a probe while the breaker was open.
+func (b *breaker) end(h health) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
 	case b.now == breakerClosed: // a request was answered meanwhile
-	case good:
-		b.streak = breakAfter - 1
-		b.answered = time.Now()
+	case h == healthGood:
+		b.clear()
 		b.set(breakerClosed)
 	default:
+		b.trial = h == healthFailing
 		b.set(breakerOpen)
 	}
 }
 
-// left makes the failure of a request that was not sent, for the host behind b is
-// left alone; nil where it is not.
+// left returns the failure of a request that is not sent because breaker b is open;
+// nil if it may be sent.
 func (r *Registry) left(b *breaker) *failure {
 	cause, wait, refused := b.refusal()
 	if !refused {
@@ -190,10 +283,9 @@ func (r *Registry) left(b *breaker) *failure {
 	return f
 }
 
-// judge tells host's breaker b how a request for thing came out that began at
-// began; f is nil where it came out well. probe, which tells whether the host
-// answers, is for when it is found to be gone.
-func (r *Registry) judge(b *breaker, host, thing string, began time.Time, f *failure, probe func(context.Context) bool) {
+// judge tells host's breaker b how a request came out: f is its failure or nil, and
+// what describes the request. probe asks whether the host answers.
+func (r *Registry) judge(b *breaker, host string, what blamed, f *failure, probe func(context.Context) health) {
 	switch {
 	case f == nil || f.blame == blameNobody:
 		b.success()
@@ -201,20 +293,38 @@ func (r *Registry) judge(b *breaker, host, thing string, began time.Time, f *fai
 	case f.blame == blameNone:
 		return
 	}
-	opened, revive := b.failure(f.blame, thing, began, f.err)
-	if !opened {
-		return
-	}
-	r.log.Warn("it has failed several times in a row and is left alone until it answers again", zap.String("host", host), zap.Error(f.err))
-	// What is idle may be dead as well, and would hold the probe up.
-	r.routes.named.CloseIdleConnections()
-	if revive {
-		r.spawn(func() { r.revive(b, host, probe) })
+	what.how, what.cause = f.blame, f.err
+	switch b.failure(what) {
+	case opened:
+		r.opened(b, host, f.err, probe)
+	case suspect:
+		worst := healthFailing
+		if what.how == blameSilent {
+			worst = healthSilent // the others may be answered
+		}
+		r.spawn(func() {
+			began := time.Now()
+			ctx, cancel := context.WithTimeout(r.life, probeTimeout)
+			h := probe(ctx)
+			cancel()
+			if r.life.Err() == nil && b.confirm(began, h, worst) == opened {
+				r.opened(b, host, f.err, probe)
+			}
+		})
 	}
 }
 
+// opened logs that host's breaker b has opened, and has the host probed until it
+// answers.
+func (r *Registry) opened(b *breaker, host string, why *oci.Error, probe func(context.Context) health) {
+	r.log.Warn("it has failed several times in a row and is left alone until it answers again", zap.String("host", host), zap.Error(why))
+	// Idle connections may be dead too.
+	r.routes.named.CloseIdleConnections()
+	r.spawn(func() { r.revive(b, host, probe) })
+}
+
 // revive probes host until it answers. It ends with the registry.
-func (r *Registry) revive(b *breaker, host string, probe func(context.Context) bool) {
+func (r *Registry) revive(b *breaker, host string, probe func(context.Context) health) {
 	for {
 		wait, due := b.pause()
 		if !due {
@@ -231,31 +341,37 @@ func (r *Registry) revive(b *breaker, host string, probe func(context.Context) b
 			continue
 		}
 		ctx, cancel := context.WithTimeout(r.life, probeTimeout)
-		good := probe(ctx)
+		h := probe(ctx)
 		cancel()
-		b.end(good)
-		if good {
+		b.end(h)
+		if h == healthGood {
 			r.log.Info("it answers again", zap.String("host", host))
 		}
 	}
 }
 
-// probe gives the probe of ep, which failed with a: a GET of /v2/, which needs no
-// token to be an answer. Where that of all things fails, a is asked again, by
-// HEAD, which is no pull.
-func (r *Registry) probe(ep *endpoint, a *ask) func(context.Context) bool {
-	return func(ctx context.Context) bool {
+// probe returns the probe of ep: a GET of /v2/, where an endpoint without a token
+// answers too. If only that fails, the probe asks for a by HEAD, which is no pull.
+func (r *Registry) probe(ep *endpoint, a *ask) func(context.Context) health {
+	return func(ctx context.Context) health {
 		if _, held := ep.governor.heldAll(); held {
-			return false
+			return healthUnknown
 		}
 		res := r.knock(ctx, http.MethodGet, ep.ping(), nil)
-		if res != nil && res.StatusCode >= 500 && a.page == nil {
+		answered := res != nil
+		if answered && res.StatusCode >= 500 && a.page == nil {
 			res = r.knock(ctx, http.MethodHead, ep.url(a.repo+"/"+a.path), a.header)
 		}
 		if res != nil && res.StatusCode == http.StatusTooManyRequests {
 			ep.governor.note(account{}, ep.governor.turn(account{}), false, res.StatusCode, res.Header)
 		}
-		return res != nil && (res.StatusCode < 500 || res.StatusCode == http.StatusNotImplemented)
+		switch {
+		case res != nil && (res.StatusCode < 500 || res.StatusCode == http.StatusNotImplemented):
+			return healthGood
+		case answered:
+			return healthFailing
+		}
+		return healthSilent
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -119,21 +120,24 @@ func TestProbesOfAnEndpointThatStaysAwayBecomeRare(t *testing.T) {
 	})
 }
 
-func TestASilentEndpointCostsOneTimeoutOnly(t *testing.T) {
+func TestASilentEndpointIsLeftAloneOnceAProbeIsNotAnsweredEither(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.blackHole("reg.test:443")
 		r := w.registry(Options{HeaderTimeout: 5 * time.Second})
 		began := time.Now()
 		wantError(t, resolve(t, r, "1"), oci.CodeUnavailable, 504)
-		w.wantBreaker("reg.test", breakerOpen, 1)
 		if d := time.Since(began); d != 5*time.Second {
 			t.Errorf("it took %s, want 5s", d)
 		}
+		time.Sleep(5 * time.Second) // the probe
+		synctest.Wait()
+		w.wantBreaker("reg.test", breakerOpen, 1)
+		began = time.Now()
 		wantError(t, resolve(t, r, "2"), oci.CodeUnavailable, 503)
-		if d := time.Since(began); d != 5*time.Second {
-			t.Errorf("the next took %s, want nothing", d-5*time.Second)
+		if d := time.Since(began); d != 0 {
+			t.Errorf("the next took %s, want nothing", d)
 		}
-		// The probe waits, and nobody waits for the probe.
+		// Nobody waits for the next probe, which is not answered either.
 		time.Sleep(2 * time.Second)
 		w.wantBreaker("reg.test", breakerHalfOpen, 1)
 		now := time.Now()
@@ -141,9 +145,35 @@ func TestASilentEndpointCostsOneTimeoutOnly(t *testing.T) {
 		if d := time.Since(now); d != 0 {
 			t.Errorf("during the probe it took %s, want nothing", d)
 		}
-		w.wantCount("GET reg.test/v2/", 1)
 		w.wantCount("HEAD ", 1)
 	})
+}
+
+func TestASilentRequestOpensNothingIfAProbeIsAnswered(t *testing.T) {
+	for name, ping := range map[string]http.HandlerFunc{"200": status(200), "401": status(401), "500": status(500)} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+					switch req.URL.Path {
+					case "/v2/":
+						ping(rw, req)
+					case "/v2/b/manifests/latest":
+						serveImage(rw, req)
+					default:
+						<-req.Context().Done()
+					}
+				})
+				r := w.registry(Options{HeaderTimeout: 5 * time.Second})
+				for range 5 {
+					_, err := r.Blob(t.Context(), "a", layerDigest, oci.Whole)
+					wantError(t, err, oci.CodeUnavailable, 504)
+					wantManifest(t, r, "b")
+				}
+				time.Sleep(time.Minute)
+				w.wantBreaker("reg.test", breakerClosed, 0)
+			})
+		})
+	}
 }
 
 func TestOneSlowAnswerAmongOthersOpensNothing(t *testing.T) {
@@ -193,7 +223,14 @@ func TestOneThingThatFailsOpensNothing(t *testing.T) {
 	}
 }
 
-func TestWhatFailsForEverythingOpens(t *testing.T) {
+// pull fetches the manifest of repo by a tag that nobody has asked for.
+func pull(t *testing.T, r *Registry, repo string) error {
+	t.Helper()
+	_, err := r.Manifest(t.Context(), repo, "latest")
+	return err
+}
+
+func TestWhatFailsForAllRepositoriesOpensIfAProbeFailsToo(t *testing.T) {
 	for name, h := range map[string]http.HandlerFunc{"500": status(500), "503": status(503), "broken off": hangUp} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world) {
@@ -201,14 +238,87 @@ func TestWhatFailsForEverythingOpens(t *testing.T) {
 				r := w.registry(Options{})
 				for i := range breakAfter {
 					w.wantBreaker("reg.test", breakerClosed, 0)
-					if resolve(t, r, fmt.Sprint(i)) == nil {
+					if pull(t, r, fmt.Sprint(i)) == nil {
 						t.Fatal("want an error")
 					}
 				}
+				synctest.Wait()
 				w.wantBreaker("reg.test", breakerOpen, 1)
+				wantError(t, pull(t, r, "another"), oci.CodeUnavailable, 503, "left alone")
 			})
 		})
 	}
+}
+
+// Whatever fails for some requests only refuses nobody else's.
+func TestWhatFailsForSomeRequestsOpensNothing(t *testing.T) {
+	isOf := func(part string) func(*http.Request) bool {
+		return func(req *http.Request) bool { return strings.Contains(req.URL.Path, part) }
+	}
+	for name, fails := range map[string]func(*http.Request) bool{
+		"referrers":          isOf("/referrers/"),
+		"tags":               isOf("/tags/list"),
+		"HEAD":               func(req *http.Request) bool { return req.Method == http.MethodHead },
+		"blobs":              isOf("/blobs/"),
+		"one repository":     isOf("/v2/bad/one/"),
+		"all of one project": isOf("/v2/bad/"),
+		"everything but pings": func(req *http.Request) bool {
+			return req.URL.Path != "/v2/" && req.URL.Path != "/v2/good/manifests/latest"
+		},
+	} {
+		for kind, h := range map[string]http.HandlerFunc{"500": status(500), "broken off": hangUp} {
+			t.Run(name+" "+kind, func(t *testing.T) {
+				inWorld(t, func(t *testing.T, w *world) {
+					w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+						if fails(req) {
+							h(rw, req)
+							return
+						}
+						serveImage(rw, req)
+					})
+					r := w.registry(Options{})
+					for i := range 6 {
+						repo := "bad/" + []string{"one", "two", "three", "four"}[i%4]
+						_ = resolve(t, r, "latest")
+						_ = pull(t, r, repo)
+						_, _ = r.Blob(t.Context(), repo, digest.FromString(fmt.Sprint(i)), oci.Whole)
+						_, _ = r.Tags(t.Context(), repo)
+						_, _ = r.Referrers(t.Context(), repo, layerDigest)
+						synctest.Wait()
+						if err := pull(t, r, "good"); err != nil {
+							t.Fatalf("after %d rounds: %v", i+1, err)
+						}
+					}
+					w.wantBreaker("reg.test", breakerClosed, 0)
+				})
+			})
+		}
+	}
+}
+
+// Optional requests that fail open nothing, also at a registry that answers /v2/ with
+// a failure and is asked for nothing else meanwhile.
+func TestOptionalRequestsThatFailOpenNothing(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+			if req.Method == http.MethodGet && strings.Contains(req.URL.Path, "/manifests/latest") {
+				serveImage(rw, req)
+				return
+			}
+			rw.WriteHeader(500)
+		})
+		r := w.registry(Options{})
+		for i := range 3 * breakAfter {
+			repo := fmt.Sprint("repo", i)
+			_, _ = r.Resolve(t.Context(), repo, "latest")
+			_, _ = r.Tags(t.Context(), repo)
+			_, _ = r.Referrers(t.Context(), repo, layerDigest)
+			_, _ = r.Stat(t.Context(), repo, layerDigest)
+		}
+		synctest.Wait()
+		w.wantBreaker("reg.test", breakerClosed, 0)
+		wantManifest(t, r, "good")
+	})
 }
 
 func TestBrokenTLSOpens(t *testing.T) {
@@ -261,6 +371,8 @@ func TestAnOpenEndpointIsPassedOverForTheNext(t *testing.T) {
 		w.host("second.test:443", serveImage)
 		r := w.registry(Options{Endpoints: []string{"https://first.test", "https://second.test"}, HeaderTimeout: 5 * time.Second})
 		wantManifest(t, r, "a")
+		time.Sleep(5 * time.Second) // the probe
+		synctest.Wait()
 		w.wantBreaker("first.test", breakerOpen, 1)
 		began := time.Now()
 		for range 3 {
@@ -294,6 +406,7 @@ func TestATokenServerThatIsGoneIsLeftAloneAndItsEndpointIsNot(t *testing.T) {
 		if d := time.Since(began); d != 5*time.Second {
 			t.Errorf("it took %s, want 5s", d)
 		}
+		time.Sleep(6 * time.Second) // the probe
 		for _, repo := range []string{"b", "c", "d", "e"} {
 			began := time.Now()
 			_, err := r.Manifest(t.Context(), repo, "latest")
@@ -325,10 +438,11 @@ func TestAnEndpointThatFailsThePingOnlyComesBack(t *testing.T) {
 		})
 		r := w.registry(Options{})
 		for i := range breakAfter {
-			if resolve(t, r, fmt.Sprint(i)) == nil {
+			if pull(t, r, fmt.Sprint(i)) == nil {
 				t.Fatal("want an error")
 			}
 		}
+		synctest.Wait()
 		w.wantBreaker("reg.test", breakerOpen, 1)
 		bad.Store(false)
 		time.Sleep(2 * time.Second)
@@ -336,23 +450,34 @@ func TestAnEndpointThatFailsThePingOnlyComesBack(t *testing.T) {
 	})
 }
 
-func TestAnEndpointOnTrialOpensAtItsNextFailure(t *testing.T) {
+// A registry without a working /v2/ whose failures stay is not left alone for good:
+// while it answers, if only with failures, one request after each probe is sent.
+func TestOneRequestAfterEachProbeIsSentToAnEndpointThatAnswersWithFailures(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
-		ping := func(rw http.ResponseWriter, req *http.Request) {
-			if req.URL.Path != "/v2/" {
-				rw.WriteHeader(500)
+		w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+			if strings.HasPrefix(req.URL.Path, "/v2/good/") {
+				serveImage(rw, req)
+				return
 			}
-		}
-		w.host("reg.test:443", ping)
+			rw.WriteHeader(500)
+		})
 		r := w.registry(Options{})
 		for i := range breakAfter {
-			_ = resolve(t, r, fmt.Sprint(i))
+			_ = pull(t, r, fmt.Sprint(i))
 		}
+		synctest.Wait()
 		w.wantBreaker("reg.test", breakerOpen, 1)
-		time.Sleep(2 * time.Second)
+		time.Sleep(2 * time.Second) // a probe
+		asked := w.count("GET reg.test/v2/bad/")
+		for range 3 {
+			_ = pull(t, r, "bad")
+		}
+		if n := w.count("GET reg.test/v2/bad/") - asked; n != 1 {
+			t.Errorf("%d requests were sent after a probe that failed, want 1", n)
+		}
+		time.Sleep(lastProbe)
+		wantManifest(t, r, "good")
 		w.wantBreaker("reg.test", breakerClosed, 1)
-		_ = resolve(t, r, "another")
-		w.wantBreaker("reg.test", breakerOpen, 2)
 	})
 }
 
@@ -361,7 +486,7 @@ func TestClosingEndsTheProbes(t *testing.T) {
 		w.blackHole("reg.test:443")
 		r := w.registry(Options{HeaderTimeout: 5 * time.Second})
 		_ = resolve(t, r, "1")
-		time.Sleep(2 * time.Second) // a probe is under way
+		time.Sleep(7 * time.Second) // a second probe is under way
 		w.wantBreaker("reg.test", breakerHalfOpen, 1)
 		began := time.Now()
 		r.Close()
@@ -451,6 +576,7 @@ func TestWhatCanNotBeSentWaitsForNoSlot(t *testing.T) {
 		defer b.Close()
 		silent = true
 		wantError(t, resolve(t, r, "1"), oci.CodeUnavailable, 504)
+		time.Sleep(6 * time.Second)                      // the probe
 		release, err := r.slots.take(t.Context(), false) // and something else the other
 		if err != nil {
 			t.Fatal(err)

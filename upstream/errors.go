@@ -121,10 +121,18 @@ func (r *Registry) broken(ctx context.Context, host string, err error) *failure 
 		if dns.IsNotFound {
 			return say(http.StatusBadGateway, "connect", elsewhere, "is not known to the name server")
 		}
+		if dns.IsTimeout {
+			// It took the whole connect timeout; another try would take as long.
+			f := say(http.StatusGatewayTimeout, "connect", elsewhere, "cannot be resolved: the name server does not answer")
+			f.blame = blameUnreach
+			return f
+		}
 		return say(http.StatusBadGateway, "connect", anybody, "can not be resolved: the name server does not answer")
 	case errors.As(err, &timeout) && timeout.Timeout():
 		if errors.As(err, &op) && op.Op == "dial" {
-			return say(http.StatusGatewayTimeout, "timeout", elsewhere, "can not be connected to: it does not answer")
+			f := say(http.StatusGatewayTimeout, "timeout", elsewhere, "cannot be connected to: it does not answer")
+			f.blame = blameUnreach
+			return f
 		}
 		return say(http.StatusGatewayTimeout, "timeout", elsewhere, "takes too long to answer")
 	case errors.Is(err, syscall.ECONNREFUSED):

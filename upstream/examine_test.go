@@ -117,7 +117,7 @@ func TestExamineTellsTheClockTheBreakerAndTheQuota(t *testing.T) {
 		}
 		b := r.endpoints[0].breaker
 		for range breakAfter {
-			b.failure(blameGone, "a", time.Now(), &oci.Error{Message: "it was gone"})
+			b.failure(blamed{how: blameGone, repo: "a", began: time.Now(), cause: &oci.Error{Message: "it was gone"}})
 		}
 		if e := r.Examine(t.Context())[0]; e.Breaker != "open" || e.BreakerCause != "it was gone" || e.Failed != "" {
 			t.Errorf("want an open breaker at an endpoint that answers, got %+v", e)

@@ -202,14 +202,14 @@ func (r *Registry) once(ctx context.Context, ep *endpoint, a *ask, take func(*an
 	if f.reason != "" {
 		r.metrics.UpstreamErrors.WithLabelValues(r.name, f.reason).Inc()
 	}
-	// An endpoint that used up a caller's patience is as good as gone; one
-	// whose caller went away at once is not.
+	// An endpoint that used up a caller's patience was silent; one whose caller went
+	// away at once was not.
 	spent := errors.Is(f.err, context.DeadlineExceeded) && time.Since(began) >= time.Second
 	switch {
 	case f.away:
 		f.blame = blameNobody // the endpoint has answered: it sent us away
 	case f.blame == blameNone && spent:
-		f.blame = blameGone
+		f.blame = blameSilent
 	case f.blame == blameNone && f.status != 0:
 		f.blame = blameNobody
 	}
@@ -230,9 +230,10 @@ func (r *Registry) once(ctx context.Context, ep *endpoint, a *ask, take func(*an
 	return false, f
 }
 
-// judgeAsk tells ep's breaker how a came out.
+// judgeAsk tells ep's breaker how a came out, which was sent at began.
 func (r *Registry) judgeAsk(ep *endpoint, a *ask, began time.Time, f *failure) {
-	r.judge(ep.breaker, ep.host, a.repo+"/"+a.path, began, f, r.probe(ep, a))
+	what := blamed{repo: a.repo, began: began, optional: a.op != "manifest" && a.op != "blob"}
+	r.judge(ep.breaker, ep.host, what, f, r.probe(ep, a))
 }
 
 // attempt asks ep once, and again with another Authorization while its answer asks for

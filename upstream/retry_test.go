@@ -230,7 +230,7 @@ func TestACallersDeadlineEndsTheTries(t *testing.T) {
 			t.Errorf("it took %s, want 2s", d)
 		}
 		wantManifest(t, r, "a") // the one that hung is now passed over
-		w.wantCount("GET first.test", 1)
+		w.wantCount("GET first.test/v2/a/", 1)
 	})
 }
 

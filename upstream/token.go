@@ -358,9 +358,12 @@ func (t *tokens) fetch(ctx context.Context, d *demand, c Credential, scopes []st
 		}
 		began := time.Now()
 		got, f := t.fetchNow(ctx, d, c, scopes)
-		t.r.judge(b, d.realm.Host, strings.Join(scopes, " "), began, f, func(ctx context.Context) bool {
+		t.r.judge(b, d.realm.Host, blamed{repo: strings.Join(scopes, " "), began: began}, f, func(ctx context.Context) health {
 			// Without service and scope some answer 500: any answer will do.
-			return t.r.knock(ctx, http.MethodGet, d.realm, nil) != nil
+			if t.r.knock(ctx, http.MethodGet, d.realm, nil) == nil {
+				return healthSilent
+			}
+			return healthGood
 		})
 		if f == nil {
 			result := "ok"

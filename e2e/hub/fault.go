@@ -38,6 +38,13 @@ type Fault struct {
 	bare   bool  // no Docker-Content-Digest
 	lie    bool  // another one
 	expire bool
+
+	// act, if it is set, sees the request before anything else and says whether it has
+	// answered it.
+	act         func(h *Hub, w http.ResponseWriter, r *http.Request) bool
+	scopePrefix string               // see NameScopes
+	token       func(map[string]any) // see TokenAnswer
+	gzip        bool                 // see GzipToken
 }
 
 // ending is how the body of a blob goes wrong, at byte Fault.at of the blob's
@@ -259,6 +266,9 @@ func (h *Hub) before(w http.ResponseWriter, r *http.Request, met []*rule) (answe
 		}
 	}
 	for _, f := range met {
+		if f.act != nil && f.act(h, w, r) {
+			return true
+		}
 		if f.status == 0 {
 			continue
 		}

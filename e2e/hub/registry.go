@@ -83,7 +83,7 @@ func (h *Hub) serveRegistry(w http.ResponseWriter, r *http.Request) {
 		writeError(w, r, http.StatusNotFound, "UNSUPPORTED", "no such page")
 		return
 	}
-	if !h.authorize(w, r, rt.repo, rt.kind == Push) {
+	if !h.authorize(w, r, scopeName(met, rt.repo), rt.kind == Push) {
 		return
 	}
 	switch rt.kind {

@@ -2,7 +2,6 @@ package hub
 
 import (
 	"crypto/rand"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -40,7 +39,8 @@ func (h *Hub) ExpireTokens() {
 // OAuth2 POST (distribution, "Token Authentication Specification").
 func (h *Hub) serveToken(w http.ResponseWriter, r *http.Request) {
 	h.note(Token, r)
-	if h.before(w, r, h.trouble(ask{kind: Token})) {
+	met := h.trouble(ask{kind: Token})
+	if h.before(w, r, met) {
 		return
 	}
 	if strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ") {
@@ -85,8 +85,7 @@ func (h *Hub) serveToken(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer := h.grantToken(user, r.Form["scope"], post && r.PostForm.Get("access_type") == "offline", password)
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(answer) // the client may be gone
+	writeToken(w, answer, met)
 }
 
 // RefreshToken gives a token that the OAuth2 POST takes for the user.

@@ -210,6 +210,8 @@ func TestALimitAgainstAbuseIsGivenWayTo(t *testing.T) {
 	pullRaw(t, p, "library/app", i)
 	h.Inject(hub.TooManyRequests(hub.Any).With("Retry-After", "60"))
 	wantStale(t, p, i, "rate")
+	// A second operation that is limited too has all requests held.
+	wantLimited(t, p, "/v2/library/app/manifests/2.0", 60)
 	before := h.Counts()
 	wantStale(t, p, i, "rate")
 	pullRaw(t, p, "library/app", i)

@@ -354,7 +354,7 @@ func (r *Registry) revive(b *breaker, host string, probe func(context.Context) h
 // answers too. If only that fails, the probe asks for a by HEAD, which is no pull.
 func (r *Registry) probe(ep *endpoint, a *ask) func(context.Context) health {
 	return func(ctx context.Context) health {
-		if _, held := ep.governor.heldAll(); held {
+		if _, held := ep.governor.held("probe"); held {
 			return healthUnknown
 		}
 		res := r.knock(ctx, http.MethodGet, ep.ping(), nil)
@@ -363,7 +363,7 @@ func (r *Registry) probe(ep *endpoint, a *ask) func(context.Context) health {
 			res = r.knock(ctx, http.MethodHead, ep.url(a.repo+"/"+a.path), a.header)
 		}
 		if res != nil && res.StatusCode == http.StatusTooManyRequests {
-			ep.governor.note(account{}, ep.governor.turn(account{}), false, res.StatusCode, res.Header)
+			ep.governor.note(account{}, ep.governor.turn(account{}), "probe", false, res.StatusCode, res.Header)
 		}
 		switch {
 		case res != nil && (res.StatusCode < 500 || res.StatusCode == http.StatusNotImplemented):

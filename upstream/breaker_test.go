@@ -601,7 +601,11 @@ func TestAProbeThatIsLimitedHoldsTheNext(t *testing.T) {
 		})
 		time.Sleep(2 * time.Second)
 		w.wantBreaker("reg.test", breakerClosed, 1)
+		for range 2 {
+			wantError(t, pull(t, r, "a"), oci.CodeTooManyRequests, 429)
+		}
 		wantError(t, resolve(t, r, "1"), oci.CodeTooManyRequests, 429)
+		w.wantCount("GET reg.test/v2/a/", 1)
 		w.wantCount("HEAD ", 0)
 	})
 }

@@ -210,7 +210,7 @@ func (r *Registry) rejected(a *answer) *failure {
 	switch status := a.StatusCode; {
 	case status == http.StatusTooManyRequests:
 		f.reason, f.again = "ratelimit", elsewhere
-		f.err = r.overLimit(limited{pulls: a.limited.pulls, wait: max(wait, a.limited.wait)}, tail)
+		f.err = r.overLimit(limited{pulls: a.limited.pulls, operation: a.limited.operation, wait: max(wait, a.limited.wait)}, tail)
 	case status >= 500:
 		f.again, f.blame = anybody, blameRequest
 		code := http.StatusBadGateway

@@ -132,7 +132,9 @@ func TestExamineAsksNothingWhileRequestsAreHeld(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.host("reg.test:443", func(http.ResponseWriter, *http.Request) {})
 		r := w.registry(Options{})
-		r.endpoints[0].governor.note(account{}, 0, false, http.StatusTooManyRequests, http.Header{"Retry-After": {"60"}})
+		for _, op := range []string{"manifest", "blob"} {
+			r.endpoints[0].governor.note(account{}, 0, op, false, http.StatusTooManyRequests, http.Header{"Retry-After": {"60"}})
+		}
 		e := r.Examine(t.Context())[0]
 		if e.Failed != "held" || e.Quota == nil || e.Quota.AllHeldUntil.IsZero() {
 			t.Errorf("want it held, got %+v", e)

@@ -21,9 +21,9 @@ const (
 	// and does not say when to come again. A HEAD that tells of pulls that are
 	// left ends it.
 	pullPause = time.Minute
-	// abusePause is the same for all requests; it doubles as long as the
-	// upstream goes on to refuse, up to maxAbusePause.
-	abusePause    = 10 * time.Second
+	// abusePause is the same for one operation, and for all requests. It doubles as
+	// long as the upstream refuses everything, up to maxAbusePause.
+	abusePause    = 5 * time.Second
 	maxAbusePause = 2 * time.Minute
 	// maxHold bounds what an upstream can ask for by Retry-After: after that
 	// it is asked whether it still means it.
@@ -38,9 +38,13 @@ const (
 // credential, or the zero account where the endpoint has never asked for one.
 type account [sha256.Size]byte
 
-// governor knows what an endpoint still grants, and keeps from it what it would
-// refuse. An upstream has two limits: one on pulls, which is counted by account
-// and told in headers, and one against abuse on whatever comes from an address.
+// governor knows what an endpoint still grants, and holds requests that it would
+// refuse. An upstream has up to three kinds of limits: one on pulls, counted by account
+// and told in headers; limits on single operations, such as listing tags; and one
+// against abuse, on everything that comes from an address. A 429 without a word about
+// the quota holds its own operation. Everything is held once a second operation gets a
+// 429 too, if nothing else was answered in between and one of the two is a pull's.
+// Its methods are safe for concurrent use.
 type governor struct {
 	upstream string
 	metrics  *metrics.Metrics
@@ -49,6 +53,11 @@ type governor struct {
 	accounts map[account]*quota
 	// last is the one that was answered last.
 	last account
+	// operations holds the requests of one operation each, by ask.op.
+	operations map[string]*hold
+	// answered is when the endpoint last answered a request with something else than
+	// 429.
+	answered time.Time
 	// all holds every request.
 	all hold
 }
@@ -73,6 +82,7 @@ type hold struct {
 	// told is set where the upstream has said how long.
 	told  bool
 	pause time.Duration // of the last one that it has not told
+	since time.Time     // when the upstream last refused what is held
 }
 
 // limited is a 429 as the governor understands it.
@@ -80,11 +90,13 @@ type limited struct {
 	// pulls is set where the quota of pulls is used up; else it is the limit
 	// against abuse.
 	pulls bool
-	wait  time.Duration
+	// operation is the only one that is limited; empty if all are.
+	operation string
+	wait      time.Duration
 }
 
 func newGovernor(upstream string, m *metrics.Metrics) *governor {
-	return &governor{upstream: upstream, metrics: m, accounts: map[account]*quota{}}
+	return &governor{upstream: upstream, metrics: m, accounts: map[account]*quota{}, operations: map[string]*hold{}}
 }
 
 // of gives who's quota. g.mu is held.
@@ -118,7 +130,22 @@ func (g *governor) close() {
 	}
 }
 
-// heldAll tells for how long no request at all may be sent.
+// held returns for how long no request of operation op may be sent; false if it may.
+func (g *governor) held(op string) (limited, bool) {
+	if l, held := g.heldAll(); held {
+		return l, true
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	h := g.operations[op]
+	if h == nil {
+		return limited{}, false
+	}
+	wait := time.Until(h.until)
+	return limited{operation: op, wait: wait}, wait > 0
+}
+
+// heldAll returns for how long no request at all may be sent; false if some may.
 func (g *governor) heldAll() (limited, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -149,11 +176,11 @@ func (g *governor) turn(who account) uint64 {
 	return g.of(who).begun
 }
 
-// note learns from an answer of the endpoint to who, and understands a 429: of
-// the quota where it came upon a pull and the upstream speaks of the quota, or
-// is known to have none left; else of the limit against abuse. turn is that of before
-// the request was sent.
-func (g *governor) note(who account, turn uint64, pull bool, status int, h http.Header) limited {
+// note learns from an answer of the endpoint to a request of operation op for who. It
+// takes a 429 for the quota's if it answers a pull and the upstream mentions the quota,
+// or is known to have none left. It takes any other 429 for a limit on op, or on
+// everything (see governor). turn is that of before the request was sent.
+func (g *governor) note(who account, turn uint64, op string, pull bool, status int, h http.Header) limited {
 	now := time.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -161,7 +188,11 @@ func (g *governor) note(who account, turn uint64, pull bool, status int, h http.
 	g.last = who
 	told := g.read(q, turn, h, now)
 	if status != http.StatusTooManyRequests {
+		g.answered = now
 		g.all.pause = 0
+		if o := g.operations[op]; o != nil {
+			o.pause = 0
+		}
 		if told && q.remaining > 0 && !q.pulls.told {
 			q.pulls = hold{}
 		}
@@ -176,13 +207,45 @@ func (g *governor) note(who account, turn uint64, pull bool, status int, h http.
 		}
 		return limited{pulls: true, wait: max(wait, q.pulls.until.Sub(now))}
 	}
-	if wait == 0 {
-		g.all.pause = min(max(2*g.all.pause, abusePause), maxAbusePause)
-		g.all.set(now, g.all.pause, false)
-	} else {
-		g.all.set(now, wait, true)
+	o := g.operations[op]
+	if o == nil {
+		o = &hold{}
+		g.operations[op] = o // as many as there are operations
 	}
+	if !o.since.After(g.answered) {
+		o.pause = 0 // other operations go on
+	}
+	o.refuse(now, wait)
+	if !g.refusesAll(op) {
+		return limited{operation: op, wait: max(wait, o.until.Sub(now))}
+	}
+	g.all.refuse(now, wait)
 	return limited{wait: max(wait, g.all.until.Sub(now))}
+}
+
+// refusesAll reports whether the endpoint, which has just refused op, seems to refuse
+// everything: it refused another operation too, answered nothing since, and one of the
+// two is needed for pulls. g.mu is held.
+func (g *governor) refusesAll(op string) bool {
+	isPull := func(op string) bool { return op == "manifest" || op == "blob" }
+	for other, o := range g.operations {
+		if other != op && (isPull(op) || isPull(other)) && o.since.After(g.answered) && time.Since(o.since) < maxHold {
+			return true
+		}
+	}
+	return false
+}
+
+// refuse notes that what h holds was refused at now, for wait or, if that is zero, for a
+// time that the upstream has not told.
+func (h *hold) refuse(now time.Time, wait time.Duration) {
+	h.since = now
+	if wait == 0 {
+		h.pause = min(max(2*h.pause, abusePause), maxAbusePause)
+		h.set(now, h.pause, false)
+		return
+	}
+	h.set(now, wait, true)
 }
 
 func (h *hold) set(now time.Time, d time.Duration, told bool) {
@@ -257,9 +320,13 @@ func (g *governor) spare(reserve, n int) (left int, wait time.Duration, ok bool)
 	defer g.mu.Unlock()
 	q := g.accounts[g.last]
 	now := time.Now()
+	until := g.all.until
+	if o := g.operations["manifest"]; o != nil && o.until.After(until) {
+		until = o.until
+	}
 	switch {
-	case now.Before(g.all.until):
-		return 0, g.all.until.Sub(now), false
+	case now.Before(until):
+		return 0, until.Sub(now), false
 	case q == nil:
 		return 0, 0, true
 	case now.Before(q.pulls.until):
@@ -335,8 +402,11 @@ func (r *Registry) held(l limited) *failure {
 // overLimit makes the error of a request that a limit refuses.
 func (r *Registry) overLimit(l limited, tail string) *oci.Error {
 	what := "limits the requests from here"
-	if l.pulls {
+	switch {
+	case l.pulls:
 		what = "grants no more pulls for now: the quota of its rate limit is used up"
+	case l.operation != "":
+		what = "limits the requests of this kind from here (" + l.operation + ")"
 	}
 	return &oci.Error{Code: oci.CodeTooManyRequests, RetryAfter: max(l.wait, 0),
 		Message: fmt.Sprintf("upstream %s %s%s", r.name, what, tail)}
@@ -344,9 +414,9 @@ func (r *Registry) overLimit(l limited, tail string) *oci.Error {
 
 // noteLimits learns from an answer of ep itself.
 func (r *Registry) noteLimits(ep *endpoint, who account, turn uint64, res *answer) {
-	res.limited = ep.governor.note(who, turn, res.ask.pull, res.StatusCode, res.Header)
+	res.limited = ep.governor.note(who, turn, res.ask.op, res.ask.pull, res.StatusCode, res.Header)
 	if res.StatusCode == http.StatusTooManyRequests {
-		r.log.Warn("the upstream limits us", zap.String("host", ep.host), zap.Bool("pulls", res.limited.pulls),
+		r.log.Warn("the upstream limits us", zap.String("host", ep.host), zap.Bool("pulls", res.limited.pulls), zap.String("operation", res.limited.operation),
 			zap.Duration("wait", res.limited.wait), zap.String("counted_by", clean(res.Header.Get("Docker-RateLimit-Source"))))
 	}
 }

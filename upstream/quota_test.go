@@ -134,7 +134,7 @@ func TestALimitAgainstAbuseHoldsEverything(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world) {
 				n := 0
 				w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
-					if n++; n > 1 {
+					if n++; n > 2 {
 						serveImage(rw, req)
 						return
 					}
@@ -148,6 +148,9 @@ func TestALimitAgainstAbuseHoldsEverything(t *testing.T) {
 				if e := wantError(t, err, oci.CodeTooManyRequests, 429, "limits the requests"); e.RetryAfter < c.wait {
 					t.Errorf("Retry-After is %s, want at least %s", e.RetryAfter, c.wait)
 				}
+				// A second operation is limited too, so that all are.
+				_, err = r.Blob(t.Context(), "a", layerDigest, oci.Whole)
+				wantError(t, err, oci.CodeTooManyRequests, 429, "limits the requests from here")
 				ask := func() []error {
 					_, manifest := r.Manifest(t.Context(), "a", "latest")
 					_, blob := r.Blob(t.Context(), "a", layerDigest, oci.Whole)
@@ -159,7 +162,7 @@ func TestALimitAgainstAbuseHoldsEverything(t *testing.T) {
 						t.Errorf("a second before its end Retry-After is %s, want 1s", e.RetryAfter)
 					}
 				}
-				w.wantCount("", 1)
+				w.wantCount("", 2)
 				time.Sleep(time.Second)
 				for _, err := range ask()[:1] {
 					if err != nil {
@@ -179,8 +182,101 @@ func TestALimitThatIsNotToldIsTriedMoreAndMoreRarely(t *testing.T) {
 			_ = resolve(t, r, "latest")
 			time.Sleep(time.Second)
 		}
-		// At 0, 10, 30, 70, 150, 270, 390 and 510 seconds.
-		w.wantCount("HEAD ", 8)
+		// At 0, 5, 15, 35, 75, 155, 275, 395 and 515 seconds.
+		w.wantCount("HEAD ", 9)
+	})
+}
+
+// A 429 holds what was limited, for as long as it says, and nothing else.
+func TestALimitOnOneOperationHoldsNoOther(t *testing.T) {
+	asks := map[string]func(t *testing.T, r *Registry) error{
+		"/tags/": func(t *testing.T, r *Registry) error { _, err := r.Tags(t.Context(), "a"); return err },
+		"/referrers/": func(t *testing.T, r *Registry) error {
+			_, err := r.Referrers(t.Context(), "a", layerDigest)
+			return err
+		},
+		"HEAD": func(t *testing.T, r *Registry) error { return resolve(t, r, "latest") },
+		"/manifests/": func(t *testing.T, r *Registry) error {
+			_, err := r.Manifest(t.Context(), "a", "latest")
+			return err
+		},
+		"/blobs/": func(t *testing.T, r *Registry) error { _, err := readBlob(t, r); return err },
+	}
+	serve := func(rw http.ResponseWriter, req *http.Request) {
+		switch {
+		case strings.Contains(req.URL.Path, "/tags/"):
+			fmt.Fprint(rw, `{"tags":["1"]}`)
+		case strings.Contains(req.URL.Path, "/referrers/"):
+			fmt.Fprint(rw, `{"manifests":[]}`)
+		case strings.Contains(req.URL.Path, "/blobs/"):
+			serveLayer(rw, req)
+		default:
+			serveImage(rw, req)
+		}
+	}
+	for limitedBy, limitedAsk := range asks {
+		for name, retry := range map[string]string{"told": "120", "untold": ""} {
+			t.Run(limitedBy+" "+name, func(t *testing.T) {
+				inWorld(t, func(t *testing.T, w *world) {
+					w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+						is := req.Method == http.MethodGet && strings.Contains(req.URL.Path, limitedBy)
+						if is || req.Method == limitedBy {
+							if retry != "" {
+								rw.Header().Set("Retry-After", retry)
+							}
+							rw.WriteHeader(http.StatusTooManyRequests)
+							return
+						}
+						serve(rw, req)
+					})
+					r := w.registry(Options{})
+					tries := 0
+					for range 120 {
+						asked := w.count("")
+						e := wantError(t, limitedAsk(t, r), oci.CodeTooManyRequests, 429)
+						if most := 120 * time.Second; e.RetryAfter > most || retry == "" && e.RetryAfter > abusePause {
+							t.Fatalf("Retry-After is %s", e.RetryAfter)
+						}
+						if w.count("") > asked {
+							tries++
+						}
+						for kind, ask := range asks {
+							if kind != limitedBy {
+								if err := ask(t, r); err != nil {
+									t.Fatalf("%s is held by a limit on %s: %v", kind, limitedBy, err)
+								}
+							}
+						}
+						time.Sleep(time.Second)
+					}
+					if most := 120/int(abusePause/time.Second) + 1; tries > most || retry != "" && tries > 1 {
+						t.Errorf("what is limited was asked for %d times in two minutes", tries)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Lists that are limited, all of them, hold no pull before one is limited too.
+func TestLimitedListsHoldNoPull(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+			if strings.Contains(req.URL.Path, "/manifests/") {
+				serveImage(rw, req)
+				return
+			}
+			rw.Header().Set("Retry-After", "120")
+			rw.WriteHeader(http.StatusTooManyRequests)
+		})
+		r := w.registry(Options{})
+		for range 3 {
+			_, err := r.Tags(t.Context(), "a")
+			wantError(t, err, oci.CodeTooManyRequests, 429)
+			_, err = r.Referrers(t.Context(), "a", layerDigest)
+			wantError(t, err, oci.CodeTooManyRequests, 429)
+		}
+		wantManifest(t, r, "a")
 	})
 }
 
@@ -418,7 +514,7 @@ func TestLateAnswerGrantsNoPullTwice(t *testing.T) {
 		return http.Header{"Ratelimit-Limit": {"100;w=21600"}, "Ratelimit-Remaining": {fmt.Sprintf("%d;w=21600", left)}}
 	}
 	who := account{}
-	note := func(turn uint64, pull bool, left int) { g.note(who, turn, pull, http.StatusOK, says(left)) }
+	note := func(turn uint64, pull bool, left int) { g.note(who, turn, "manifest", pull, http.StatusOK, says(left)) }
 	note(g.turn(who), false, 12)
 
 	head := g.turn(who)

@@ -105,7 +105,7 @@ func (r *Registry) put(ctx context.Context, a *ask, take func(*answer) *failure)
 	}
 	// What can not be sent waits for nothing, least of all for requests that
 	// hang.
-	if f := r.unsent(eps); f != nil {
+	if f := r.unsent(eps, a.op); f != nil {
 		return f
 	}
 	release, err := r.slots.take(ctx, a.bulk)
@@ -159,14 +159,14 @@ func (r *Registry) put(ctx context.Context, a *ask, take func(*answer) *failure)
 	}
 }
 
-// unsent gives the failure of a request that none of eps may be sent just now;
-// nil where one may.
-func (r *Registry) unsent(eps []*endpoint) *failure {
+// unsent returns the failure of a request of operation op that may be sent to none of
+// eps just now; nil if it may be sent to one.
+func (r *Registry) unsent(eps []*endpoint, op string) *failure {
 	var worst *failure
 	for _, ep := range eps {
 		f := r.left(ep.breaker)
 		if f == nil {
-			l, held := ep.governor.heldAll()
+			l, held := ep.governor.held(op)
 			if !held {
 				return nil
 			}
@@ -239,7 +239,7 @@ func (r *Registry) judgeAsk(ep *endpoint, a *ask, began time.Time, f *failure) {
 // attempt asks ep once, and again with another Authorization while its answer asks for
 // one that can be had.
 func (r *Registry) attempt(ctx context.Context, ep *endpoint, a *ask) (*answer, *failure) {
-	if l, held := ep.governor.heldAll(); held {
+	if l, held := ep.governor.held(a.op); held {
 		return nil, r.held(l)
 	}
 	l := r.tokens.login(ep, a)

@@ -1,10 +1,12 @@
 package server
 
 import (
+	"errors"
 	"math"
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/valyala/fasthttp"
 
@@ -28,6 +30,9 @@ func (x *exchange) pageQuery() (pageQuery, error) {
 		return p, nil
 	}
 	n, err := strconv.ParseUint(asked, 10, 31)
+	if errors.Is(err, strconv.ErrRange) && strings.Trim(asked, "0123456789") == "" {
+		return p, nil // no list has so many entries
+	}
 	if err != nil {
 		return p, &oci.Error{Code: "PAGINATION_NUMBER_INVALID", Status: fasthttp.StatusBadRequest, Message: "n is not a number of entries to list"}
 	}

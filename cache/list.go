@@ -117,7 +117,11 @@ func (c *Cache) list(ctx context.Context, t rewrite.Target, kind string, fetch f
 		defer cancel()
 	}
 	f, err := share(patience, c, k, func(ctx context.Context) (index.List, error) {
+		stored := l
 		l, err := fetch(ctx, up.origin)
+		if errors.Is(err, oci.ErrUnconfirmed) && (len(stored.Referrers) == 0 || !mayBeStale) {
+			l, err = index.List{}, nil // nothing else is known
+		}
 		if err != nil {
 			if !oci.IsAbsent(err) {
 				c.paused.put(k, err, failurePause)

@@ -46,6 +46,7 @@ type Origin interface {
 	Tags(ctx context.Context, repo string) ([]string, error)
 	// Referrers lists the manifests whose subject is d, by the referrers API
 	// or, where the upstream lacks it, by the tag schema. None is an empty
-	// list, not an error.
+	// list, not an error. An error that wraps oci.ErrUnconfirmed says that there may
+	// be none.
 	Referrers(ctx context.Context, repo string, d digest.Digest) ([]v1.Descriptor, error)
 }

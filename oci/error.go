@@ -104,6 +104,11 @@ func Errorf(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: err.Error(), Err: errors.Unwrap(err)}
 }
 
+// ErrUnconfirmed is wrapped by the error of an empty list that only a part of the upstream's
+// answers shows to be empty: good enough if nothing else is known, and no reason to drop a
+// list that is.
+var ErrUnconfirmed = errors.New("the list may be empty, or the registry did not say what is in it")
+
 // IsAbsent tells whether err says, on the word of whoever owns the content,
 // that the thing asked for does not exist. An upstream's failure never does.
 func IsAbsent(err error) bool {

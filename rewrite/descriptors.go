@@ -32,23 +32,6 @@ func (ds *Descriptors) UnmarshalJSON(b []byte) error {
 	})
 }
 
-// TagNames is a list of tags in a stranger's JSON. What is no tag is dropped
-// while it is read, as in Descriptors.
-type TagNames []string
-
-// UnmarshalJSON reads a list, or null, which changes nothing.
-func (ts *TagNames) UnmarshalJSON(b []byte) error {
-	var t string
-	return eachElement(b, func() { *ts = TagNames{} }, func(dec *json.Decoder) (bool, error) {
-		t = ""
-		if err := dec.Decode(&t); err != nil || !isTag(t) {
-			return false, err
-		}
-		*ts = append(*ts, t)
-		return true, nil
-	})
-}
-
 // maxDropped is how many elements of a list may be of no use. A list of more is no
 // list of a registry, and each costs the time of reading it.
 const maxDropped = 10_000

@@ -10,24 +10,19 @@ import (
 func TestListsKeepWhatCanBeAskedFor(t *testing.T) {
 	var doc struct {
 		Manifests Descriptors
-		Tags      TagNames
 	}
-	if err := json.Unmarshal([]byte(`{"manifests":[{},null,{"digest":"`+a256+`","size":-1},{"digest":"sha384:x"},{"digest":"`+b256+`","data":"eHg=","size":2}],
-		"tags":["a","",null,"-b","../c","1.0"]}`), &doc); err != nil {
+	if err := json.Unmarshal([]byte(`{"manifests":[{},null,{"digest":"`+a256+`","size":-1},{"digest":"sha384:x"},{"digest":"`+b256+`","data":"eHg=","size":2}]}`), &doc); err != nil {
 		t.Fatal(err)
 	}
 	if len(doc.Manifests) != 1 || string(doc.Manifests[0].Digest) != b256 || doc.Manifests[0].Data != nil {
 		t.Errorf("descriptors: got %+v, want that of %s alone", doc.Manifests, b256)
 	}
-	if strings.Join(doc.Tags, " ") != "a 1.0" {
-		t.Errorf("tags: got %q, want a and 1.0", doc.Tags)
-	}
-	for _, bad := range []string{`{"manifests":{}}`, `{"manifests":["x"]}`, `{"manifests":[[]]}`, `{"manifests":"x"}`, `{"tags":[1]}`, `{"tags":[["a"]]}`} {
+	for _, bad := range []string{`{"manifests":{}}`, `{"manifests":["x"]}`, `{"manifests":[[]]}`, `{"manifests":"x"}`} {
 		if err := json.Unmarshal([]byte(bad), &doc); err == nil {
 			t.Errorf("%s was read", bad)
 		}
 	}
-	doc.Manifests, doc.Tags = nil, nil
+	doc.Manifests = nil
 	if err := json.Unmarshal([]byte(`{"manifests":null}`), &doc); err != nil || doc.Manifests != nil {
 		t.Errorf("null: got %v, %v", doc.Manifests, err)
 	}

@@ -13,30 +13,52 @@ const (
 	maxLinks     = 32
 )
 
-// NextPage reads the values of a response's Link headers (RFC 8288) and gives
-// the target with rel="next", resolved against page, the URL that was asked;
-// nil where there is none. The target is always on page's own scheme and host:
-// a link to another host is an error, as the request for it would carry the
-// credentials of this one. An http link to an https page's host is taken as
-// https, since registries behind a TLS proxy write such links.
-func NextPage(headers []string, page *url.URL) (*url.URL, error) {
-	target, ok := nextTarget(headers)
-	if !ok {
-		return nil, nil
+// NextPage reads the values of a response's Link headers (RFC 8288) and gives the URL of
+// the next page; nil if there is none. page is the URL that answered, behind redirects,
+// and own the one on the endpoint that is configured.
+//
+// The result always has the scheme and host of page or of own. A link that names another
+// host stands for page's: registries behind a proxy often write a host that only they know,
+// and no other may have the credentials. A link to the same list by another path stands for
+// page's path as well: such registries don't know the proxy's prefix. The error says that
+// there is a link that cannot be read, so that the list is not complete.
+func NextPage(headers []string, page, own *url.URL) (*url.URL, error) {
+	target, ok, err := nextTarget(headers, page)
+	if err != nil || !ok {
+		return nil, err
 	}
 	u, err := page.Parse(target)
 	if err != nil {
 		// The cause would quote the target, query and all.
 		return nil, fmt.Errorf("the link to the next page is not a URL")
 	}
-	if u.User != nil || u.Opaque != "" || (u.Scheme != "http" && u.Scheme != "https") {
+	if u.Opaque != "" || (u.Scheme != "http" && u.Scheme != "https") {
 		return nil, fmt.Errorf("the link to the next page is not an http URL")
 	}
-	if hostPort(u) != hostPort(page) && (!strings.EqualFold(u.Hostname(), page.Hostname()) || u.Port() != page.Port()) {
-		return nil, fmt.Errorf("the link to the next page leads to another host, %s", quote(u.Host))
+	base := page
+	if !sameHost(u, page) && sameHost(u, own) {
+		base = own
 	}
-	u.Scheme, u.Host, u.Fragment, u.RawFragment = page.Scheme, page.Host, "", ""
-	return u, nil
+	next := *base
+	next.RawQuery, next.ForceQuery, next.Fragment, next.RawFragment = u.RawQuery, u.ForceQuery, "", ""
+	if listName(u.Path) != listName(base.Path) {
+		next.Path, next.RawPath = u.Path, u.RawPath
+	}
+	return &next, nil
+}
+
+// sameHost reports whether a and b name the same host and port. An http URL may stand for
+// an https one, since registries behind a TLS proxy write such links.
+func sameHost(a, b *url.URL) bool {
+	return hostPort(a) == hostPort(b) || strings.EqualFold(a.Hostname(), b.Hostname()) && a.Port() == b.Port()
+}
+
+// listName gives the last two parts of a path: "tags/list", "referrers/<digest>".
+func listName(path string) string {
+	if i := strings.LastIndexByte(path, '/'); i > 0 {
+		return path[strings.LastIndexByte(path[:i], '/')+1:]
+	}
+	return path
 }
 
 func hostPort(u *url.URL) string {
@@ -47,47 +69,71 @@ func hostPort(u *url.URL) string {
 	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
 
-// nextTarget finds the first target whose relation types hold "next".
-func nextTarget(headers []string) (string, bool) {
+// nextTarget finds the first target whose relation types hold "next". Some registries
+// leave the angle brackets out, and some the relation: then a link to the same list as
+// page counts.
+func nextTarget(headers []string, page *url.URL) (target string, ok bool, err error) {
 	room := maxLinkBytes
+	unrelated := ""
 	for _, h := range headers {
 		if len(h) > room {
-			return "", false
+			return "", false, fmt.Errorf("the Link headers have more than %d bytes", maxLinkBytes)
 		}
 		room -= len(h)
-		for range maxLinks {
+		for n := 0; ; n++ {
 			h = strings.TrimLeft(h, " \t,")
-			if h == "" || h[0] != '<' {
+			if h == "" {
 				break
 			}
-			target, rest, ok := strings.Cut(h[1:], ">")
-			if !ok {
-				break
+			if n == maxLinks {
+				return "", false, fmt.Errorf("there are more than %d links", maxLinks)
 			}
+			target, h = linkTarget(h)
 			var rel string
-			rel, h = linkRelation(rest)
+			var related bool
+			rel, related, h = linkRelation(h)
 			for _, r := range strings.Fields(rel) {
 				if strings.EqualFold(r, "next") {
-					return strings.TrimSpace(target), true
+					return target, true, nil
+				}
+			}
+			if !related && unrelated == "" {
+				if u, err := page.Parse(target); err == nil && u.RawQuery != "" && listName(u.Path) == listName(page.Path) {
+					unrelated = target
 				}
 			}
 		}
 	}
-	return "", false
+	return unrelated, unrelated != "", nil
+}
+
+// linkTarget reads a target, with or without its angle brackets, and gives what follows.
+func linkTarget(s string) (target, rest string) {
+	s, bracket := strings.CutPrefix(s, "<")
+	end := -1
+	if bracket {
+		end = strings.IndexByte(s, '>')
+	}
+	if end < 0 {
+		if end = strings.IndexByte(s, ';'); end < 0 {
+			end = len(s)
+		}
+	}
+	target, rest = s[:end], strings.TrimPrefix(s[end:], ">")
+	return strings.Trim(target, " \t<>"), rest
 }
 
 // linkRelation reads the parameters behind a target up to the comma that ends
-// them, and gives the first rel and what follows.
-func linkRelation(s string) (rel, rest string) {
-	found := false
+// them, and gives the first rel, whether there is one, and what follows.
+func linkRelation(s string) (rel string, found bool, rest string) {
 	for {
 		s = strings.TrimLeft(s, " \t;")
 		if s == "" || s[0] == ',' {
-			return rel, s
+			return rel, found, s
 		}
 		n := strings.IndexAny(s, "=;,")
 		if n < 0 {
-			return rel, ""
+			return rel, found, ""
 		}
 		name := strings.TrimSpace(s[:n])
 		if s[n] != '=' {
@@ -99,8 +145,8 @@ func linkRelation(s string) (rel, rest string) {
 		if r.next('"') {
 			r.rest = `"` + r.rest
 			v, ok := r.value()
-			if !ok {
-				return rel, ""
+			if !ok { // the quote is open
+				v, r.rest = strings.Trim(r.rest, `"`), ""
 			}
 			value = v
 		} else {

@@ -37,6 +37,8 @@ type failure struct {
 	status int   // what was answered; 0 where nothing was
 	away   bool  // by another host than the endpoint's
 	blame  blame // what it tells of the endpoint
+	// partial marks a list of which only a part can be read.
+	partial bool
 }
 
 // unavailable makes the error of an upstream that failed; status is 502, 503 or 504.
@@ -249,6 +251,9 @@ func (r *Registry) rejected(a *answer) *failure {
 		f.err.Status = http.StatusBadRequest
 	default:
 		f.again = elsewhere
+		if a.ask.optional {
+			f.reason, f.again = "", nobody // this endpoint lacks the API, and is none the worse for it
+		}
 		f.err = unavailable(http.StatusBadGateway, nil, "upstream %s: %s answered %d %s%s", r.name, a.from, status, http.StatusText(status), tail)
 	}
 	f.err.Answered = a.StatusCode

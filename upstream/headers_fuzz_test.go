@@ -1,9 +1,12 @@
 package upstream
 
 import (
+	"bytes"
 	"net/http"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
@@ -47,7 +50,8 @@ func FuzzLists(f *testing.F) {
 	f.Add([]byte(`{"manifests":[[]]}`))
 	f.Add([]byte(`{"manifests":null,"manifests":[null]}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		list, _ := descriptors(raw)
+		var list []v1.Descriptor
+		_, _ = rewrite.ReadDescriptors(bytes.NewReader(raw), nil, func(d v1.Descriptor) error { list = append(list, d); return nil })
 		for _, d := range distinct(list) {
 			if _, err := rewrite.ParseDigest(string(d.Digest)); err != nil || d.Size < 0 || d.Data != nil {
 				t.Errorf("%q: the descriptor %+v", raw, d)

@@ -2,7 +2,7 @@ package upstream
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"mime"
 	"net/http"
 
@@ -37,8 +37,8 @@ func (r *Registry) borrow(ctx context.Context, a *ask, take func(*answer) *failu
 		}
 		a.who = StaticCredentials(c)
 		f := r.put(ctx, a, take)
-		if f == nil || !oci.IsRefused(f.err) {
-			return f
+		if f == nil || !oci.IsRefused(f.err) || a.optional || a.page != nil {
+			return f // some registries refuse to all what they do not have
 		}
 		r.lender.Refused(a.repo, c)
 	}
@@ -95,13 +95,13 @@ func (r *Registry) isYes(ctx context.Context, res *answer) *failure {
 			return no
 		}
 	default:
-		raw, f := r.readSmall(ctx, res, maxPageBytes)
-		if f != nil {
+		l := &collected[string]{kind: &tagLists, r: r, room: room{memory: r.memory}}
+		defer l.leave()
+		if f := l.readPage(ctx, res); f != nil {
+			if f.status == http.StatusOK && !errors.Is(f.err, errNoRoom) && !f.partial {
+				return no
+			}
 			return f
-		}
-		var list map[string]json.RawMessage
-		if json.Unmarshal(raw, &list) != nil || list["tags"] == nil {
-			return no
 		}
 	}
 	return nil

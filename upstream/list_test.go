@@ -1,7 +1,9 @@
 package upstream
 
 import (
+	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/entrepot-dev/entrepot/oci"
 )
@@ -60,12 +63,11 @@ func TestNoTagsAreAnEmptyList(t *testing.T) {
 
 func TestListsThatCanNotBeRightAreFailures(t *testing.T) {
 	for name, pages := range map[string]map[string]page{
-		"a link to another host": {"": {`{"tags":["a"]}`, `<https://evil.test/v2/a/tags/list?last=1>; rel="next"`}},
-		"a link to itself":       {"": {`{"tags":["a"]}`, `<?last=1>; rel="next"`}, "last=1": {`{"tags":["a"]}`, `<?last=1>; rel="next"`}},
-		"a ring":                 {"": {`{}`, `<?a>; rel="next"`}, "a": {`{}`, `<?b>; rel="next"`}, "b": {`{}`, `<?a>; rel="next"`}},
-		"not JSON":               {"": {`<html>`, ``}},
-		"a page too large":       {"": {`{"tags":["` + strings.Repeat("a", maxPageBytes) + `"]}`, ``}},
-		"an end that fails":      {"": {`{"tags":["a"]}`, `<?gone>; rel="next"`}},
+		"a link to itself":  {"": {`{"tags":["a"]}`, `<?last=1>; rel="next"`}, "last=1": {`{"tags":["a"]}`, `<?last=1>; rel="next"`}},
+		"a ring":            {"": {`{}`, `<?a>; rel="next"`}, "a": {`{}`, `<?b>; rel="next"`}, "b": {`{}`, `<?a>; rel="next"`}},
+		"not JSON":          {"": {`<html>`, ``}},
+		"a page too large":  {"": {`{"tags":["` + strings.Repeat("a", 8<<20) + `"]}`, ``}},
+		"an end that fails": {"": {`{"tags":["a"]}`, `<?gone>; rel="next"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world) {
@@ -193,16 +195,99 @@ func TestReferrersFallBackAlsoWhereTheRegistryRedirects(t *testing.T) {
 }
 
 func TestAFailureIsNoListOfReferrers(t *testing.T) {
-	for _, code := range []int{403, 429, 500} {
+	for code, tags := range map[int]int{403: 1, 429: 0, 500: 3} {
 		inWorld(t, func(t *testing.T, w *world) {
 			w.host("reg.test:443", status(code))
 			got, err := w.registry(Options{}).Referrers(t.Context(), "a", imageDigest)
-			if err == nil || oci.IsAbsent(err) {
+			if err == nil || oci.IsAbsent(err) || errors.Is(err, oci.ErrUnconfirmed) {
 				t.Errorf("%d: got %v, %v; want a failure", code, got, err)
 			}
-			w.wantCount("GET reg.test/v2/a/manifests/", 0)
+			w.wantCount("GET reg.test/v2/a/manifests/", tags)
 		})
 	}
+}
+
+func TestReferrersAreUnconfirmedIfOnlyTheTagShowsThatThereAreNone(t *testing.T) {
+	for code, want := range map[int]bool{200: true, 204: true, 400: true, 401: true, 403: true, 406: true, 410: true, 404: false, 501: false, 500: false, 503: false} {
+		inWorld(t, func(t *testing.T, w *world) {
+			w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+				if strings.Contains(req.URL.Path, "/referrers/") {
+					rw.WriteHeader(code)
+				} else {
+					rw.WriteHeader(http.StatusNotFound)
+				}
+			})
+			got, err := w.registry(Options{}).Referrers(t.Context(), "a", imageDigest)
+			if errors.Is(err, oci.ErrUnconfirmed) != want || len(got) > 0 {
+				t.Errorf("%d: got %v, %v", code, got, err)
+			}
+		})
+	}
+}
+
+// A later page on the host that the list was redirected to gets no token of the registry's.
+func TestLaterPagesTakeNoTokenToAnotherHost(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		auth := &tokenServer{realm: "https://reg.test/token", service: "reg"}
+		w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+			if req.URL.Path == "/token" {
+				auth.serve(rw, req)
+				return
+			}
+			auth.guard(redirectTo("https://region.test/v2/mirror/a/tags/list"))(rw, req)
+		})
+		w.host("region.test:443", func(rw http.ResponseWriter, req *http.Request) {
+			if req.Header.Get("Authorization") != "" {
+				t.Error("the token went to another host")
+			}
+			servePages(map[string]page{"": {`{"tags":["a"]}`, `</v2/mirror/a/tags/list?last=a>; rel="next"`}, "last=a": {`{"tags":["b"]}`, ``}})(rw, req)
+		})
+		got, err := w.registry(Options{}).Tags(t.Context(), "a")
+		if want := []string{"a", "b"}; err != nil || !slices.Equal(got, want) {
+			t.Errorf("got %q, %v; want %q", got, err, want)
+		}
+		w.wantCount("GET region.test", 2)
+	})
+}
+
+// Lists that are being read take the memory that there is for them, and give it back.
+func TestMemoryForListsIsBoundedWhileTheyAreRead(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		const most = 1 << 20
+		tags := `{"tags":["` + strings.Join(slices.Repeat([]string{strings.Repeat("a", 100)}, 20_000), `","`) + `"]}`
+		w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+			if strings.Contains(req.URL.Path, "/large/") {
+				_, _ = io.WriteString(rw, tags)
+				return
+			}
+			_, _ = io.WriteString(rw, `{"manifest":{"x":"`+strings.Repeat("y", most/4)+`"},"tags":["a"]}`)
+		})
+		memory := semaphore.NewWeighted(most)
+		r := w.registry(Options{Memory: memory})
+		_, err := r.Tags(t.Context(), "large")
+		wantError(t, err, oci.CodeUnavailable, 503, "limits.manifests")
+		if got, err := r.Tags(t.Context(), "small"); err != nil || len(got) != 1 {
+			t.Errorf("got %q, %v", got, err)
+		}
+		if !memory.TryAcquire(most) {
+			t.Error("not all of the memory is free again")
+		}
+	})
+}
+
+// Lists are compressed on the way although they should not be.
+func TestCompressedListsAreRead(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.host("reg.test:443", func(rw http.ResponseWriter, _ *http.Request) {
+			rw.Header().Set("Content-Encoding", "x-gzip")
+			z := gzip.NewWriter(rw)
+			_, _ = io.WriteString(z, `{"tags":["a"]}`)
+			_ = z.Close()
+		})
+		if got, err := w.registry(Options{}).Tags(t.Context(), "a"); err != nil || !slices.Equal(got, []string{"a"}) {
+			t.Errorf("got %q, %v", got, err)
+		}
+	})
 }
 
 func TestReferrersTagIsThatOfTheSpec(t *testing.T) {

@@ -81,7 +81,11 @@ func (r *Registry) Resolve(ctx context.Context, repo, ref string) (v1.Descriptor
 // Manifest fetches a manifest or index of at most oci.MaxManifestSize bytes.
 // The digest is computed from the bytes; where ref is a digest, the two agree.
 func (r *Registry) Manifest(ctx context.Context, repo, ref string) (*oci.Manifest, error) {
-	a := r.manifestAsk("manifest", http.MethodGet, repo, ref)
+	return r.fetchManifest(ctx, r.manifestAsk("manifest", http.MethodGet, repo, ref), ref)
+}
+
+// fetchManifest is Manifest by the ask a.
+func (r *Registry) fetchManifest(ctx context.Context, a *ask, ref string) (*oci.Manifest, error) {
 	a.pull = true
 	var m *oci.Manifest
 	f := r.do(ctx, a, func(res *answer) *failure {

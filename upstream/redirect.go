@@ -31,6 +31,9 @@ func (e *refusedRedirect) Error() string { return e.why }
 func (r *Registry) send(req *http.Request, cancel context.CancelCauseFunc, guest *guest) (*http.Response, *url.URL, error) {
 	start := req.URL
 	owner := start // of the Authorization header
+	if guest != nil {
+		start = guest.home
+	}
 	for hop := 0; ; hop++ {
 		res, err := r.routes.roundTrip(req)
 		if err != nil {
@@ -83,8 +86,9 @@ func (r *Registry) send(req *http.Request, cancel context.CancelCauseFunc, guest
 
 // guest is a request's way to answer the challenges of registries that redirects lead to.
 type guest struct {
-	left  int   // challenges that may still be answered
-	since int64 // see wish
+	home  *url.URL // of the endpoint, whose challenges the guest doesn't answer
+	left  int      // challenges that may still be answered
+	since int64    // see wish
 	from  Credentials
 }
 

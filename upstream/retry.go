@@ -62,6 +62,8 @@ type ask struct {
 	header http.Header
 	// bulk marks what may take long, and leaves room for what does not.
 	bulk bool
+	// optional marks an API that registries may lack.
+	optional bool
 	// pull marks what upstreams count: the GET of a manifest.
 	pull bool
 	// who has the credentials that it is asked with; nil is the registry's own.
@@ -76,9 +78,10 @@ type answer struct {
 	*http.Response
 	ask  *ask
 	ep   *endpoint
-	from string // the host that sent it
-	away bool   // that is another one than the endpoint's
-	note string // for the message of a refusal
+	at   *url.URL // the URL that answered, behind redirects
+	from string   // the host that sent it
+	away bool     // that is another one than the endpoint's
+	note string   // for the message of a refusal
 	// limited is what a 429 means.
 	limited limited
 	body    *body
@@ -232,7 +235,7 @@ func (r *Registry) once(ctx context.Context, ep *endpoint, a *ask, take func(*an
 
 // judgeAsk tells ep's breaker how a came out, which was sent at began.
 func (r *Registry) judgeAsk(ep *endpoint, a *ask, began time.Time, f *failure) {
-	what := blamed{repo: a.repo, began: began, optional: a.op != "manifest" && a.op != "blob"}
+	what := blamed{repo: a.repo, began: began, optional: a.optional || a.op != "manifest" && a.op != "blob"}
 	r.judge(ep.breaker, ep.host, what, f, r.probe(ep, a))
 }
 
@@ -335,11 +338,15 @@ func (r *Registry) exchange(ctx context.Context, ep *endpoint, a *ask, auth stri
 	}
 	req.Header.Set("User-Agent", r.userAgent)
 	req.Header.Set("Accept-Encoding", "identity")
+	// A page of a list may be at another registry, to which the list was redirected.
+	if !sameRegistry(ep.base, u) {
+		auth = r.tokens.abroadToken(u)
+	}
 	if auth != "" {
 		req.Header.Set("Authorization", auth)
 	}
 	began := time.Now()
-	res, at, err := r.send(req, cancel, &guest{left: 2, since: r.tokens.fetched.Load(), from: a.who})
+	res, at, err := r.send(req, cancel, &guest{home: ep.base, left: 2, since: r.tokens.fetched.Load(), from: a.who})
 	if err != nil {
 		err = causeOr(reqCtx, err)
 		cancel(nil)
@@ -351,7 +358,7 @@ func (r *Registry) exchange(ctx context.Context, ep *endpoint, a *ask, auth stri
 	r.observe(a.op, res.StatusCode, began)
 	host := at.Host
 	b := newBody(reqCtx, cancel, res.Body, r.stall, r.metrics.UpstreamBytes.WithLabelValues(r.name))
-	return &answer{Response: res, ask: a, ep: ep, from: host, away: !sameRegistry(ep.base, at), body: b}, nil
+	return &answer{Response: res, ask: a, ep: ep, at: at, from: host, away: !sameRegistry(ep.base, at), body: b}, nil
 }
 
 // causeOr gives why ctx was ended, or err where it was not: "context canceled"

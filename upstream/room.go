@@ -36,10 +36,23 @@ func (o *room) reader(r io.Reader) io.Reader {
 }
 
 // leave gives the room back.
-func (o *room) leave() {
-	if o.memory != nil {
-		o.memory.Release(o.taken)
+func (o *room) leave() { o.give(o.taken) }
+
+// take takes n bytes more. It reports false if there is no room for them.
+func (o *room) take(n int64) bool {
+	if o.memory != nil && !o.memory.TryAcquire(n) {
+		return false
 	}
+	o.taken += n
+	return true
+}
+
+// give gives n bytes back.
+func (o *room) give(n int64) {
+	if o.memory != nil {
+		o.memory.Release(n)
+	}
+	o.taken -= n
 }
 
 type roomReader struct {
@@ -49,10 +62,9 @@ type roomReader struct {
 
 func (r roomReader) Read(b []byte) (int, error) {
 	n, err := r.Reader.Read(b)
-	if n > 0 && !r.room.memory.TryAcquire(int64(n)) {
+	if n > 0 && !r.room.take(int64(n)) {
 		return 0, errNoRoom
 	}
-	r.room.taken += int64(n)
 	return n, err
 }
 

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/entrepot-dev/entrepot/oci"
 )
 
@@ -22,7 +24,7 @@ func trickle(w http.ResponseWriter, req *http.Request) {
 		case <-req.Context().Done():
 			return
 		}
-		_, _ = io.WriteString(w, "x")
+		_, _ = io.WriteString(w, " ")
 		_ = http.NewResponseController(w).Flush()
 	}
 }
@@ -82,11 +84,11 @@ func TestAListOfSlowPagesEnds(t *testing.T) {
 func TestAListOfTooManyReferrersEnds(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		n := 0
-		page := `{"manifests":[` + strings.TrimSuffix(strings.Repeat(`{"digest":"`+string(layerDigest)+`"},`, 50_000), ",") + `]}`
+		page := `{"manifests":[` + strings.Repeat(`{"digest":"`+string(layerDigest)+`"},`, 49_999) + `{"digest":%q}]}`
 		w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
 			n++
 			rw.Header().Set("Link", fmt.Sprintf(`</v2/a/referrers/x?last=%d>; rel="next"`, n))
-			_, _ = io.WriteString(rw, page)
+			_, _ = fmt.Fprintf(rw, page, digest.FromString(fmt.Sprint(n)))
 		})
 		_, err := w.registry(Options{}).Referrers(t.Context(), "a", layerDigest)
 		wantError(t, err, oci.CodeUnavailable, 502, "does not end")

@@ -44,6 +44,9 @@ func (h *Hub) ExpireURLs() {
 
 // serveCDN sends blobs to whoever comes with a good signature and nothing else.
 func (h *Hub) serveCDN(w http.ResponseWriter, r *http.Request) {
+	if h.serveMovedList(w, r) {
+		return
+	}
 	var d digest.Digest
 	if f := strings.Split(r.URL.Path, "/"); len(f) == 6 {
 		d = digest.Digest(f[2] + ":" + f[4])

@@ -45,6 +45,11 @@ type Fault struct {
 	scopePrefix string               // see NameScopes
 	token       func(map[string]any) // see TokenAnswer
 	gzip        bool                 // see GzipToken
+
+	// list, later and digestTags are in quirk_list.go.
+	list       *listQuirk
+	later      bool
+	digestTags bool
 }
 
 // ending is how the body of a blob goes wrong, at byte Fault.at of the blob's
@@ -209,6 +214,8 @@ type ask struct {
 	digest digest.Digest
 	// bytes is set where this request's answer has the bytes of a blob.
 	bytes bool
+	// later is set for a page of a list behind the first.
+	later bool
 }
 
 func (f *Fault) matches(a ask) bool {
@@ -222,10 +229,14 @@ func (f *Fault) matches(a ask) bool {
 		if a.kind != ManifestGet && a.kind != ManifestHead {
 			return false
 		}
+	case lists:
+		if a.kind != Tags && a.kind != Referrers {
+			return false
+		}
 	default:
 		return false
 	}
-	return (f.on == "" || f.on == a.digest) && (f.repo == "" || f.repo == a.repo)
+	return (f.on == "" || f.on == a.digest) && (f.repo == "" || f.repo == a.repo) && (!f.later || a.later)
 }
 
 // trouble takes the faults that a request meets, and counts them as happened.

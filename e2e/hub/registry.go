@@ -2,7 +2,6 @@ package hub
 
 import (
 	"encoding/json"
-	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
@@ -75,7 +74,7 @@ func (h *Hub) serveRegistry(w http.ResponseWriter, r *http.Request) {
 	rt := parseRoute(r.Method, r.URL.Path)
 	h.note(rt.kind, r)
 	d, _ := digest.Parse(rt.ref)
-	met := h.trouble(ask{kind: rt.kind, repo: rt.repo, digest: d, bytes: h.o.NoCDN && rt.kind == BlobGet})
+	met := h.trouble(ask{kind: rt.kind, repo: rt.repo, digest: d, bytes: h.o.NoCDN && rt.kind == BlobGet, later: isLater(r)})
 	if h.before(w, r, met) {
 		return
 	}
@@ -98,10 +97,15 @@ func (h *Hub) serveRegistry(w http.ResponseWriter, r *http.Request) {
 		h.serveManifest(w, r, rt, met)
 	case BlobGet, BlobHead:
 		h.serveBlob(w, r, rt, met)
-	case Tags:
-		h.serveTags(w, r, rt)
-	case Referrers:
-		h.serveReferrers(w, r, rt)
+	case Tags, Referrers:
+		if h.movedList(w, r, met) {
+			return
+		}
+		if rt.kind == Tags {
+			h.serveTags(w, r, rt, met)
+		} else {
+			h.serveReferrers(w, r, rt, met)
+		}
 	case Push:
 		h.servePush(w, r, rt)
 	}
@@ -111,7 +115,7 @@ func (h *Hub) serveManifest(w http.ResponseWriter, r *http.Request, rt route, me
 	if !h.spend(w, r) {
 		return
 	}
-	d, m, ok := h.manifest(rt.repo, rt.ref)
+	d, m, ok := h.manifest(rt.repo, digestTag(rt.ref, met))
 	if !ok {
 		writeError(w, r, http.StatusNotFound, "MANIFEST_UNKNOWN", "manifest unknown")
 		return
@@ -209,7 +213,7 @@ func (h *Hub) serveBlob(w http.ResponseWriter, r *http.Request, rt route, met []
 // another gives a digest that is not d.
 func another(d digest.Digest) digest.Digest { return digest.FromString("not " + d.String()) }
 
-func (h *Hub) serveTags(w http.ResponseWriter, r *http.Request, rt route) {
+func (h *Hub) serveTags(w http.ResponseWriter, r *http.Request, rt route, met []*rule) {
 	h.mu.Lock()
 	repo := h.repos[rt.repo]
 	var tags []string
@@ -221,6 +225,12 @@ func (h *Hub) serveTags(w http.ResponseWriter, r *http.Request, rt route) {
 		writeError(w, r, http.StatusNotFound, "NAME_UNKNOWN", "repository name not known to registry")
 		return
 	}
+	for _, f := range met {
+		if f.list != nil && f.list.gcr {
+			h.serveGoogleTags(w, rt, tags)
+			return
+		}
+	}
 	q := r.URL.Query()
 	if last := q.Get("last"); last != "" {
 		i, found := slices.BinarySearch(tags, last)
@@ -229,7 +239,7 @@ func (h *Hub) serveTags(w http.ResponseWriter, r *http.Request, rt route) {
 		}
 		tags = tags[i:]
 	}
-	limit := h.o.PageSize
+	limit := h.pageSize(met)
 	if n, err := strconv.Atoi(q.Get("n")); err == nil && n >= 0 {
 		if limit == 0 || n < limit {
 			limit = n
@@ -238,11 +248,12 @@ func (h *Hub) serveTags(w http.ResponseWriter, r *http.Request, rt route) {
 			tags = nil
 		}
 	}
+	var next url.Values
 	if limit > 0 && len(tags) > limit {
 		tags = tags[:limit]
-		next := url.Values{"n": {strconv.Itoa(limit)}, "last": {tags[limit-1]}}
-		w.Header().Set("Link", fmt.Sprintf(`</v2/%s/tags/list?%s>; rel="next"`, rt.repo, next.Encode()))
+		next = url.Values{"n": {strconv.Itoa(limit)}, "last": {tags[limit-1]}}
 	}
+	h.linkPage(w, r, next, met)
 	if tags == nil {
 		tags = []string{}
 	}
@@ -253,7 +264,7 @@ func (h *Hub) serveTags(w http.ResponseWriter, r *http.Request, rt route) {
 	writeJSON(w, r, "application/json", b)
 }
 
-func (h *Hub) serveReferrers(w http.ResponseWriter, r *http.Request, rt route) {
+func (h *Hub) serveReferrers(w http.ResponseWriter, r *http.Request, rt route, met []*rule) {
 	h.mu.Lock()
 	off := h.noRefs
 	h.mu.Unlock()
@@ -279,11 +290,13 @@ func (h *Hub) serveReferrers(w http.ResponseWriter, r *http.Request, rt route) {
 	}
 	from, _ := strconv.Atoi(q.Get("page")) // zero where it is absent
 	found = found[min(max(from, 0), len(found)):]
-	if limit := h.o.PageSize; limit > 0 && len(found) > limit {
+	var next url.Values
+	if limit := h.pageSize(met); limit > 0 && len(found) > limit {
 		found = found[:limit]
 		q.Set("page", strconv.Itoa(from+limit))
-		w.Header().Set("Link", fmt.Sprintf(`</v2/%s/referrers/%s?%s>; rel="next"`, rt.repo, subject, q.Encode()))
+		next = q
 	}
+	h.linkPage(w, r, next, met)
 	index := image.Referrers(found...)
 	writeJSON(w, r, v1.MediaTypeImageIndex, index.Bytes())
 }

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -22,6 +23,9 @@ const (
 	greetingTime   = 5 * time.Minute
 	noGreetingTime = 10 * time.Second
 	greetTimeout   = 10 * time.Second
+	// helperPatience is how long a request waits for credentials before it is sent
+	// without.
+	helperPatience = 2 * time.Second
 )
 
 // login finds the Authorization of one attempt at an endpoint: at first by what is known
@@ -49,6 +53,9 @@ type login struct {
 	// refused is the token server's refusal of a guessed scope; unread says why the
 	// configured credentials can't be read.
 	refused, unread error
+	// slow says that the credentials have not come in helperPatience, and patient that
+	// they are waited for nevertheless.
+	slow, patient bool
 }
 
 func (t *tokens) login(ep *endpoint, a *ask) *login {
@@ -76,6 +83,17 @@ func (l *login) next(ctx context.Context, res *answer) (string, error) {
 	if l.left--; l.left <= 0 || res.away {
 		return "", nil
 	}
+	header, err := l.meetAnswer(ctx, res)
+	if l.slow && !l.patient && (header == "" || err != nil) && ctx.Err() == nil {
+		// Nobody in particular may not have it: now the credentials are worth the wait.
+		l.patient, l.pinged = true, false
+		header, err = l.meetAnswer(ctx, res)
+	}
+	return header, err
+}
+
+// meetAnswer is next for a refusal by the registry.
+func (l *login) meetAnswer(ctx context.Context, res *answer) (string, error) {
 	c, err := l.credential(ctx)
 	if err != nil {
 		return "", err
@@ -101,16 +119,29 @@ func (l *login) next(ctx context.Context, res *answer) (string, error) {
 	return header, nil
 }
 
-// credential returns the credentials for the endpoint. Credentials that can't be read
-// don't block what everyone may pull: the request is sent without any. The error is that
-// of ctx.
+// credential returns the credentials for the endpoint. Credentials that can't be read, or
+// not soon, don't block what everyone may pull: the request is sent without any. The error
+// is that of ctx.
 func (l *login) credential(ctx context.Context) (Credential, error) {
-	c, err := l.t.credential(ctx, l.ep, l.from)
-	if err == nil {
-		return c, nil
+	if l.slow && !l.patient {
+		return Credential{}, nil
 	}
-	if ctx.Err() != nil {
+	wait := ctx
+	if !l.patient {
+		var done context.CancelFunc
+		wait, done = context.WithTimeout(ctx, helperPatience)
+		defer done()
+	}
+	c, err := l.t.credential(wait, l.ep, l.from)
+	switch {
+	case err == nil:
+		l.unread = nil
+		return c, nil
+	case ctx.Err() != nil:
 		return Credential{}, err
+	case wait.Err() != nil:
+		l.slow = true
+		return Credential{}, nil
 	}
 	l.unread = err
 	l.t.mu.Lock()
@@ -158,7 +189,7 @@ func (l *login) meet(ctx context.Context, d *demand, scopes []string, insufficie
 // take makes the header of a token that was got.
 func (l *login) take(d *demand, who account, got *token, err error, guessed bool) (string, error) {
 	switch {
-	case err != nil && guessed && oci.IsRefused(err):
+	case err != nil && guessed && dropsGuess(err):
 		l.refused = err
 		return "", nil
 	case err != nil:
@@ -170,6 +201,16 @@ func (l *login) take(d *demand, who account, got *token, err error, guessed bool
 	l.who, l.token, l.realm = who, got, d.realm.String()
 	l.header = got.header()
 	return l.header, nil
+}
+
+// dropsGuess says whether err, of a request for a guessed scope, may be due to the guess:
+// token servers answer all kinds of things to scopes that they don't know.
+func dropsGuess(err error) bool {
+	e := (*oci.Error)(nil)
+	if oci.IsRefused(err) {
+		return true
+	}
+	return errors.As(err, &e) && e.Code != oci.CodeTooManyRequests && (e.Answered >= 400 && e.Answered <= 501)
 }
 
 // again returns the header after a token that was refused without a challenge: the

@@ -497,7 +497,7 @@ func tokenRequest(ctx context.Context, d *demand, c Credential, scopes []string,
 // refused returns what a token server's answer without a token means: a refusal that
 // is remembered for a while, or a failure.
 func (t *tokens) refused(d *demand, c Credential, res *http.Response, body io.Reader, at *url.URL) (*token, *failure) {
-	s, wait := readSaid(body), retryAfter(res.Header)
+	s, wait := said{message: tokenServerSays(body)}, retryAfter(res.Header)
 	now := time.Now()
 	switch status := res.StatusCode; {
 	case status == http.StatusUnauthorized, status == http.StatusForbidden, status == http.StatusBadRequest, status == http.StatusNotFound:
@@ -535,8 +535,45 @@ func (t *tokens) refused(d *demand, c Credential, res *http.Response, body io.Re
 		}
 	}
 	f.err = unavailable(http.StatusBadGateway, nil, "upstream %s: its token server %s answered %s", t.r.name, at.Host, strings.TrimSpace(strconv.Itoa(res.StatusCode)+" "+s.message))
-	f.err.RetryAfter = wait
+	f.err.RetryAfter, f.err.Answered = wait, res.StatusCode
 	return nil, f
+}
+
+// tokenServerSays returns what a token server's answer says of an error, in one of the
+// ways that they have: the registries' error JSON, OAuth2's (RFC 6749, section 5.2), a
+// sentence. It is "" if nothing can be read.
+func tokenServerSays(body io.Reader) string {
+	raw, err := io.ReadAll(io.LimitReader(body, maxErrorBody))
+	if err != nil {
+		return ""
+	}
+	var doc struct {
+		Errors []struct {
+			Message any `json:"message"`
+			Code    any `json:"code"`
+		} `json:"errors"`
+		Description any `json:"error_description"`
+		Details     any `json:"details"`
+		Detail      any `json:"detail"`
+		Message     any `json:"message"`
+		Error       any `json:"error"`
+	}
+	if json.Unmarshal(raw, &doc) != nil {
+		if text := strings.TrimSpace(string(raw)); !strings.ContainsAny(text, "<{") {
+			return clean(text)
+		}
+		return ""
+	}
+	all := []any{doc.Description, doc.Details, doc.Detail, doc.Message, doc.Error}
+	if len(doc.Errors) > 0 {
+		all = append([]any{doc.Errors[0].Message, doc.Errors[0].Code}, all...)
+	}
+	for _, v := range all {
+		if s, ok := v.(string); ok && s != "" {
+			return clean(s)
+		}
+	}
+	return ""
 }
 
 // readToken reads a token server's answer, which came at now. The server's own clock

@@ -104,6 +104,9 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 
 // warnOf says what an operator should know about a configuration that is valid.
 func warnOf(cfg *configs.Config, log *zap.Logger) {
+	for _, w := range cfg.Warnings() {
+		log.Warn("setting is probably not what was meant", zap.String("setting", w))
+	}
 	logins := cfg.Auth.Htpasswd != "" || len(cfg.Auth.Tokens) > 0 || cfg.Auth.OIDC.Issuer != ""
 	if logins && cfg.TLS.Cert == "" && !isLoopback(cfg.Listen) {
 		log.Warn("clients send this cache their passwords and tokens in plain http: set tls, or end TLS in front of it and listen on loopback", zap.String("key", "auth"))

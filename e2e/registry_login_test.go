@@ -546,6 +546,62 @@ func TestAnEndpointMayBeWrittenWithV2AtItsEnd(t *testing.T) {
 	}
 }
 
+// Clients bring their own credentials to a registry that hides as well.
+func TestClientsLoginsReachARegistryThatHides(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		hub    hub.Options
+		faults []hub.Fault
+	}{
+		"Basic":                  {hub.Options{Auth: hub.Basic}, []hub.Fault{hub.Hide(404)}},
+		"Basic, /v2/ is open":    {hub.Options{Auth: hub.Basic}, []hub.Fault{hub.Hide(403), hub.OpenPing()}},
+		"tokens":                 {hub.Options{}, []hub.Fault{hub.Hide(404)}},
+		"tokens, other scopes":   {hub.Options{}, []hub.Fault{hub.NameScopes("proj/"), hub.RefuseScopes(403, "proj/", true)}},
+		"tokens, and 401 simply": {hub.Options{}, []hub.Fault{hub.Hide(401)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, p := private(t, c.hub, "")
+			for _, f := range c.faults {
+				h.Inject(f)
+			}
+			for n := range 2 {
+				repo, i := fmt.Sprintf("alice/app-%d", n), image.New(image.Options{Seed: uint64(n)})
+				h.Push(repo, "1.0", i)
+				if !strings.Contains(name, "scopes") {
+					h.MakePrivate(repo, "alice")
+				}
+				pullAs(t, p, repo, i, asAlice)
+				get(t, p, "/v2/"+repo+"/tags/list", "Authorization", asAlice)
+				if !strings.Contains(name, "scopes") {
+					ask(t, p, "GET", "/v2/"+repo+"/manifests/1.0", "Authorization", asBob).wantError(t, 403, "DENIED")
+					ask(t, p, "GET", "/v2/"+repo+"/manifests/1.0").wantError(t, 401, "UNAUTHORIZED")
+				}
+			}
+		})
+	}
+}
+
+// A helper that hangs holds up only what needs a login.
+func TestAHelperThatHangsBlocksNothingPublic(t *testing.T) {
+	if _, err := exec.LookPath("sh"); err != nil {
+		t.Skip("there is no shell")
+	}
+	dir := t.TempDir()
+	done := filepath.Join(dir, "done")
+	if err := os.WriteFile(filepath.Join(dir, "docker-credential-hangs"), []byte("#!/bin/sh\nexec 2>/dev/null\nsleep 20\n: > "+done+"\nexit 1\n"), 0o700); err != nil { // #nosec G306 -- a program
+		t.Fatal(err)
+	}
+	h := hub.New(t, hub.Options{})
+	i := image.New(image.Options{})
+	h.Push("library/app", "1.0", i)
+	p := proxy.Start(t, proxy.Options{Upstreams: map[string]*hub.Hub{"docker.io": h}, Config: docker(`credentials: {helper: hangs}`), Env: []string{"PATH=" + dir + ":" + os.Getenv("PATH")}})
+	get(t, p, tagPath)
+	pullRaw(t, p, "library/app", i)
+	if _, err := os.Stat(done); err == nil {
+		t.Error("the requests have waited for the helper")
+	}
+}
+
 // Homebrew sends ghcr.io's token for nobody to mirrors, too.
 func TestTheTokenForNobodyIsNobody(t *testing.T) {
 	h, p := private(t, hub.Options{}, "")

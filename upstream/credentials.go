@@ -53,7 +53,8 @@ type Credentials interface {
 }
 
 // StaticCredentials gives c for every endpoint: all endpoints of an upstream
-// that has them are shown them, when they ask.
+// that has them are shown them, when they ask. The only endpoint of an upstream is also
+// shown them when it refuses a request without asking (see login.greet).
 func StaticCredentials(c Credential) Credentials { return static(c) }
 
 type static Credential

@@ -129,7 +129,7 @@ func (l *login) credential(ctx context.Context) (Credential, error) {
 	wait := ctx
 	if !l.patient {
 		var done context.CancelFunc
-		wait, done = context.WithTimeout(ctx, helperPatience)
+		wait, done = context.WithTimeout(ctx, l.t.patience())
 		defer done()
 	}
 	c, err := l.t.credential(wait, l.ep, l.from)
@@ -141,6 +141,9 @@ func (l *login) credential(ctx context.Context) (Credential, error) {
 		return Credential{}, err
 	case wait.Err() != nil:
 		l.slow = true
+		l.t.mu.Lock()
+		l.t.slowUntil = time.Now().Add(helperRest)
+		l.t.mu.Unlock()
 		return Credential{}, nil
 	}
 	l.unread = err
@@ -153,6 +156,17 @@ func (l *login) credential(ctx context.Context) (Credential, error) {
 			zap.String("setting", "upstreams."+l.t.r.name+".credentials"), zap.Error(err))
 	}
 	return Credential{}, nil
+}
+
+// patience returns how long a request waits for credentials: only one in a while does
+// if they are slow.
+func (t *tokens) patience() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if time.Now().Before(t.slowUntil) {
+		return time.Millisecond
+	}
+	return helperPatience
 }
 
 // meet returns the header that d asks for, "" if there is none. scopes are those of a
@@ -245,7 +259,8 @@ func (l *login) again(ctx context.Context, res *answer) (string, error) {
 
 // greet returns the header that GET /v2/ asks for, after a refusal without a challenge:
 // some registries hide everything else from those who aren't logged in. A registry that
-// asks for nothing is shown a password all the same, as clients do.
+// asks for nothing is shown a password all the same, as clients do, if it is the only
+// endpoint: a mirror beside it may never have been meant to have the password.
 func (l *login) greet(ctx context.Context, res *answer, c Credential) (string, error) {
 	if l.pinged || c.anonymous() && res.StatusCode == http.StatusNotFound {
 		return "", nil
@@ -259,7 +274,7 @@ func (l *login) greet(ctx context.Context, res *answer, c Credential) (string, e
 		return "", err
 	}
 	d, _ := wanted(g.header, l.t.trust.realm, c)
-	if d == nil && c.Username != "" && len(rewrite.Challenges(g.header.Values("WWW-Authenticate"))) == 0 {
+	if d == nil && c.Username != "" && len(l.t.r.endpoints) == 1 && len(rewrite.Challenges(g.header.Values("WWW-Authenticate"))) == 0 {
 		d = &demand{}
 	}
 	if d == nil {

@@ -86,6 +86,28 @@ func TestARegistryThatHidesIsGreetedOnce(t *testing.T) {
 	})
 }
 
+// A mirror beside the registry isn't shown a password that it never asked for.
+func TestOnlyTheOnlyEndpointIsOfferedAPasswordUnasked(t *testing.T) {
+	for _, endpoints := range [][]string{{"https://mirror.test"}, {"https://mirror.test", "https://reg.test"}} {
+		inWorld(t, func(t *testing.T, w *world) {
+			shown := false
+			w.host("mirror.test:443", func(rw http.ResponseWriter, req *http.Request) {
+				if req.Header.Get("Authorization") != "" {
+					shown = true
+				}
+				if req.URL.Path != "/v2/" {
+					rw.WriteHeader(http.StatusNotFound)
+				}
+			})
+			w.host("reg.test:443", serveImage)
+			_, _ = w.registry(Options{Endpoints: endpoints, Credentials: alice}).Manifest(t.Context(), "a", "latest")
+			if want := len(endpoints) == 1; shown != want {
+				t.Errorf("%q: shown %t, want %t", endpoints, shown, want)
+			}
+		})
+	}
+}
+
 // That a hidden image isn't there is known only if the registry could be asked to log in.
 func TestWhatMayBeHiddenIsNotMissingWhileTheRegistryCannotBeGreeted(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {

@@ -64,9 +64,11 @@ type tokens struct {
 	breakers map[string]*breaker
 	// unread says that a failure to read the credentials has been logged; the next
 	// success resets it.
-	unread  bool
-	closed  bool
-	running sync.WaitGroup
+	unread bool
+	// slowUntil is until when requests are sent without credentials that aren't there yet.
+	slowUntil time.Time
+	closed    bool
+	running   sync.WaitGroup
 }
 
 // tokenKey is what a token is good for. scope is what we want; the token

@@ -55,9 +55,6 @@ func (c *Cache) prefetch(up *upstream, t rewrite.Target) {
 	if up.ahead == nil || c.disk.isDegraded() {
 		return
 	}
-	if up.sparePull(c.ctx) != nil {
-		return // be gentle with what limits us, though layers are not counted
-	}
 	next, ok := c.planned.get(digestKey("", t))
 	if !ok {
 		return

@@ -109,9 +109,9 @@ type Upstream struct {
 	Tags []TagRule `yaml:"tags"`
 	// TLS is how https endpoints are verified.
 	TLS UpstreamTLS `yaml:"tls,omitzero"`
-	// QuotaReserve is how many of the pulls that the upstream still grants are
-	// kept for what is not in the cache; at most half of all that it grants.
-	QuotaReserve int `yaml:"quota_reserve"`
+	// QuotaReserve is how many of the pulls that the upstream still grants are kept for
+	// images that aren't cached; a number counts as at most half of all that it grants.
+	QuotaReserve Reserve `yaml:"quota_reserve"`
 	// MaxConnections bounds the parallel requests to this upstream.
 	MaxConnections int `yaml:"max_connections"`
 	// Prefetch is how many layers of images that clients have begun to pull

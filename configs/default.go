@@ -39,7 +39,7 @@ func DefaultUpstream(name string) *Upstream {
 		Access:         AccessShared,
 		GrantTTL:       5 * time.Minute,
 		Tags:           []TagRule{DefaultTagRule()},
-		QuotaReserve:   10,
+		QuotaReserve:   ReserveAuto,
 		MaxConnections: 64,
 		Prefetch:       16,
 		ConnectTimeout: 10 * time.Second,

@@ -38,7 +38,7 @@ func setNode(n ast.Node, v reflect.Value) error {
 		text = joined
 	}
 	_, isText := n.(*ast.StringNode)
-	if k := v.Kind(); isText && (k == reflect.Bool || k == reflect.Int) {
+	if k := v.Kind(); isText && (k == reflect.Bool || k == reflect.Int) && v.Type() != reflect.TypeFor[Reserve]() {
 		return fmt.Errorf("want %s, got the text %q", wanted(v), text)
 	}
 	return setText(text, v)
@@ -101,6 +101,12 @@ func setText(text string, v reflect.Value) error {
 			return err
 		}
 		*p = r
+	case *Reserve:
+		r, err := ParseReserve(text)
+		if err != nil {
+			return err
+		}
+		*p = r
 	case *time.Duration:
 		d, err := ParseDuration(text)
 		if err != nil {
@@ -141,6 +147,8 @@ func wanted(v reflect.Value) string {
 		return "a size such as 64MiB or 2GiB"
 	case Room:
 		return "a size such as 500GiB, or a share such as 80%"
+	case Reserve:
+		return "a number of pulls, or auto"
 	case bool:
 		return "true or false"
 	case int:

@@ -117,9 +117,6 @@ func (l *loader) checkUpstream(key, name string, u *Upstream) {
 		l.checkMoves(k, t)
 	}
 	l.checkPair(key+".tls", u.TLS.Cert, u.TLS.Key)
-	if u.QuotaReserve < 0 {
-		l.reportKey(key+".quota_reserve", "want at least 0, got %d", u.QuotaReserve)
-	}
 	if u.MaxConnections < 1 {
 		l.reportKey(key+".max_connections", "want at least 1, got %d", u.MaxConnections)
 	}

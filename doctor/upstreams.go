@@ -161,6 +161,9 @@ func quota(e *upstream.Examination, now time.Time) Finding {
 			f.Status = Warning
 		}
 	}
+	if q.Reserve > 0 {
+		f.Seen += fmt.Sprintf("; %d are kept for images that aren't cached (%s)", min(q.Reserve, q.Remaining), q.ReserveWhy)
+	}
 	if f.Status != OK {
 		f.Advice = fmt.Sprintf("what is cached is served meanwhile; credentials in upstreams.%s.credentials may be granted more", e.Upstream)
 	}

@@ -83,6 +83,8 @@ type Metrics struct {
 	RateLimit     *prometheus.GaugeVec
 	RateRemaining *prometheus.GaugeVec
 	RateReset     *prometheus.GaugeVec
+	// RateReserve is how many of RateRemaining are kept for what isn't cached.
+	RateReserve *prometheus.GaugeVec
 	// UpstreamPulls counts the manifests that were fetched by GET, which is
 	// what upstreams count, and PullsSaved the clients' GETs of manifests that
 	// were answered without one.
@@ -169,6 +171,7 @@ func New(version, revision, goVersion string) *Metrics {
 		GrantsStretched:  f.counters("grants_stretched_total", "What was admitted on a grant past its lease, for the upstream could not be asked.", "upstream"),
 		RateLimit:        f.gauges("upstream_ratelimit_limit", "Pulls that the upstream grants in its window.", "upstream"),
 		RateRemaining:    f.gauges("upstream_ratelimit_remaining", "Pulls that the upstream still grants.", "upstream"),
+		RateReserve:      f.gauges("upstream_ratelimit_reserve", "Pulls of those left that are kept for images that aren't cached.", "upstream"),
 		RateReset:        f.gauges("upstream_ratelimit_reset_timestamp_seconds", "When the upstream's window of pulls ends at the latest.", "upstream"),
 		UpstreamPulls:    f.counters("upstream_pulls_total", "Manifests fetched by GET, which is what upstreams count as pulls.", "upstream"),
 		PullsSaved:       f.counters("upstream_pulls_saved_total", "GETs of manifests that were answered without a pull.", "upstream"),

@@ -65,6 +65,8 @@ type StatsQuota struct {
 	// Remaining are left until Resets, at the latest.
 	Remaining int64     `json:"remaining"`
 	Resets    time.Time `json:"resets"`
+	// Reserve of them are kept for images that aren't cached.
+	Reserve int64 `json:"reserve"`
 }
 
 // stats answers with Stats, with the ?top= images that were used most.
@@ -149,6 +151,7 @@ func served(m *metrics.Metrics) map[string]Served {
 	// What remains is known while its window lasts.
 	metrics.Each(m.RateRemaining, func(labels map[string]string, v float64) { quota(labels).Remaining = int64(v) })
 	metrics.Each(m.RateReset, func(labels map[string]string, v float64) { quota(labels).Resets = time.Unix(int64(v), 0).UTC() })
+	metrics.Each(m.RateReserve, func(labels map[string]string, v float64) { quota(labels).Reserve = int64(v) })
 	metrics.Each(m.RateLimit, func(labels map[string]string, v float64) {
 		if u := of(labels); u.Quota != nil {
 			u.Quota.Limit = int64(v)

@@ -73,6 +73,10 @@ type QuotaLeft struct {
 	Limit     int       `json:"limit"`
 	Remaining int       `json:"remaining"`
 	Resets    time.Time `json:"resets,omitzero"`
+	// Reserve is how many of those that remain are kept for images that aren't cached, and
+	// ReserveWhy says where the number comes from.
+	Reserve    int    `json:"reserve,omitempty"`
+	ReserveWhy string `json:"reserveWhy,omitempty"`
 	// HeldUntil is until when no pull is sent, for it would be refused, and
 	// AllHeldUntil until when no request at all is.
 	HeldUntil    time.Time `json:"heldUntil,omitzero"`
@@ -238,6 +242,7 @@ func (g *governor) left() *QuotaLeft {
 	if q := g.accounts[g.last]; q != nil {
 		if q.known {
 			l.Limit, l.Remaining, l.Resets = q.limit, q.remaining, q.resets
+			l.Reserve, l.ReserveWhy = g.keep(q, false)
 		}
 		if now.Before(q.pulls.until) {
 			l.HeldUntil = q.pulls.until

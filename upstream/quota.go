@@ -59,7 +59,8 @@ type governor struct {
 	// 429.
 	answered time.Time
 	// all holds every request.
-	all hold
+	all     hold
+	reserve reserve
 }
 
 // quota is what one account is granted.
@@ -72,6 +73,9 @@ type quota struct {
 	expiry    *time.Timer
 	// begun counts the pulls that were sent, or are about to be.
 	begun uint64
+	// reads counts the answers that said what is left, as of after all pulls before.
+	reads uint64
+	usage usage
 	// pulls holds the GETs of manifests.
 	pulls hold
 }
@@ -95,8 +99,8 @@ type limited struct {
 	wait      time.Duration
 }
 
-func newGovernor(upstream string, m *metrics.Metrics) *governor {
-	return &governor{upstream: upstream, metrics: m, accounts: map[account]*quota{}, operations: map[string]*hold{}}
+func newGovernor(upstream string, m *metrics.Metrics, r reserve) *governor {
+	return &governor{upstream: upstream, metrics: m, accounts: map[account]*quota{}, operations: map[string]*hold{}, reserve: r}
 }
 
 // of gives who's quota. g.mu is held.
@@ -123,6 +127,7 @@ func (q *quota) stop() {
 
 // close ends the timers.
 func (g *governor) close() {
+	defer g.save(true)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, q := range g.accounts {
@@ -153,19 +158,45 @@ func (g *governor) heldAll() (limited, bool) {
 	return limited{wait: wait}, wait > 0
 }
 
-// spend notes that a pull is about to be sent for who. Where none may be, it
-// says for how long.
-func (g *governor) spend(who account) (limited, bool) {
+// spend notes that a pull of what is about to be sent for who. If it must not be sent,
+// held is true and the hold says for how long. Give the answer to settle.
+func (g *governor) spend(who account, what string) (s sent, l limited, held bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	q := g.of(who)
-	if wait := time.Until(q.pulls.until); wait > 0 {
-		return limited{pulls: true, wait: wait}, true
+	now := time.Now()
+	g.roll(q, now, false)
+	if wait := q.pulls.until.Sub(now); wait > 0 {
+		q.usage.refuse(what)
+		return sent{}, limited{pulls: true, wait: wait}, true
 	}
 	// The answer corrects that; many at once are not to go below the reserve.
-	q.remaining = max(q.remaining-1, 0)
+	s = sent{counted: q.remaining > 0, needed: !q.usage.takePromise(now), reads: q.reads}
+	if s.counted {
+		q.remaining--
+	}
+	if s.needed {
+		q.usage.needed++
+	}
 	q.begun++
-	return limited{}, false
+	return s, limited{}, false
+}
+
+// settle takes back what spend counted if the answer to s, sent for who, doesn't say what
+// is left: Docker Hub doesn't count such pulls.
+func (g *governor) settle(who account, s sent, status int, h http.Header) {
+	if status == http.StatusTooManyRequests || h.Get("RateLimit-Remaining") != "" {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	q := g.of(who)
+	if s.counted && s.reads == q.reads {
+		q.remaining++
+	}
+	if s.needed {
+		q.usage.needed = max(q.usage.needed-1, 0)
+	}
 }
 
 // turn gives how many pulls have begun for who. Whoever is about to send a request
@@ -277,9 +308,15 @@ func (g *governor) read(q *quota, turn uint64, h http.Header, now time.Time) boo
 	}
 	// A request that was sent before other pulls began may be answered after them, and
 	// say what was left before.
-	if late := int(q.begun - min(turn, q.begun)); q.known && now.Before(q.resets) && remaining <= q.remaining+late { // #nosec G115 -- a count of requests
+	late := int(q.begun - min(turn, q.begun)) // #nosec G115 -- a count of requests
+	if q.known && now.Before(q.resets) && remaining <= q.remaining+late {
 		remaining = min(remaining, q.remaining)
 	}
+	if late == 0 || remaining != q.remaining {
+		q.reads++
+	}
+	g.roll(q, now, q.known && (!now.Before(q.resets) || remaining > q.remaining+max(1, limit/4)))
+	q.usage.window = window
 	// When its window began the upstream does not say; the first that we saw
 	// of it is the latest that it can have been.
 	if !q.known || !now.Before(q.resets) || remaining > q.remaining+1 {
@@ -291,6 +328,8 @@ func (g *governor) read(q *quota, turn uint64, h http.Header, now time.Time) boo
 	q.known, q.remaining = true, remaining
 	g.metrics.RateRemaining.WithLabelValues(g.upstream).Set(float64(remaining))
 	g.metrics.RateReset.WithLabelValues(g.upstream).Set(float64(q.resets.Unix()))
+	kept, _ := g.keep(q, false)
+	g.metrics.RateReserve.WithLabelValues(g.upstream).Set(float64(kept))
 	q.stop()
 	q.expiry = time.AfterFunc(q.resets.Sub(now), func() { g.expire(q) })
 	return true
@@ -298,6 +337,7 @@ func (g *governor) read(q *quota, turn uint64, h http.Header, now time.Time) boo
 
 // expire forgets what was left in a window that has ended.
 func (g *governor) expire(q *quota) {
+	defer g.save(false)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if time.Now().Before(q.resets) {
@@ -307,15 +347,26 @@ func (g *governor) expire(q *quota) {
 	if !q.pulls.told {
 		q.pulls = hold{}
 	}
+	g.roll(q, time.Now(), true)
+	g.metrics.RateReserve.DeleteLabelValues(g.upstream)
 	g.metrics.RateRemaining.DeleteLabelValues(g.upstream)
 	g.metrics.RateReset.DeleteLabelValues(g.upstream)
 }
 
-// spare tells whether the account that was answered last has n pulls beyond the
-// reserve, how many are left, and where it has not, when it is granted more; zero
-// where that is not known. A reserve of more than half of what is granted counts as
-// half. What is not known is not spared.
-func (g *governor) spare(reserve, n int) (left int, wait time.Duration, ok bool) {
+// spared is what the account that was answered last has beyond the reserve.
+type spared struct {
+	// left pulls remain, and kept of them are the reserve; why says where that number
+	// comes from.
+	left, kept int
+	why        string
+	// wait is when more are granted; zero if that isn't known.
+	wait time.Duration
+}
+
+// spare reports whether the account that was answered last has n pulls beyond the reserve.
+// What isn't known is spared. If operator is set, an operator asked for the pulls; else
+// one is set aside for the caller for promiseTime.
+func (g *governor) spare(n int, operator bool) (s spared, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	q := g.accounts[g.last]
@@ -326,18 +377,27 @@ func (g *governor) spare(reserve, n int) (left int, wait time.Duration, ok bool)
 	}
 	switch {
 	case now.Before(until):
-		return 0, until.Sub(now), false
+		return spared{wait: until.Sub(now)}, false
 	case q == nil:
-		return 0, 0, true
+		return spared{}, true
 	case now.Before(q.pulls.until):
-		return 0, q.pulls.until.Sub(now), false
+		return spared{wait: q.pulls.until.Sub(now)}, false
 	case !q.known:
-		return 0, 0, true
+		return spared{}, true
 	}
-	if q.limit > 0 {
-		reserve = min(reserve, q.limit/2)
+	g.roll(q, now, false)
+	q.usage.prune(now)
+	s = spared{left: q.remaining, wait: q.resets.Sub(now)}
+	s.kept, s.why = g.keep(q, operator)
+	promised := len(q.usage.promises)
+	if operator {
+		promised = 0 // its own may be among them
 	}
-	return q.remaining, q.resets.Sub(now), q.remaining-n >= reserve
+	if q.remaining-promised-n < s.kept {
+		return s, false
+	}
+	q.usage.promise(now)
+	return s, true
 }
 
 // readQuota reads the first number of s, and the window behind it:
@@ -359,29 +419,37 @@ func readQuota(s string) (n int, window time.Duration, ok bool) {
 	return n, window, true
 }
 
-// SparePull tells whether a manifest may be fetched now for the sake of what is
-// here already, to refresh it or ahead of a client. It gives nil, or an
-// *oci.Error where what the upstream still grants is kept for what is not here.
-func (r *Registry) SparePull(ctx context.Context) error {
-	_, err := r.SparePulls(ctx, 1)
+// SparePull reports whether a manifest may be fetched now to refresh a cached tag. The
+// caller fetches it soon after. The error is an *oci.Error: what the upstream still grants
+// is kept for images that aren't cached.
+func (r *Registry) SparePull(context.Context) error {
+	_, err := r.sparePulls(1, false)
 	return err
 }
 
-// SparePulls is SparePull for n pulls at a time. With the error it says when the
-// upstream grants more; zero where that is not known.
+// SparePulls reports whether an operator's command may pull, if n pulls, this one
+// included, are under way. again is when the upstream grants more; zero if that isn't known.
 func (r *Registry) SparePulls(_ context.Context, n int) (again time.Duration, err error) {
+	return r.sparePulls(n, true)
+}
+
+func (r *Registry) sparePulls(n int, operator bool) (again time.Duration, err error) {
 	for _, ep := range r.endpoints {
 		if _, _, refused := ep.breaker.refusal(); refused {
 			continue
 		}
-		left, wait, ok := ep.governor.spare(r.reserve, n)
+		s, ok := ep.governor.spare(n, operator)
 		if ok {
 			return 0, nil
 		}
 		if err == nil {
-			again = max(wait, 0)
+			again = max(s.wait, 0)
+			why := ""
+			if s.why != "" {
+				why = fmt.Sprintf(" (%s)", s.why)
+			}
 			err = &oci.Error{Code: oci.CodeTooManyRequests, Message: fmt.Sprintf(
-				"upstream %s grants %d more pulls, which are kept for what is not in the cache; upstreams.%s.quota_reserve bounds that", r.name, left, r.name)}
+				"upstream %s grants %d more pulls, which are kept for what is not in the cache%s; upstreams.%s.quota_reserve bounds that", r.name, s.left, why, r.name)}
 		}
 	}
 	return again, err
@@ -414,6 +482,7 @@ func (r *Registry) overLimit(l limited, tail string) *oci.Error {
 
 // noteLimits learns from an answer of ep itself.
 func (r *Registry) noteLimits(ep *endpoint, who account, turn uint64, res *answer) {
+	defer ep.governor.save(false)
 	res.limited = ep.governor.note(who, turn, res.ask.op, res.ask.pull, res.StatusCode, res.Header)
 	if res.StatusCode == http.StatusTooManyRequests {
 		r.log.Warn("the upstream limits us", zap.String("host", ep.host), zap.Bool("pulls", res.limited.pulls), zap.String("operation", res.limited.operation),

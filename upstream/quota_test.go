@@ -508,7 +508,7 @@ func (c *changing) Credential(context.Context, string) (Credential, error) {
 // The answer of a HEAD that was sent before a pull began may come after the pull's,
 // and says what was left before it.
 func TestLateAnswerGrantsNoPullTwice(t *testing.T) {
-	g := newGovernor("docker.io", metrics.Discard())
+	g := newGovernor("docker.io", metrics.Discard(), reserve{fixed: 10})
 	t.Cleanup(g.close)
 	says := func(left int) http.Header {
 		return http.Header{"Ratelimit-Limit": {"100;w=21600"}, "Ratelimit-Remaining": {fmt.Sprintf("%d;w=21600", left)}}
@@ -518,25 +518,25 @@ func TestLateAnswerGrantsNoPullTwice(t *testing.T) {
 	note(g.turn(who), false, 12)
 
 	head := g.turn(who)
-	if _, held := g.spend(who); held {
+	if _, _, held := g.spend(who, "a"); held {
 		t.Fatal("a pull is held though there are 12")
 	}
 	note(g.turn(who), true, 11)
 	note(head, false, 12)
-	if left, _, _ := g.spare(10, 1); left != 11 {
-		t.Errorf("%d pulls are left after a late answer, want 11", left)
+	if s, _ := g.spare(1, true); s.left != 11 {
+		t.Errorf("%d pulls are left after a late answer, want 11", s.left)
 	}
 	// What is sent after it and says more is believed, and so is a new window.
 	note(g.turn(who), false, 12)
-	if left, _, _ := g.spare(10, 1); left != 12 {
-		t.Errorf("%d pulls are left, want the 12 of the last answer", left)
+	if s, _ := g.spare(1, true); s.left != 12 {
+		t.Errorf("%d pulls are left, want the 12 of the last answer", s.left)
 	}
 	head = g.turn(who)
-	if _, held := g.spend(who); held {
+	if _, _, held := g.spend(who, "a"); held {
 		t.Fatal("a pull is held though there are 12")
 	}
 	note(head, false, 100)
-	if left, _, _ := g.spare(10, 1); left != 100 {
-		t.Errorf("%d pulls are left, want the 100 of a new window", left)
+	if s, _ := g.spare(1, true); s.left != 100 {
+		t.Errorf("%d pulls are left, want the 100 of a new window", s.left)
 	}
 }

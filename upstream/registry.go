@@ -48,8 +48,10 @@ type Options struct {
 	InsecureTLS bool
 	// QuotaReserve is how many of the pulls that the upstream still grants are
 	// kept for what is not here (see SparePull); at most half of all that it
-	// grants.
+	// grants. AutoReserve learns the number.
 	QuotaReserve int
+	// QuotaHistory keeps what AutoReserve has learned; nil keeps it in memory only.
+	QuotaHistory QuotaHistory
 	// MaxConnections bounds parallel requests, bodies included. Default 64.
 	MaxConnections int
 	// ConnectTimeout bounds connecting, and the TLS handshake after it.
@@ -76,7 +78,6 @@ type Registry struct {
 	name      string
 	userAgent string
 	stall     time.Duration
-	reserve   int
 	endpoints []*endpoint
 	routes    *routes
 	tokens    *tokens
@@ -138,7 +139,6 @@ func build(o Options, dial dialer, proxy func(*http.Request) (*url.URL, error)) 
 		name:      o.Name,
 		userAgent: o.UserAgent,
 		stall:     o.StallTimeout,
-		reserve:   o.QuotaReserve,
 		slots:     newSlots(o.MaxConnections),
 		memory:    o.Memory,
 		large:     semaphore.NewWeighted(1),
@@ -152,7 +152,7 @@ func build(o Options, dial dialer, proxy func(*http.Request) (*url.URL, error)) 
 			return nil, fmt.Errorf("%s.endpoints: %w", at, err)
 		}
 		ep.breaker = newBreaker(r.metrics.EndpointState.WithLabelValues(r.name, ep.label), r.metrics.EndpointOpenings.WithLabelValues(r.name, ep.label))
-		ep.governor = newGovernor(r.name, r.metrics)
+		ep.governor = newGovernor(r.name, r.metrics, reserve{fixed: o.QuotaReserve, history: o.QuotaHistory, key: r.name + " " + ep.label})
 		r.endpoints = append(r.endpoints, ep)
 	}
 	trust, err := newTrust(r.endpoints, o.Realms, o.RedirectHosts)

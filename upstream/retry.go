@@ -252,10 +252,17 @@ func (r *Registry) attempt(ctx context.Context, ep *endpoint, a *ask) (*answer, 
 	}
 	var res *answer
 	var turn uint64
-	for first, who := true, l.who; ; first = false {
+	var pull sent
+	who := l.who
+	for first := true; ; first = false {
 		if a.pull && (first || l.who != who) {
-			if l, held := ep.governor.spend(l.who); held {
-				return nil, r.held(l)
+			if !first {
+				ep.governor.settle(who, pull, res.StatusCode, res.Header)
+			}
+			var hold limited
+			var held bool
+			if pull, hold, held = ep.governor.spend(l.who, a.what); held {
+				return nil, r.held(hold)
 			}
 		}
 		who = l.who
@@ -278,6 +285,9 @@ func (r *Registry) attempt(ctx context.Context, ep *endpoint, a *ask) (*answer, 
 	}
 	if !res.away {
 		r.noteLimits(ep, l.who, turn, res)
+	}
+	if a.pull {
+		ep.governor.settle(who, pull, res.StatusCode, res.Header)
 	}
 	if res.StatusCode >= 200 && res.StatusCode < 300 {
 		l.worked()

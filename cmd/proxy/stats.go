@@ -132,6 +132,9 @@ func quotaLeft(q *operator.StatsQuota, now time.Time) string {
 	if q.Limit > 0 {
 		of = fmt.Sprintf(" of %d", q.Limit)
 	}
+	if q.Reserve > 0 {
+		of += fmt.Sprintf(" (%d kept for new images)", min(q.Reserve, q.Remaining))
+	}
 	return fmt.Sprintf("%d%s, new ones in %s", q.Remaining, of, cmp.Or(units.HumanDuration(max(0, q.Resets.Sub(now))), "a moment"))
 }
 

@@ -35,6 +35,8 @@ type parts struct {
 	metrics *metrics.Metrics
 	// memory bounds what comes from upstreams and is not on its way to the disk.
 	memory *semaphore.Weighted
+	// quotas keeps what the upstreams' quotas had to serve lately.
+	quotas *quotaHistory
 
 	// started is the configuration at the start, as it was loaded.
 	started *configs.Config
@@ -85,6 +87,7 @@ func wire(loaded, cfg *configs.Config, environ []string, b build, log *zap.Logge
 		environ: environ, build: b, log: log, metrics: m, started: loaded, loaded: loaded, mirrors: map[string]*mirror{},
 		// One half of it is for what comes from upstreams, the other for the disk.
 		memory: semaphore.NewWeighted(int64(cfg.Limits.Manifests) / 2),
+		quotas: readQuotaHistory(cfg.Cache.Dir, log),
 	}
 	defer func() {
 		if err != nil {
@@ -188,7 +191,7 @@ func (p *parts) newMirrors(cfg *configs.Config) (map[string]*newMirror, error) {
 		if old := p.mirrors[name]; old != nil && sameRegistry(old.configured, u) {
 			continue
 		}
-		r, l, err := newRegistry(name, u, p.memory, p.environ, p.build, p.log, p.metrics)
+		r, l, err := newRegistry(name, u, p.quotas, p.memory, p.environ, p.build, p.log, p.metrics)
 		if err != nil {
 			if l != nil {
 				l.Close()
@@ -212,7 +215,7 @@ func sameRegistry(a, b *configs.Upstream) bool {
 
 // newRegistry makes the client of an upstream, and the leases of its clients where each
 // has credentials of its own; those are to be closed whatever the error.
-func newRegistry(name string, u *configs.Upstream, memory *semaphore.Weighted, environ []string, b build, log *zap.Logger, m *metrics.Metrics) (r *upstream.Registry, leases *grants.Leases, err error) {
+func newRegistry(name string, u *configs.Upstream, history upstream.QuotaHistory, memory *semaphore.Weighted, environ []string, b build, log *zap.Logger, m *metrics.Metrics) (r *upstream.Registry, leases *grants.Leases, err error) {
 	credentials, err := newCredentials(u.Credentials, environ)
 	if err != nil {
 		return nil, nil, fmt.Errorf("upstreams.%s.credentials.%w", name, err)
@@ -238,7 +241,8 @@ func newRegistry(name string, u *configs.Upstream, memory *semaphore.Weighted, e
 		CertFile:       u.TLS.Cert,
 		KeyFile:        u.TLS.Key,
 		InsecureTLS:    u.TLS.Insecure,
-		QuotaReserve:   u.QuotaReserve,
+		QuotaReserve:   int(u.QuotaReserve),
+		QuotaHistory:   history,
 		MaxConnections: u.MaxConnections,
 		ConnectTimeout: u.ConnectTimeout,
 		HeaderTimeout:  u.HeaderTimeout,

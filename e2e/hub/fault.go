@@ -50,6 +50,8 @@ type Fault struct {
 	list       *listQuirk
 	later      bool
 	digestTags bool
+	// uncounted is Uncounted.
+	uncounted bool
 }
 
 // ending is how the body of a blob goes wrong, at byte Fault.at of the blob's

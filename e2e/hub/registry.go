@@ -112,7 +112,7 @@ func (h *Hub) serveRegistry(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Hub) serveManifest(w http.ResponseWriter, r *http.Request, rt route, met []*rule) {
-	if !h.spend(w, r) {
+	if !isUncounted(met) && !h.spend(w, r) {
 		return
 	}
 	d, m, ok := h.manifest(rt.repo, digestTag(rt.ref, met))

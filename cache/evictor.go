@@ -267,6 +267,7 @@ func (e *evictor) keepWithin() (again <-chan time.Time) {
 		e.cache.log.Warn("the room that the cache takes could not be found out", zap.Error(err))
 		return nil
 	}
+	e.boundNames(h.limit)
 	need := evict.Need{Limit: h.limit, Must: h.used() - hundredths(h.limit, highWatermark), Want: h.used() - hundredths(h.limit, lowWatermark)}
 	if need.Must <= 0 && h.mustFiles <= 0 {
 		return nil

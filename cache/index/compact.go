@@ -17,11 +17,14 @@ import (
 // turn brings the copy up to date and moves it into place. Files of older versions, whose values
 // have no checksums, are copied in the same way.
 const (
-	// compactFrom is the smallest file that is worth it, in bytes.
-	compactFrom = 16 << 20
+	// compactFrom is the smallest file that is worth it, in bytes; of an index that has a share
+	// of a small cache, a quarter of that share, but never less than leastCompact.
+	compactFrom  = 4 << 20
+	leastCompact = 512 << 10
 	// compactApart is how long two compactions are apart at least.
 	compactApart = time.Minute
-	// compactSpare is what the copy must leave free on the disk, in bytes.
+	// compactSpare is what the copy must leave free on the disk, in bytes; less if the copy is
+	// small.
 	compactSpare = 64 << 20
 	// compactChunk is how many entries are copied in one transaction.
 	compactChunk = 5000
@@ -69,29 +72,32 @@ func (ix *Index) compactLoop() {
 // wasteful tells whether the file is to be compacted: it is large and more than half free, or
 // of an older version, and the disk has room for the copy.
 func (ix *Index) wasteful() bool {
-	d := ix.db.Load()
 	if !ix.Whole() {
 		return false
 	}
-	var size, live int64
-	err := d.view(func(tx *tx) error {
-		m, ok := metaOf(tx.data, tx.page)
-		if !ok {
-			return damage("no meta page is intact")
-		}
-		free, _, err := freePages(tx.data, tx.page, m)
-		size = int64(len(tx.data))
-		live = size - int64(len(free)*tx.page)
-		return err
-	})
-	if err != nil || d.sealed && (size < compactFrom || 2*live > size) {
+	sealed := ix.db.Load().sealed
+	size, live, err := ix.inUse()
+	if err != nil || sealed && (size < ix.worthCompacting() || 2*live > size) {
 		return false
 	}
+	return ix.roomToCompact(live)
+}
+
+// worthCompacting returns the size of the smallest file that is worth it.
+func (ix *Index) worthCompacting() int64 {
+	if share := ix.share.Load(); share > 0 {
+		return min(compactFrom, max(leastCompact, share/4))
+	}
+	return compactFrom
+}
+
+// roomToCompact reports whether the disk has room for a copy of live bytes.
+func (ix *Index) roomToCompact(live int64) bool {
 	var st syscall.Statfs_t
 	if syscall.Statfs(filepath.Dir(ix.path), &st) != nil {
 		return false
 	}
-	return int64(st.Bavail)*int64(st.Bsize) > 2*live+compactSpare // #nosec G115 -- sizes of a disk
+	return int64(st.Bavail)*int64(st.Bsize) > 2*live+min(compactSpare, 16*live) // #nosec G115 -- sizes of a disk
 }
 
 // compact puts a copy without free pages in the file's place. Readers and writers go on

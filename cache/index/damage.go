@@ -71,13 +71,18 @@ func (ix *Index) batch(fn func(*tx) error) error { return ix.write(fn, false) }
 func (ix *Index) write(fn func(*tx) error, alone bool) error {
 	for tries := 0; ; tries++ {
 		d := ix.db.Load()
+		size := int64(0)
 		err := d.write(func(tx *tx) error {
 			err := fn(tx)
 			if tx.deleted {
 				ix.shrinkSoon()
 			}
+			size = int64(len(tx.data))
 			return err
 		}, alone)
+		if err == nil {
+			ix.noticeSize(size)
+		}
 		switch {
 		case errors.Is(err, errDamaged) && tries < maxTries:
 			if failed := ix.replace(d); failed != nil {

@@ -159,6 +159,11 @@ type Index struct {
 
 	lists listUses
 
+	// share is how many bytes the index may use, zero if that has no bound; notice is the size
+	// of the file from which grown is called. What least bytes remain DropNames can't reduce.
+	share, notice, least atomic.Int64
+	grown                atomic.Pointer[func()]
+
 	mu      sync.Mutex
 	touched map[string]Tag       // confirmed again, not yet on disk
 	used    map[string]time.Time // last uses of blobs, not yet on disk
@@ -196,9 +201,7 @@ func Open(path string) (ix *Index, aside string, err error) {
 	ix.loops.Go(ix.backupLoop)
 	ix.loops.Go(ix.replaceLoop)
 	ix.loops.Go(ix.compactLoop)
-	if !d.sealed {
-		ix.shrinkSoon()
-	}
+	ix.shrinkSoon()
 	return ix, aside, nil
 }
 

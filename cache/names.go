@@ -1,0 +1,84 @@
+package cache
+
+import (
+	"go.uber.org/zap"
+
+	"github.com/entrepot-dev/entrepot/cache/index"
+)
+
+const (
+	// namesShare is the part of the limit, as a divisor, that the index may take with all
+	// that it knows of names, and leastNames what it may take of any limit, in bytes.
+	namesShare = 4
+	leastNames = 2 << 20
+)
+
+// boundNames sets the index's share of limit. If the index has more, names that were used
+// least recently are dropped, behind: tags with their history, and links.
+func (e *evictor) boundNames(limit int64) {
+	c := e.cache
+	c.index.SetShare(max(limit/namesShare, leastNames), e.soon)
+	if !c.index.IsOverShare() || e.trimming.Swap(true) {
+		return
+	}
+	e.forgetServed(promiseFor)
+	promised := e.promised()
+	if !c.goOn(func() {
+		defer e.trimming.Store(false)
+		c.dropDeadLinks(promised)
+		c.flushAsked() // what was asked for just now is in use
+		c.dropNames()
+	}) {
+		e.trimming.Store(false)
+	}
+}
+
+// dropNames makes the index as small as its share says.
+func (c *Cache) dropNames() {
+	before, tags, links := c.index.Bytes(), 0, 0
+	err := c.index.DropNames(c.rankOfTag, func(areLinks bool, dropped []index.Name) {
+		list := make([]name, 0, len(dropped))
+		for _, n := range dropped {
+			kind := ofTag
+			if areLinks {
+				kind = ofLink
+			}
+			list = append(list, name{kind, n.Upstream, n.Repository, n.Reference})
+		}
+		if areLinks {
+			links += len(dropped)
+			c.linksMu.Lock()
+			defer c.linksMu.Unlock()
+			c.linksGen++
+		} else {
+			tags += len(dropped)
+			c.tagsMu.Lock()
+			defer c.tagsMu.Unlock()
+			c.tagsGen++
+		}
+		c.drops.Add(1)
+		c.memory.dropAll(list)
+	})
+	fields := []zap.Field{zap.Int("tags", tags), zap.Int("links", links), zap.Int64("before", before), zap.Int64("after", c.index.Bytes())}
+	if err != nil {
+		c.log.Warn("the index has more names than its share of the cache, and they could not be dropped", append(fields, zap.Error(err))...)
+		return
+	}
+	c.log.Info("names that were used least recently were dropped from the index, which had more than its share of the cache", fields...)
+}
+
+// rankOfTag returns a number that is greater for tags that are worth more than when they
+// were used last: those whose rule keeps what they were, and those that are held at it.
+func (c *Cache) rankOfTag(n index.Name, rec index.Tag) int {
+	up, ok := c.settings().upstreams[n.Upstream]
+	switch {
+	case !ok:
+		return 0
+	case rec.Held != nil:
+		return 2
+	}
+	if rule := up.rules.rule(n.Repository, n.Reference); rule.watches() || rule.KeepHistory > 0 {
+		return 1
+	}
+	return 0
+}

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -53,12 +54,9 @@ func Load(src Source) (*Config, error) {
 	l.validate()
 	if len(l.problems) > 0 {
 		slices.SortStableFunc(l.problems, func(a, b located) int { return cmp.Compare(a.line, b.line) })
-		e := &Error{}
+		e := &Error{More: l.more > 0}
 		for _, p := range l.problems {
 			e.Problems = append(e.Problems, p.Problem)
-		}
-		if l.more > 0 {
-			e.Problems = append(e.Problems, Problem{Where: src.File, Message: "and more of the kind; correct these first"})
 		}
 		return nil, e
 	}
@@ -79,7 +77,7 @@ type loader struct {
 }
 
 const (
-	// maxProblems bounds the problems that are reported in one run.
+	// maxProblems bounds the problems that are kept in one run.
 	maxProblems = 100
 	// maxMessage bounds what a problem says of a value, in bytes.
 	maxMessage = 1000
@@ -161,7 +159,8 @@ func (l *loader) complete() {
 	}
 }
 
-// readFile reads a configuration file whole.
+// readFile reads a configuration file whole. It is an error if that has more than maxFileSize
+// bytes, of which no more are read.
 func readFile(path string) ([]byte, error) {
 	switch st, err := os.Stat(path); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -170,12 +169,19 @@ func readFile(path string) ([]byte, error) {
 		return nil, fmt.Errorf("configuration file: %w", err)
 	case st.IsDir():
 		return nil, fmt.Errorf("configuration file %s is a directory; give the path of a YAML file", path)
-	case st.Size() > maxFileSize:
-		return nil, fmt.Errorf("configuration file %s has %d bytes; at most %d are read", path, st.Size(), maxFileSize)
 	}
-	text, err := os.ReadFile(path) // #nosec G304 -- the operator names the file
+	f, err := os.Open(path) // #nosec G304 -- the operator names the file
 	if err != nil {
 		return nil, fmt.Errorf("configuration file: %w", err)
+	}
+	defer f.Close()
+	// Devices and pipes have no size, and may have no end.
+	text, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("configuration file: %w", err)
+	}
+	if len(text) > maxFileSize {
+		return nil, fmt.Errorf("configuration file %s is too large: at most %d bytes are read", path, maxFileSize)
 	}
 	// Some editors put a byte order mark first, which nobody sees.
 	return bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")), nil

@@ -3,6 +3,7 @@ package configs
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -43,12 +44,16 @@ func TestBadFilesGiveTheirError(t *testing.T) {
 			}
 			var e *Error
 			if !errors.As(err, &e) {
-				t.Errorf("want an *Error, got %T", err)
+				t.Fatalf("want an *Error, got %T", err)
 			}
 			if strings.Contains(err.Error(), "s3cret") {
 				t.Errorf("the error shows a secret: %v", err)
 			}
-			golden(t, strings.TrimSuffix(file, ".yml")+".err", err.Error()+"\n")
+			var all strings.Builder
+			for _, p := range e.Problems {
+				all.WriteString(p.String() + "\n")
+			}
+			golden(t, strings.TrimSuffix(file, ".yml")+".err", all.String())
 		})
 	}
 }
@@ -127,11 +132,37 @@ func TestFileThatCanNotBeReadIsNamed(t *testing.T) {
 	for path, want := range map[string]string{
 		filepath.Join(dir, "none.yml"): "does not exist",
 		dir:                            "is a directory",
-		big:                            "at most 1048576 are read",
+		big:                            "at most 1048576 bytes are read",
+		"/dev/zero":                    "at most 1048576 bytes are read",
 	} {
 		_, err := Load(Source{File: path})
 		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), want) {
 			t.Errorf("want an error with %s and %q, got %v", path, want, err)
+		}
+	}
+}
+
+func TestOnlyTheFirstProblemsAreShown(t *testing.T) {
+	for n, want := range map[int]string{
+		10:  "unknown key",
+		12:  "and 2 more; correct these first",
+		500: "and more than 90 other problems; correct these first",
+	} {
+		file := filepath.Join(t.TempDir(), "wrong.yml")
+		var text strings.Builder
+		for i := range n {
+			fmt.Fprintf(&text, "key%d: 1\n", i)
+		}
+		if err := os.WriteFile(file, []byte(text.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Load(Source{File: file, Environ: cacheDir})
+		if err == nil {
+			t.Fatal("want an error")
+		}
+		lines := strings.Split(err.Error(), "\n")
+		if last := lines[len(lines)-1]; len(lines) != min(n, 11) || !strings.Contains(last, want) || !strings.Contains(lines[9], ":10:1: key9: unknown key") {
+			t.Errorf("%d problems: want 10 lines and %q, got\n%v", n, want, err)
 		}
 	}
 }

@@ -14,17 +14,23 @@ const (
 	// maxTokens bounds the words and signs of a document. The parser takes some hundred
 	// bytes of memory for each.
 	maxTokens = 200_000
+	// maxKeys bounds the keys of one mapping: the parser compares each with all others.
+	maxKeys = 2000
+	// maxDocuments bounds the documents of one text: the parser copies all that is left of the
+	// text for each.
+	maxDocuments = 10
 )
 
 // CheckYAML reports what would cost the YAML parser memory or time out of proportion:
-// deep nesting, very many words and signs, and more aliases than the given number. It
-// returns nil, or one sentence, and the token it is about. Call it before text is parsed by goccy/go-yaml, whose own scanner
-// it uses, so that both read the same. Its time and memory are linear in text.
+// deep nesting, very many words and signs, keys of one mapping or documents, and more aliases than
+// the given number. It returns nil, or one sentence, and the token it is about. Call it before
+// text is parsed by goccy/go-yaml, whose own scanner it uses, so that both read the same. Its time
+// and memory are linear in text.
 func CheckYAML(text []byte, aliases int) (*token.Token, error) {
 	var s scanner.Scanner
 	s.Init(string(text))
 	n := nesting{}
-	count, aliased := 0, 0
+	count, aliased, documents := 0, 0, 0
 	for {
 		tokens, err := s.Scan()
 		if err != nil {
@@ -40,8 +46,18 @@ func CheckYAML(text []byte, aliases int) (*token.Token, error) {
 			if aliased > aliases {
 				return t, fmt.Errorf("it has more than %d aliases", aliases)
 			}
-			if n.read(t); n.depth() > maxNesting {
+			if t.Type == token.DocumentHeaderType || t.Type == token.DocumentEndType {
+				documents++
+			}
+			if documents > maxDocuments {
+				return t, fmt.Errorf("it has more than %d documents; write only one", maxDocuments)
+			}
+			keys := n.read(t)
+			if n.depth() > maxNesting {
 				return t, fmt.Errorf("lists and keys lie more than %d deep in each other", maxNesting)
+			}
+			if keys > maxKeys {
+				return t, fmt.Errorf("more than %d keys lie side by side", maxKeys)
 			}
 		}
 	}
@@ -49,40 +65,71 @@ func CheckYAML(text []byte, aliases int) (*token.Token, error) {
 
 // nesting is how deep the tokens read so far lie in each other.
 type nesting struct {
-	// flow counts open brackets and braces.
-	flow int
-	// columns are those where the open block lists and mappings begin, each greater
-	// than the one before.
-	columns []int
-	last    *token.Token
+	// flow are the open brackets and braces, blocks the open block lists and mappings, each
+	// at a greater column than the one before.
+	flow, blocks []level
+	last         *token.Token
 }
 
-func (n *nesting) depth() int { return n.flow + len(n.columns) }
+// level is a list or mapping that is open.
+type level struct {
+	// column is where a block begins.
+	column int
+	// keys counts those of a mapping so far.
+	keys    int
+	mapping bool // it is in braces
+}
 
-func (n *nesting) read(t *token.Token) {
+func (n *nesting) depth() int { return len(n.flow) + len(n.blocks) }
+
+// read notes t, and returns how many keys the mapping has that t belongs to, as far as that
+// is known by now.
+func (n *nesting) read(t *token.Token) (keys int) {
 	switch t.Type {
 	case token.MappingStartType, token.SequenceStartType:
-		n.flow++
+		n.flow = append(n.flow, level{mapping: t.Type == token.MappingStartType})
 	case token.MappingEndType, token.SequenceEndType:
-		n.flow = max(0, n.flow-1)
-	case token.SequenceEntryType, token.MappingKeyType:
+		n.flow = n.flow[:max(0, len(n.flow)-1)]
+	case token.SequenceEntryType:
 		n.open(t)
+	case token.MappingKeyType:
+		keys = n.key(t)
 	case token.MappingValueType:
-		n.open(n.last) // the key
+		keys = n.key(n.last)
+	case token.CollectEntryType: // {a, b} has keys without values
+		keys = n.key(nil)
 	}
 	n.last = t
+	return keys
+}
+
+// key notes that a mapping has a key that begins with t, and returns how many it has.
+func (n *nesting) key(t *token.Token) int {
+	var l *level
+	if len(n.flow) > 0 {
+		if l = &n.flow[len(n.flow)-1]; !l.mapping {
+			return 0
+		}
+	} else if n.open(t); len(n.blocks) > 0 {
+		l = &n.blocks[len(n.blocks)-1]
+	}
+	if l == nil {
+		return 0
+	}
+	l.keys++
+	return l.keys
 }
 
 // open notes that a list or mapping has an entry that begins with t.
 func (n *nesting) open(t *token.Token) {
-	if n.flow > 0 || t == nil || t.Position == nil {
+	if len(n.flow) > 0 || t == nil || t.Position == nil {
 		return
 	}
 	column := t.Position.Column
-	for len(n.columns) > 0 && n.columns[len(n.columns)-1] > column {
-		n.columns = n.columns[:len(n.columns)-1]
+	for len(n.blocks) > 0 && n.blocks[len(n.blocks)-1].column > column {
+		n.blocks = n.blocks[:len(n.blocks)-1]
 	}
-	if len(n.columns) == 0 || n.columns[len(n.columns)-1] < column {
-		n.columns = append(n.columns, column)
+	if len(n.blocks) == 0 || n.blocks[len(n.blocks)-1].column < column {
+		n.blocks = append(n.blocks, level{column: column})
 	}
 }

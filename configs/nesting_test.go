@@ -2,6 +2,7 @@ package configs
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -86,6 +87,39 @@ func TestDeepNestingIsToldInOneSentenceWithItsLine(t *testing.T) {
 	}
 }
 
+// TestManyKeysAndDocumentsAreToldInOneSentence reads documents for which the parser would take
+// time that grows with the square of their size.
+func TestManyKeysAndDocumentsAreToldInOneSentence(t *testing.T) {
+	many := func(before, format, after string) string {
+		b := strings.Builder{}
+		b.WriteString(before)
+		for i := 0; b.Len() < 500_000; i++ {
+			fmt.Fprintf(&b, format, i)
+		}
+		return b.String() + after
+	}
+	const keys, documents = "more than 2000 keys lie side by side", "it has more than 10 documents; write only one"
+	for text, want := range map[string]string{
+		strings.Repeat("---\na: 1\n", 50_000):                           documents,
+		strings.Repeat("a: 1\n...\n", 50_000):                           documents,
+		many("", "k%d: 1\n", ""):                                        keys,
+		many("upstreams:\n", "  r%d.test: {}\n", ""):                    keys,
+		many("upstreams:\n", "  r%d.test:\n    tls: {}\n", "log: {}\n"): keys,
+		many("{", "k%d: 1, ", "}"):                                      keys,
+		many("{", "k%d, ", "}"):                                         keys,
+		many("{", "\"k%d\": [], ", "}"):                                 keys,
+		many("", "? k%d\n", ""):                                         keys,
+		many("access:\n- a: 1\n", "  k%d: 1\n", ""):                     keys,
+		many("a: [{", "k%d: [a, b], ", "}]"):                            keys,
+	} {
+		l := &loader{file: "bomb.yml", cfg: Default(), where: map[string]place{}}
+		l.readYAML([]byte(text))
+		if len(l.problems) != 1 || !strings.HasSuffix(l.problems[0].String(), ": this is not a configuration: "+want) {
+			t.Errorf("%.30q: want %q, got %d problems: %v", text, want, len(l.problems), l.problems[:min(1, len(l.problems))])
+		}
+	}
+}
+
 func TestOrdinaryDocumentsAreNotDeep(t *testing.T) {
 	var long strings.Builder
 	for range 2000 {
@@ -93,6 +127,7 @@ func TestOrdinaryDocumentsAreNotDeep(t *testing.T) {
 	}
 	for _, text := range []string{
 		long.String(), "a:\n  b:\n    c:\n      - d: 1\n        e:\n        - f\ng: 1\n", strings.Repeat("a:\n  - b: [c]\n    d: {e: f}\n", 1000), strings.Repeat("# [[[[{{{{\n", 1000),
+		"a: [" + strings.Repeat("b, ", 5000) + "]\n", "a:\n" + strings.Repeat("- {b: 1, c: 2}\n- d: 1\n  e: 2\n", 2000), strings.Repeat("a:\n  b: 1\n", 1500),
 	} {
 		if at, err := CheckYAML([]byte(text), 0); err != nil {
 			t.Errorf("%.40q: %v at %v", text, err, at.Position)

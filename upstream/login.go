@@ -389,13 +389,18 @@ func (t *tokens) greeting(ctx context.Context, ep *endpoint) (*greeting, error) 
 	return g, g.err
 }
 
-// maxAbroad bounds what is remembered of registries that redirects lead to.
-const maxAbroad = 1000
+// maxAbroad, and the lengths of its keys and realms, bound what is remembered of
+// registries that redirects lead to.
+const (
+	maxAbroad      = 1000
+	maxAbroadKey   = 1 << 10
+	maxAbroadRealm = 2 << 10
+)
 
 // abroadKey names the repository of u, a URL of a registry's API. It is "" for any other.
 func abroadKey(u *url.URL) string {
 	_, rest, ok := strings.Cut(u.Path, "/v2/")
-	if !ok {
+	if !ok || len(u.Path)+len(u.Host) > maxAbroadKey {
 		return ""
 	}
 	for _, sep := range []string{"/manifests/", "/blobs/", "/tags/list", "/referrers/"} {
@@ -462,7 +467,7 @@ func (t *tokens) visit(ctx context.Context, u *url.URL, h http.Header, used stri
 	if err != nil || got == nil {
 		return "", err
 	}
-	if c.anonymous() {
+	if c.anonymous() && len(d.realm.String()) <= maxAbroadRealm {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		if len(t.abroad) >= maxAbroad {

@@ -241,6 +241,8 @@ func TestPasswordGoesOnlyToRealmsThatMayHaveIt(t *testing.T) {
 		"own host, port written": {"https://reg.test", "https://REG.test:443/token", nil, "password"},
 		"own host, plain http":   {"http://reg.test:5000", "http://reg.test:5000/token", nil, "password"},
 		"own name, another port": {"https://reg.test", "https://reg.test:8443/token", nil, "anonymous"},
+		"own name, upgraded":     {"http://reg.test:5000", "https://reg.test/token", nil, "password"},
+		"a stranger, upgraded":   {"http://reg.test:5000", "https://evil.test/token", nil, "anonymous"},
 		"own name, downgraded":   {"https://reg.test", "http://reg.test:80/token", nil, "nothing"},
 		"a stranger":             {"https://reg.test", "https://evil.test/token", nil, "anonymous"},
 		"a stranger, plain http": {"https://reg.test", "http://evil.test:80/token", nil, "nothing"},

@@ -116,6 +116,11 @@ func TestCredentialsAreOfferedToRegistriesThatHide(t *testing.T) {
 					}
 				}
 				h.ResetCounts()
+				for client, connect := range map[string]func(*testing.T, string, string) client{"crane": connectCrane, "regclient": connectRegClient, "oras": connectORAS} {
+					if got, err := connect(t, p.Host(), repo).resolve("1.0"); err != nil || got != i.Digest {
+						t.Errorf("%s, through the proxy: got %s, %v", client, got, err)
+					}
+				}
 				pullsEverywhere(t, p, repo, i)
 				if got := h.Counts().Pings; got != int64(1-n) {
 					t.Errorf("repository %d: %d requests for /v2/, want %d: what it says is remembered", n, got, 1-n)
@@ -477,6 +482,7 @@ func TestCredentialsThatCannotBeReadBlockNothingPublic(t *testing.T) {
 			if c.hub.Auth == hub.Open {
 				return
 			}
+			ask(t, p, "GET", "/v2/library/app-0/manifests/none").wantError(t, 404, "MANIFEST_UNKNOWN")
 			h.Push("alice/app", "1.0", image.New(image.Options{}))
 			h.MakePrivate("alice/app", "alice")
 			if m := ask(t, p, "GET", "/v2/alice/app/manifests/1.0").wantError(t, 502, "UNAVAILABLE"); !strings.Contains(m, "upstreams.docker.io.credentials can not be read") {

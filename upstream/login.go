@@ -299,10 +299,11 @@ func (l *login) worked() {
 	}
 }
 
-// failed returns the error behind a refusal by the registry, if it isn't the registry's
-// own: nil, the token server's refusal, or why there were no credentials to show.
-func (l *login) failed() error {
-	if l.unread != nil {
+// failed returns the error behind a refusal by the registry with that status, if it isn't
+// the registry's own: nil, the token server's refusal, or why there were no credentials to
+// show. A registry that gave an anonymous token, and then answers 404, hides nothing.
+func (l *login) failed(status int) error {
+	if l.unread != nil && (status != http.StatusNotFound || l.token == nil) {
 		return l.unread
 	}
 	return l.refused

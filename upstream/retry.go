@@ -299,7 +299,7 @@ func (r *Registry) attempt(ctx context.Context, ep *endpoint, a *ask) (*answer, 
 	defer res.body.Close()
 	switch res.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
-		if err := l.failed(); err != nil && !res.away {
+		if err := l.failed(res.StatusCode); err != nil && !res.away {
 			return nil, r.tokenless(ctx, ep, err)
 		}
 		if res.StatusCode != http.StatusNotFound {

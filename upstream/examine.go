@@ -172,7 +172,7 @@ func (r *Registry) examineAccess(ctx context.Context, cancel context.CancelCause
 		return
 	}
 	missing := fmt.Sprintf("%s wants credentials, and there are none for it in upstreams.%s.credentials", ep.host, r.name)
-	if realm := r.tokens.unasked(res.Header); realm != nil {
+	if realm := unasked(res.Header, r.routes.trust.realm); realm != nil {
 		host := clean(realm.Host)
 		refuse(AccessWithheld, fmt.Sprintf("its token server %s is not asked, for it is plain http; write http://%s in upstreams.%s.realms if that is right", host, host, r.name))
 		return

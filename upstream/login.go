@@ -314,7 +314,7 @@ func (l *login) failed(status int) error {
 func (l *login) note(ctx context.Context, h http.Header) string {
 	t := l.t
 	name := t.r.name
-	if realm := t.unasked(h); realm != nil {
+	if realm := unasked(h, t.trust.realm); realm != nil {
 		host := clean(realm.Host)
 		if t.trust.realms["https://"+hostPort(realm)] {
 			return fmt.Sprintf(": its token server %s is not asked, for it is plain http and upstreams.%s.realms lists it as https; write http://%s there if that is right", host, name, host)
@@ -451,6 +451,10 @@ func (t *tokens) visit(ctx context.Context, u *url.URL, h http.Header, used stri
 	}
 	d, scopes := wanted(h, judge, c)
 	if d == nil {
+		if realm := unasked(h, judge); realm != nil {
+			return "", unavailable(http.StatusBadGateway, nil, "upstream %s redirects to %s, whose token server %s is not asked, for it is plain http; write http://%[3]s in upstreams.%[1]s.realms if that is right",
+				t.r.name, u.Host, clean(realm.Host))
+		}
 		return "", nil
 	}
 	if d.realm == nil {

@@ -314,6 +314,9 @@ func TestARedirectsTargetGetsNoLogin(t *testing.T) {
 				if (err == nil) != (c.want != "nothing") {
 					t.Errorf("got %v", err)
 				}
+				if name == "a plain token server" {
+					wantError(t, err, oci.CodeUnavailable, 502, "write http://other.test:80 in upstreams.reg.realms")
+				}
 			})
 		})
 	}

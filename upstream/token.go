@@ -256,16 +256,16 @@ func (t *tokens) warn(host string) {
 		zap.String("host", host), zap.String("setting", "upstreams."+t.r.name+".realms"))
 }
 
-// unasked returns the token server in the challenges of h that may not be asked, if there
-// is none that may; else nil.
-func (t *tokens) unasked(h http.Header) *url.URL {
+// unasked returns the token server in the challenges of h that may not be asked, as judge
+// says (see wanted), if there is none that may; else nil.
+func unasked(h http.Header, judge func(*url.URL) (ask, withCredentials bool)) *url.URL {
 	var found *url.URL
 	for _, ch := range rewrite.Challenges(h.Values("WWW-Authenticate")) {
 		realm, err := url.Parse(ch.Params["realm"])
 		if ch.Scheme != "bearer" || err != nil || realm.Hostname() == "" {
 			continue
 		}
-		if ask, _ := t.trust.realm(realm); ask {
+		if ask, _ := judge(realm); ask {
 			return nil
 		}
 		found = realm

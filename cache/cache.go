@@ -32,7 +32,8 @@ import (
 const (
 	// DefaultPlatform is what a client that takes no index is given.
 	DefaultPlatform = "linux/amd64"
-	// DefaultNegativeTTL is for how long an upstream's "not found" is believed.
+	// DefaultNegativeTTL is for how long an upstream's "not found" is believed at most;
+	// at first it is believed for a second or so.
 	DefaultNegativeTTL = 10 * time.Second
 	// DefaultRevalidateTimeout is how long a client waits for the upstream to
 	// confirm a tag that is past its TTL.

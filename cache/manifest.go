@@ -262,10 +262,12 @@ func (c *Cache) fetchManifest(ctx context.Context, up *upstream, t rewrite.Targe
 				return m, nil
 			}
 			return nil, err
+		case oci.IsHint(err):
+			// Its bytes decide.
 		case err != nil:
 			return nil, c.noteWord(digestKey("manifest:", t), err)
 		}
-		if m, ok := c.keptManifest(t.Digest, d.MediaType); ok && (d.Digest == "" || d.Digest == t.Digest) {
+		if m, ok := c.keptManifest(t.Digest, d.MediaType); err == nil && ok && (d.Digest == "" || d.Digest == t.Digest) {
 			c.linkManifest(t, m, index.Confirmed)
 			return m, nil
 		}
@@ -298,7 +300,17 @@ func (c *Cache) describeDigest(ctx context.Context, up *upstream, t rewrite.Targ
 					return described(c.answer(m)), nil
 				}
 			}
-			return nil, c.noteWord(k, err)
+			if !oci.IsHint(err) {
+				return nil, c.noteWord(k, err)
+			}
+			m, again := c.fetchManifest(ctx, up, t)
+			if again != nil {
+				if again = confirmed(again, err); oci.IsHint(again) {
+					return nil, again
+				}
+				return nil, c.noteWord(k, again)
+			}
+			return described(c.answer(m)), nil
 		}
 		if d.Size <= 0 || d.MediaType == "" || d.Digest != "" && d.Digest != t.Digest {
 			m, err := c.fetchManifest(ctx, up, t)

@@ -18,23 +18,48 @@ const ownAccount account = ""
 // for concurrent use.
 type negative struct {
 	said recent[*oci.Error]
+	// lasted is for how long each was remembered last.
+	lasted recent[time.Duration]
 }
+
+const (
+	// firstNegativeTTL is for how long an upstream's "not found" is remembered the
+	// first time: what is asked for a moment too early is there a second later.
+	firstNegativeTTL = 800 * time.Millisecond
+	// repeatedWithin is how soon after that it must be said again to be remembered
+	// for twice as long.
+	repeatedWithin = time.Minute
+)
 
 // get gives what was said to who of key.
 func (n *negative) get(who account, key string) (*oci.Error, bool) {
 	return n.said.get(string(who) + "\x00" + key)
 }
 
-// note remembers err for d, if it is an upstream's word on key.
-func (n *negative) note(who account, key string, err error, d time.Duration) {
+// note remembers err, if it is an upstream's word on key: for a second or so, and for
+// twice as long each time that it is said again, up to most.
+func (n *negative) note(who account, key string, err error, most time.Duration) {
 	var e *oci.Error
 	if (oci.IsAbsent(err) || oci.IsRefused(err)) && errors.As(err, &e) {
-		n.said.put(string(who)+"\x00"+key, e, d)
+		k := string(who) + "\x00" + key
+		d := firstNegativeTTL
+		if last, ok := n.lasted.get(k); ok {
+			d = 2 * last
+		}
+		d = min(d, most)
+		n.lasted.put(k, d, d+repeatedWithin)
+		n.said.put(k, e, d)
 	}
 }
 
 // clear forgets everything.
-func (n *negative) clear() { n.said.clear() }
+func (n *negative) clear() {
+	n.said.clear()
+	n.lasted.clear()
+}
 
 // drop forgets key.
-func (n *negative) drop(who account, key string) { n.said.drop(string(who) + "\x00" + key) }
+func (n *negative) drop(who account, key string) {
+	n.said.drop(string(who) + "\x00" + key)
+	n.lasted.drop(string(who) + "\x00" + key)
+}

@@ -29,7 +29,8 @@ type Metered interface {
 type Origin interface {
 	// Resolve asks with HEAD what ref, a tag or a digest, stands for now. It
 	// is never counted as a pull and never becomes a GET. The descriptor's
-	// digest is empty where the upstream does not say it.
+	// digest is empty where the upstream does not say it. An error that
+	// oci.IsHint reports is a hint: Manifest decides.
 	Resolve(ctx context.Context, repo, ref string) (v1.Descriptor, error)
 	// Manifest fetches a manifest or index, at most oci.MaxManifestSize
 	// bytes. The digest is computed from the bytes; where ref is a digest,

@@ -153,14 +153,14 @@ func reason(err error) string {
 	}
 }
 
-// check asks with HEAD whether rec still holds, and keeps the answer. Only
-// where an upstream does not say the digest on HEAD is the manifest fetched:
-// there is no other way to know.
+// check asks with HEAD whether rec still holds, and keeps the answer. It fetches the
+// manifest only if the HEAD does not tell: the upstream refuses it, or does not say the
+// digest.
 func (c *Cache) check(ctx context.Context, up *upstream, t rewrite.Target, rec index.Tag) (resolved, error) {
 	asked := time.Now()
 	d, err := up.origin.Resolve(ctx, t.Repository, t.Tag)
 	up.heard(err)
-	if err != nil {
+	if err != nil && !oci.IsHint(err) {
 		return resolved{}, c.noteFailure(up, t, asked, err)
 	}
 	rule := up.rules.rule(t.Repository, t.Tag)
@@ -228,10 +228,14 @@ func (c *Cache) fetchTagSeen(ctx context.Context, up *upstream, t rewrite.Target
 }
 
 // headTag learns what a tag stands for by HEAD, which no upstream counts as a
-// pull. Where the upstream says too little for an answer, it is fetched.
+// pull. If the HEAD is refused, or says too little for an answer, it fetches the manifest.
 func (c *Cache) headTag(ctx context.Context, up *upstream, t rewrite.Target) (resolved, error) {
 	asked := time.Now()
 	d, err := up.origin.Resolve(ctx, t.Repository, t.Tag)
+	if oci.IsHint(err) {
+		r, again := c.fetchTag(ctx, up, t)
+		return r, confirmed(again, err)
+	}
 	if err != nil {
 		return resolved{}, c.noteFailure(up, t, asked, err)
 	}
@@ -245,6 +249,17 @@ func (c *Cache) headTag(ctx context.Context, up *upstream, t rewrite.Target) (re
 	rec := c.follow(t, rule, index.Tag{Digest: d.Digest, MediaType: d.MediaType, Size: d.Size, Checked: asked})
 	c.keepTag(t, sighting{rec, index.SeenHead})
 	return resolved{Tag: rec}, nil
+}
+
+// confirmed returns err, that of a GET which was to confirm the refused HEAD of a client,
+// unless it is a rate limit: what the HEAD said then is the best answer to another HEAD.
+// It isn't remembered.
+func confirmed(err, head error) error {
+	var e *oci.Error
+	if errors.As(err, &e) && e.Code == oci.CodeTooManyRequests && !oci.IsTransient(head) {
+		return head
+	}
+	return err
 }
 
 // overtaken gives what t's tag is known to stand for where that was asked for after

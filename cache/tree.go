@@ -292,10 +292,13 @@ func (w *walk) ask(d digest.Digest, root bool) (*oci.Manifest, error) {
 	} else if _, _, right := c.rightTo(w.at(d)); right != mustFetch {
 		if m, ok := c.peekManifest(d); ok {
 			// Another repository's: a HEAD, which is no pull, says whether it is this one's.
-			if _, err := w.up.origin.Resolve(w.ctx, w.target.Repository, ref); err != nil {
+			_, err := w.up.origin.Resolve(w.ctx, w.target.Repository, ref)
+			if err == nil {
+				return m, nil
+			}
+			if !oci.IsHint(err) {
 				return nil, err
 			}
-			return m, nil
 		}
 	}
 	return w.up.origin.Manifest(w.ctx, w.target.Repository, ref)

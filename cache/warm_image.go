@@ -56,6 +56,10 @@ type warmingImage struct {
 	// content is all that the image has, and seen the manifests among it.
 	content []digest.Digest
 	seen    map[digest.Digest]bool
+
+	// head guards headAnswered; see headWorks.
+	head         sync.Once
+	headAnswered bool
 }
 
 // image fetches one image.
@@ -173,7 +177,7 @@ func (img *warmingImage) stands() (d digest.Digest, kept bool, err error) {
 	if t.Digest != "" {
 		if !c.holds(t.Digest) {
 			// So that the upstream says what it still grants before a pull is spent.
-			if _, err := up.origin.Resolve(img.ctx, t.Repository, t.Digest.String()); err != nil {
+			if _, err := up.origin.Resolve(img.ctx, t.Repository, t.Digest.String()); err != nil && !oci.IsHint(err) {
 				return "", false, err
 			}
 		}
@@ -186,6 +190,11 @@ func (img *warmingImage) stands() (d digest.Digest, kept bool, err error) {
 		return rec.Digest, true, nil
 	}
 	desc, err := up.origin.Resolve(img.ctx, t.Repository, t.Tag)
+	if oci.IsHint(err) {
+		if d, err = img.get(t); err == nil {
+			return d, true, nil
+		}
+	}
 	switch {
 	case img.ctx.Err() != nil:
 		return "", false, context.Cause(img.ctx)
@@ -198,21 +207,32 @@ func (img *warmingImage) stands() (d digest.Digest, kept bool, err error) {
 		return desc.Digest, false, nil
 	}
 	// Some registries do not say on HEAD what a tag stands for.
+	d, err = img.get(t)
+	return d, true, err
+}
+
+// get fetches what a tag stands for: a HEAD did not tell. Unless it is a dry run, it
+// keeps the tag.
+func (img *warmingImage) get(t rewrite.Target) (digest.Digest, error) {
+	c, up := img.cache, img.up
 	end, err := img.pull(up)
 	if err != nil {
-		return "", false, err
+		return "", err
 	}
 	defer end()
-	img.count()
 	if img.DryRun {
 		m, err := up.origin.Manifest(img.ctx, t.Repository, t.Tag)
 		if err != nil {
-			return "", false, err
+			return "", err
 		}
-		return m.Digest, true, c.keepManifest(withDigest(t, m.Digest), m, nil)
+		img.count()
+		return m.Digest, c.keepManifest(withDigest(t, m.Digest), m, nil)
 	}
 	f, err := share(img.ctx, c, "get:"+tagKey(t), func(ctx context.Context) (resolved, error) { return c.fetchTag(ctx, up, t) })
-	return f.value.Digest, true, err
+	if err == nil {
+		img.count()
+	}
+	return f.value.Digest, err
 }
 
 // count counts a pull.
@@ -696,13 +716,26 @@ func (img *warmingImage) referrers(work *sync.WaitGroup, t rewrite.Target, cosig
 	for _, suffix := range cosignSuffixes {
 		tag := t
 		tag.Digest, tag.Tag = "", t.Digest.Algorithm().String()+"-"+t.Digest.Encoded()+suffix
-		img.cosign(work, tag)
+		img.cosign(work, t, tag)
 	}
 }
 
-// cosign fetches what stands under one of cosign's tags.
-func (img *warmingImage) cosign(work *sync.WaitGroup, t rewrite.Target) {
+// headWorks reports whether the upstream answers a HEAD of t's manifest, which is there:
+// then it is believed that what it answers 404 to is not.
+func (img *warmingImage) headWorks(t rewrite.Target) bool {
+	img.head.Do(func() {
+		_, err := img.up.origin.Resolve(img.ctx, t.Repository, t.Digest.String())
+		img.headAnswered = err == nil
+	})
+	return img.headAnswered
+}
+
+// cosign fetches what stands under t, one of cosign's tags for subject.
+func (img *warmingImage) cosign(work *sync.WaitGroup, subject, t rewrite.Target) {
 	desc, err := img.up.origin.Resolve(img.ctx, t.Repository, t.Tag)
+	if oci.IsHint(err) && !(oci.IsAbsent(err) && img.headWorks(subject)) {
+		desc.Digest, err = img.get(t)
+	}
 	if oci.IsAbsent(err) {
 		return
 	}

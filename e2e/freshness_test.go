@@ -113,8 +113,8 @@ func TestAStaleTagIsServedWhenTheUpstreamFails(t *testing.T) {
 				head.wantHeader(t, "Docker-Content-Digest", i.Digest.String(), "Content-Length", fmt.Sprint(len(i.Bytes())))
 			}
 			pullRaw(t, p, "library/app", i)
-			if got := h.Counts().ManifestGets; got != gets {
-				t.Errorf("a failed HEAD was followed by %d GETs", got-gets)
+			if got := h.Counts().ManifestGets; got != gets && strings.HasPrefix(name, "limits") {
+				t.Errorf("a HEAD that was limited was followed by %d GETs", got-gets)
 			}
 		})
 	}

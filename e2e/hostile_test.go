@@ -187,7 +187,7 @@ func hostilities(elsewhere string) map[string]hostility {
 		"index-of-itself":    {path: tag, headers: []string{"Accept", manifest}, answer: saying(index, `{"mediaType":"`+index+`","manifests":[{"mediaType":"`+manifest+`","digest":"`+zeroes+`","platform":{"os":"linux","architecture":"amd64"}}]}`), statuses: failed},
 		"odd-platforms":      {path: tag, headers: []string{"Accept", manifest}, answer: saying(index, `{"mediaType":"`+index+`","manifests":[{"mediaType":"evil\r\nX-Forged: y","digest":"`+zeroes+`","platform":{"os":"\u001b[31m","architecture":"\u0000\n"}}]}`), statuses: []int{404}},
 		"odd-content-type":   {path: tag, answer: saying("application/x\x1b[31m\x00", naming(1)), statuses: []int{200, 502}},
-		"unsolicited-answer": {path: tag, answer: once("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n\x1b[31m\n"), statuses: []int{404}},
+		"unsolicited-answer": {path: tag, answer: once("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n\x1b[31m\n"), statuses: []int{404, 502}},
 		"a-bad-word": {path: tag, answer: func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(403)
 			_, _ = io.WriteString(w, `{"errors":[{"code":"DENIED\n\u001b","message":"see \u001b[31m\nhttps://evil.test/?token=x \u202e\u009b and `+strings.Repeat("x", 9000)+`"}]}`)

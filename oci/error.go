@@ -57,6 +57,9 @@ type Error struct {
 	// breaker is open, a rate limit that is in force. What fails because of it needs
 	// no warning of its own.
 	Reported bool
+	// Hint says that only a HEAD was answered so, or could not be sent: a GET
+	// decides.
+	Hint bool
 	// Err is the cause, for logs and errors.Is. It is never shown to a client.
 	Err error
 }
@@ -134,6 +137,12 @@ func IsReported(err error) bool {
 		}
 	}
 	return false
+}
+
+// IsHint reports whether err is the answer to a HEAD, which a GET may contradict.
+func IsHint(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Hint
 }
 
 // IsTransient tells whether err is a failure to find out: the upstream is gone,

@@ -20,11 +20,15 @@ func (r *Registry) blobAsk(op, method, repo string, d digest.Digest) *ask {
 	}
 }
 
-// Stat asks with HEAD whether repo has the blob, and its size: -1 where the
-// upstream does not say it, or not even whether the blob is there. Only a GET will
-// tell then.
+// Stat asks with HEAD whether repo has the blob, and its size. The size is -1 if the
+// upstream does not say it, or refuses the HEAD: then only a GET tells whether the
+// blob is there.
 func (r *Registry) Stat(ctx context.Context, repo string, d digest.Digest) (v1.Descriptor, error) {
 	desc := v1.Descriptor{MediaType: oci.MediaTypeOctetStream, Digest: d, Size: -1}
+	key := headKey("blob", repo)
+	if r.skipsHead(key) {
+		return desc, nil
+	}
 	f := r.do(ctx, r.blobAsk("stat", http.MethodHead, repo, d), func(res *answer) *failure {
 		if res.StatusCode != http.StatusOK {
 			return r.garbled(res, "answered %d to a HEAD", res.StatusCode)
@@ -37,10 +41,11 @@ func (r *Registry) Stat(ctx context.Context, repo string, d digest.Digest) (v1.D
 	})
 	switch {
 	case f == nil:
-	case f.away && (f.status == http.StatusBadRequest || f.status == http.StatusForbidden):
-		// The registry sent us to its store, and the signature in that URL
-		// may be for GET only.
-	case f.status == http.StatusMethodNotAllowed, f.status == http.StatusNotImplemented:
+		r.heads.worked(key)
+	case isHint(f):
+		// If the registry sent us to its store, the signature in that URL may be
+		// for GET only.
+		r.heads.refused(key)
 	default:
 		return v1.Descriptor{}, f.err
 	}
@@ -85,6 +90,7 @@ func (r *Registry) Blob(ctx context.Context, repo string, d digest.Digest, span 
 	if f != nil {
 		return nil, f.err
 	}
+	r.heads.contradicted(headKey(a.op, repo))
 	return out, nil
 }
 

@@ -198,8 +198,9 @@ func TestStatAsksWithHead(t *testing.T) {
 		"there, size nought": {serve("", "Content-Length: 0"), -1, ""},
 		"HEAD is not known":  {status(405), -1, ""},
 		"in a store":         {redirectTo("https://cdn.test/x"), -1, ""},
-		"not there":          {status(404), 0, oci.CodeBlobUnknown},
-		"broken":             {status(500), 0, oci.CodeUnavailable},
+		"refused, 404":       {status(404), -1, ""}, // a GET decides
+		"refused, 500":       {status(500), -1, ""},
+		"limited":            {status(429), 0, oci.CodeTooManyRequests},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world) {

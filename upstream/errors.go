@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -37,6 +38,7 @@ type failure struct {
 	status int   // what was answered; 0 where nothing was
 	away   bool  // by another host than the endpoint's
 	blame  blame // what it tells of the endpoint
+	form   form  // of what was answered
 	// partial marks a list of which only a part can be read.
 	partial bool
 }
@@ -161,15 +163,16 @@ func (r *Registry) garbled(a *answer, format string, args ...any) *failure {
 type said struct {
 	code    oci.Code
 	message string
+	form    form
 }
 
 const maxErrorBody = 8 << 10
 
-// readSaid reads the error JSON of a response; what is none gives nothing.
+// readSaid reads the error JSON of a response. Of any other body it returns the form.
 func readSaid(body io.Reader) said {
 	raw, err := io.ReadAll(io.LimitReader(body, maxErrorBody))
 	if err != nil {
-		return said{}
+		return said{form: formOther}
 	}
 	var doc struct {
 		Errors []struct {
@@ -178,9 +181,22 @@ func readSaid(body io.Reader) said {
 		} `json:"errors"`
 	}
 	if json.Unmarshal(raw, &doc) != nil || len(doc.Errors) == 0 {
-		return said{}
+		return said{form: formOf(raw)}
 	}
-	return said{oci.Code(doc.Errors[0].Code), clean(doc.Errors[0].Message)}
+	return said{oci.Code(doc.Errors[0].Code), clean(doc.Errors[0].Message), formErrors}
+}
+
+// formOf returns the form of an error's body that isn't an error document.
+func formOf(raw []byte) form {
+	cut := len(raw) == maxErrorBody
+	raw = bytes.ToLower(bytes.TrimSpace(raw))
+	switch {
+	case len(raw) == 0, json.Valid(raw), cut && raw[0] == '{':
+		return formOther
+	case bytes.HasPrefix(raw, []byte("<?xml")) && !bytes.Contains(raw, []byte("<html")), bytes.HasPrefix(raw, []byte("<error>")):
+		return formOther
+	}
+	return formPage
 }
 
 // clean makes a stranger's message fit to be shown: short, printable, without
@@ -203,7 +219,7 @@ func clean(s string) string {
 // rejected tells what an answer that is no success means.
 func (r *Registry) rejected(a *answer) *failure {
 	s := readSaid(a.body)
-	f := &failure{reason: "status", status: a.StatusCode, away: a.away}
+	f := &failure{reason: "status", status: a.StatusCode, away: a.away, form: s.form}
 	tail := ""
 	if s.message != "" {
 		tail = ": " + s.message
@@ -222,8 +238,8 @@ func (r *Registry) rejected(a *answer) *failure {
 		case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
 			f.again, f.blame = elsewhere, blameNobody // and so it stays
 		}
-		if wait > maxPause {
-			f.again = elsewhere
+		if wait > maxPause || a.ask.method == http.MethodHead && !r.isMetered() {
+			f.again = elsewhere // a GET says more than another HEAD
 		}
 		f.err = unavailable(code, nil, "upstream %s: %s answered %d %s%s", r.name, a.from, status, http.StatusText(status), tail)
 		f.err.RetryAfter = wait

@@ -37,7 +37,10 @@ func TestEachStatusOfTheUpstreamIsToldAsWhatItMeans(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world) {
-				w.host("reg.test:443", func(rw http.ResponseWriter, _ *http.Request) {
+				w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+					if req.URL.Path == "/v2/" {
+						return
+					}
 					rw.WriteHeader(c.status)
 					_, _ = io.WriteString(rw, c.body)
 				})

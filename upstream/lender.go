@@ -63,16 +63,22 @@ func (r *Registry) MayPull(ctx context.Context, c Credential, repo, ref string, 
 	} else if ref != "" {
 		asks = []*ask{r.manifestAsk("resolve", http.MethodHead, repo, ref), asks[0]}
 	}
-	var f *failure
+	var unknown *failure
 	for _, a := range asks {
 		a.who = StaticCredentials(c)
-		f = r.put(ctx, a, func(res *answer) *failure { return r.isYes(ctx, res) })
+		f := r.put(ctx, a, func(res *answer) *failure { return r.isYes(ctx, res) })
 		if f == nil {
 			return nil
 		}
-		if !isWord(f) {
-			return f.err
+		if !isWord(f) && unknown == nil {
+			unknown = f
 		}
+		if unknown != nil && !isHint(f) {
+			break // else HEAD alone may not work there
+		}
+	}
+	if unknown != nil {
+		return unknown.err
 	}
 	return oci.Errorf(oci.CodeDenied, "%s/%s does not exist, or may not be pulled", r.name, repo)
 }

@@ -165,6 +165,7 @@ func TestReferrersFallBackToTheTagSchema(t *testing.T) {
 						case strings.Contains(req.URL.Path, "/referrers/"):
 							rw.WriteHeader(code)
 						case req.URL.Path != tag || c.body == "":
+							rw.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 							rw.WriteHeader(http.StatusNotFound)
 						default:
 							_, _ = io.WriteString(rw, c.body)
@@ -214,7 +215,7 @@ func TestReferrersAreUnconfirmedIfOnlyTheTagShowsThatThereAreNone(t *testing.T) 
 				if strings.Contains(req.URL.Path, "/referrers/") {
 					rw.WriteHeader(code)
 				} else {
-					rw.WriteHeader(http.StatusNotFound)
+					status(http.StatusNotFound)(rw, req)
 				}
 			})
 			got, err := w.registry(Options{}).Referrers(t.Context(), "a", imageDigest)

@@ -48,11 +48,16 @@ func (r *Registry) image(repo, ref string) string {
 
 // Resolve asks with HEAD what ref, a tag or a digest, stands for now. It never
 // becomes a GET, which Docker Hub counts as a pull. The descriptor's digest is
-// empty where the upstream does not say it, or does not know HEAD at all; its
-// size is then -1 if that is not said either. Its media type is empty where the
-// one that is said is not that of a manifest.
+// empty if the upstream does not say it; its size is -1 if that is not said.
+// Its media type is empty if the one that is said is not that of a manifest.
+// The error of a HEAD that was refused, or is not worth sending because HEAD does
+// not work here, is marked as a Hint.
 func (r *Registry) Resolve(ctx context.Context, repo, ref string) (v1.Descriptor, error) {
 	a := r.manifestAsk("resolve", http.MethodHead, repo, ref)
+	key := headKey("manifest", repo)
+	if r.skipsHead(key) {
+		return v1.Descriptor{}, r.headless(a)
+	}
 	var d v1.Descriptor
 	f := r.do(ctx, a, func(res *answer) *failure {
 		if res.StatusCode != http.StatusOK {
@@ -64,10 +69,13 @@ func (r *Registry) Resolve(ctx context.Context, repo, ref string) (v1.Descriptor
 		}
 		return nil
 	})
-	if f != nil && !f.away && (f.status == http.StatusMethodNotAllowed || f.status == http.StatusNotImplemented) {
-		d, f = v1.Descriptor{Size: -1}, nil
-	}
-	if f != nil {
+	switch {
+	case f == nil:
+		r.heads.worked(key)
+	case isHint(f):
+		r.heads.refused(key)
+		return v1.Descriptor{}, hint(f)
+	default:
 		return v1.Descriptor{}, f.err
 	}
 	if d.Digest == "" {
@@ -96,6 +104,7 @@ func (r *Registry) fetchManifest(ctx context.Context, a *ask, ref string) (*oci.
 	if f != nil {
 		return nil, f.err
 	}
+	r.heads.contradicted(headKey(a.op, a.repo))
 	return m, nil
 }
 

@@ -217,7 +217,7 @@ func TestResolveNeverGets(t *testing.T) {
 		"no digest":                  {h: serve("", "Content-Type: "+ociImage, "Content-Length: 7"), ref: "latest", size: 7},
 		"no digest, but asked by it": {h: serve("", "Content-Length: 7"), ref: d, digest: imageDigest, size: 7},
 		"a digest that is none":      {h: serve("", "Docker-Content-Digest: sha256:x"), ref: "latest", size: -1},
-		"HEAD is not known":          {h: status(405), ref: "latest", size: -1},
+		"HEAD is not known":          {h: status(405), ref: "latest", code: oci.CodeUnavailable, status: 502},
 		"a digest of sha384":         {h: serve("", "Content-Length: 7", "Docker-Content-Digest: "+digest.SHA384.FromString("").String()), ref: "latest", size: 7},
 		"not there":                  {h: status(404), ref: "latest", code: oci.CodeManifestUnknown, status: 404},
 		"refused":                    {h: status(403), ref: "latest", code: oci.CodeDenied, status: 403},
@@ -232,6 +232,9 @@ func TestResolveNeverGets(t *testing.T) {
 				w.wantCount("GET reg.test/v2/a/", 0)
 				if c.code != "" {
 					wantError(t, err, c.code, c.status)
+					if hint := c.status != 429 && c.code != oci.CodeUnsupported; oci.IsHint(err) != hint {
+						t.Errorf("a GET may contradict it: got %v, want %v", !hint, hint)
+					}
 					return
 				}
 				if err != nil || got.Digest != c.digest || got.Size != c.size {

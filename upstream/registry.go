@@ -83,6 +83,7 @@ type Registry struct {
 	tokens    *tokens
 	lender    Lender
 	slots     *slots
+	heads     heads
 	memory    *semaphore.Weighted
 	large     *semaphore.Weighted // see largeList
 	log       *zap.Logger

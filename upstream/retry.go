@@ -145,6 +145,11 @@ func (r *Registry) put(ctx context.Context, a *ask, take func(*answer) *failure)
 			if kept, f = r.once(ctx, ep, a, take, release); f == nil {
 				return nil
 			}
+			if oci.IsAbsent(f.err) && a.pin == nil && ep != r.endpoints[0] {
+				// It is only asked because those before it have failed, and may lag
+				// behind them. Those that rest are asked after it.
+				continue
+			}
 			if worst == nil || worst.err.Code != oci.CodeTooManyRequests {
 				worst = f // a rate limit says more than what came after it
 			}
@@ -306,7 +311,7 @@ func (r *Registry) attempt(ctx context.Context, ep *endpoint, a *ask) (*answer, 
 			res.note = l.note(ctx, res.Header)
 		}
 	}
-	return nil, r.rejected(res)
+	return nil, r.believe(ctx, res, r.rejected(res))
 }
 
 // tokenless makes the failure of an ask for which no token is to be had.

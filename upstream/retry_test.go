@@ -23,7 +23,12 @@ func failing(n, status int, then http.HandlerFunc) http.HandlerFunc {
 }
 
 func status(code int) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(code)
+		if code == http.StatusNotFound {
+			_, _ = io.WriteString(w, `{"errors":[{"code":"UNKNOWN"}]}`)
+		}
+	}
 }
 
 func hangUp(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }

@@ -227,6 +227,10 @@ func (f *Fault) matches(a ask) bool {
 		if !a.bytes {
 			return false
 		}
+	case registryKinds:
+		if a.kind == Token || a.kind == CDNGet {
+			return false
+		}
 	case manifests:
 		if a.kind != ManifestGet && a.kind != ManifestHead {
 			return false

@@ -30,8 +30,8 @@ func (h *Hub) PullsLeft() int {
 }
 
 // spend takes a pull if the request is one, sets the headers, and answers 429
-// where none was left.
-func (h *Hub) spend(w http.ResponseWriter, r *http.Request) bool {
+// where none was left. What is not there costs none.
+func (h *Hub) spend(w http.ResponseWriter, r *http.Request, there bool) bool {
 	h.mu.Lock()
 	q := &h.quota
 	if !q.on {
@@ -39,7 +39,7 @@ func (h *Hub) spend(w http.ResponseWriter, r *http.Request) bool {
 		return true
 	}
 	ok := true
-	if r.Method == http.MethodGet {
+	if r.Method == http.MethodGet && there {
 		if ok = q.remaining > 0; ok {
 			q.remaining--
 		}

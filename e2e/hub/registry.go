@@ -112,10 +112,10 @@ func (h *Hub) serveRegistry(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Hub) serveManifest(w http.ResponseWriter, r *http.Request, rt route, met []*rule) {
-	if !isUncounted(met) && !h.spend(w, r) {
+	d, m, ok := h.manifest(rt.repo, digestTag(rt.ref, met))
+	if !isUncounted(met) && !h.spend(w, r, ok) {
 		return
 	}
-	d, m, ok := h.manifest(rt.repo, digestTag(rt.ref, met))
 	if !ok {
 		writeError(w, r, http.StatusNotFound, "MANIFEST_UNKNOWN", "manifest unknown")
 		return

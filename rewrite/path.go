@@ -119,18 +119,56 @@ func ParseRequest(uri string) (Request, error) {
 		path = decoded
 	}
 	rest, ok := strings.CutPrefix(path, "/v2")
+	registry := ""
+	if !ok || rest != "" && rest[0] != '/' {
+		if registry, rest = cutRegistry(path); registry == "" {
+			return req, nil
+		}
+	}
 	switch {
-	case !ok || rest != "" && rest[0] != '/':
-		return req, nil
-	case rest == "" || rest == "/":
+	case rest == "" || rest == "/" || isRepeatedPing(rest):
 		req.Resource = Ping
 		return req, nil
 	case rest == "/_catalog":
 		req.Resource = CatalogPath
 		return req, nil
 	}
-	return req, req.parse(rest)
+	err := req.parse(rest)
+	if registry != "" && req.Name != "" {
+		req.Name = registry + "/" + req.Name
+	}
+	return req, err
 }
+
+// cutRegistry splits "/docker.io/v2/library/nginx/…" into "docker.io" and what follows
+// "/v2". Clients send that if the URL of their mirror is http://cache:5000/docker.io. The
+// registry is empty if the path isn't of that kind.
+func cutRegistry(path string) (registry, rest string) {
+	first, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	rest, ok := strings.CutPrefix(rest, "v2")
+	if !ok || rest != "" && rest[0] != '/' || !looksLikeHost(first) {
+		return "", ""
+	}
+	return first, rest
+}
+
+// isRepeatedPing reports whether rest, which follows "/v2", is "/v2/" or
+// "/docker.io/v2/": the ping of a client whose mirror's URL has a path.
+func isRepeatedPing(rest string) bool {
+	rest, ok := strings.CutSuffix(strings.TrimSuffix(rest, "/"), "/v2")
+	return ok && (rest == "" || strings.LastIndexByte(rest, '/') == 0 && looksLikeHost(rest[1:]))
+}
+
+// looksLikeHost reports whether a part of a path can be a registry and hardly anything
+// else: a host with a dot or a port, which may be written as PathName writes it.
+func looksLikeHost(s string) bool {
+	return (s == "localhost" || strings.ContainsAny(s, ".:_")) && isHost(strings.ToLower(s))
+}
+
+// PathName returns how a registry is written as the first part of a repository's name:
+// "registry.example_5000" for "registry.example:5000". No client takes a colon there. An
+// underscore is never part of a host's name in DNS.
+func PathName(registry string) string { return strings.Replace(registry, ":", "_", 1) }
 
 // parse reads what follows "/v2", from its slash on.
 func (r *Request) parse(path string) error {
@@ -198,10 +236,13 @@ func lastMarker(path string) (at int, marker string) {
 	return -1, ""
 }
 
-// checkPathName is CheckName, but that the first of several components may be
-// a registry's name.
+// checkPathName is CheckName, but the first of several components may be a registry's
+// name. Before and behind it may be what Router.Route takes off.
 func checkPathName(name string) error {
 	if first, rest, ok := strings.Cut(name, "/"); ok && isHost(strings.ToLower(first)) {
+		if next, _, _ := strings.Cut(rest, "/"); first == "v2" || next == first {
+			return checkPathName(rest)
+		}
 		return CheckName(rest)
 	}
 	return CheckName(name)

@@ -2,6 +2,7 @@ package rewrite
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -22,6 +23,9 @@ type Routing struct {
 	Default string
 	// Upstreams maps each configured name to further names that stand for it.
 	Upstreams map[string][]string
+	// Plain are the upstreams reached by plain http. A name stands for the same registry
+	// with and without the usual port: 80 of these, 443 of the others.
+	Plain map[string]bool
 }
 
 // Router finds the upstream of a request. It never names one that is not
@@ -83,11 +87,39 @@ func newTable(routing Routing) (*table, error) {
 			}
 		}
 	}
+	t.addSpellings(routing.Plain)
 	if t.fallback != "" && t.names[t.fallback] != t.fallback {
 		return nil, fmt.Errorf("default upstream %q is not configured; configured are: %s", t.fallback, strings.Join(upstreams, ", "))
 	}
 	t.configured = strings.Join(upstreams, ", ")
 	return t, nil
+}
+
+// addSpellings adds other spellings of the names: with and without the usual port, and
+// without a colon (PathName). A configured name is never replaced.
+func (t *table) addSpellings(plain map[string]bool) {
+	more := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(t.names)) {
+		upstream := t.names[name]
+		port := ":443"
+		if plain[upstream] {
+			port = ":80"
+		}
+		spellings := []string{name + port}
+		if bare, ok := strings.CutSuffix(name, port); ok {
+			spellings = []string{bare}
+		} else if strings.LastIndexByte(name, ':') > strings.LastIndexByte(name, ']') {
+			spellings = nil
+		}
+		for _, s := range append(spellings, name) {
+			for _, s := range []string{s, PathName(s)} {
+				if _, taken := t.names[s]; !taken && more[s] == "" {
+					more[s] = upstream
+				}
+			}
+		}
+	}
+	maps.Copy(t.names, more)
 }
 
 // Route gives the upstream and the full repository name of a request for name,
@@ -103,6 +135,10 @@ func newTable(routing Routing) (*table, error) {
 //  3. host, the Host header, as it is and without its port, where configured.
 //  4. The default.
 //
+// Names of registries may have the usual port, and may be spelled as by PathName. What
+// mirror URLs with a path repeat is taken off: the registry's name, and "v2" where it
+// can't be a part of the repository's name. Where it could be, the error says what is wrong.
+//
 // A name of one component at docker.io gets "library/"; elsewhere never.
 func (r *Router) Route(name, ns, host string) (Target, error) {
 	t := r.table.Load()
@@ -110,9 +146,16 @@ func (r *Router) Route(name, ns, host string) (Target, error) {
 	if err != nil {
 		return Target{}, err
 	}
+	if repository, err = t.trim(upstream, name, repository, ns); err != nil {
+		return Target{}, err
+	}
 	if upstream == dockerHub {
 		first, _, more := strings.Cut(repository, "/")
 		if more && strings.ContainsAny(first, ".:") {
+			if other, ok := t.upstream(first); ok {
+				return Target{}, oci.Errorf(oci.CodeNameUnknown, "the request names two registries, %s and %s; leave one of them out "+
+					"(a mirror whose URL ends with a registry's name is for the images of that registry only)", upstream, other)
+			}
 			return Target{}, t.unknown("registry " + quote(first))
 		}
 		if !more {
@@ -125,8 +168,47 @@ func (r *Router) Route(name, ns, host string) (Target, error) {
 	return Target{Upstream: upstream, Repository: repository}, nil
 }
 
+// trim takes off repository, which is name without its registry, what the URLs of mirrors
+// repeat: the name of upstream, and "v2".
+func (t *table) trim(upstream, name, repository, ns string) (string, error) {
+	for {
+		first, rest, more := strings.Cut(repository, "/")
+		switch {
+		case !more:
+			return repository, nil
+		case first == "v2" && upstream == dockerHub && strings.Contains(rest, "/"):
+			// Docker Hub's names have two parts.
+		case first == "v2" && ns != "" && len(repository) < len(name):
+			return "", oci.Errorf(oci.CodeNameInvalid, "the path of the request has /v2 twice: give the mirror a URL without a path, "+
+				"or set override_path = true in hosts.toml")
+		case strings.ContainsAny(first, ".:_") && t.isName(first, upstream):
+		default:
+			return repository, nil
+		}
+		repository = rest
+	}
+}
+
+// isName reports whether word names upstream and nothing else: not by an alias, which may
+// be a project there. At Docker Hub no namespace looks like a registry.
+func (t *table) isName(word, upstream string) bool {
+	if up, ok := t.upstream(word); !ok || up != upstream {
+		return false
+	}
+	return upstream == dockerHub || strings.EqualFold(word, upstream) || strings.EqualFold(word, PathName(upstream))
+}
+
 func (t *table) route(name, ns, host string) (upstream, repository string, err error) {
 	first, rest, more := strings.Cut(name, "/")
+	if first == "v2" && more {
+		// A mirror whose URL ends with /v2 sends /v2/v2/ghcr.io/….
+		second, behind, more := strings.Cut(rest, "/")
+		if up, ok := t.upstream(second); ok && more && strings.ContainsAny(second, ".:_") {
+			if named, _ := t.upstream(ns); ns == "" || named == up {
+				return up, behind, nil
+			}
+		}
+	}
 	prefix := ""
 	if more {
 		prefix, _ = t.upstream(first)

@@ -60,6 +60,31 @@ func TestRequestIsRoutedByNsThenPrefixThenHostThenDefault(t *testing.T) {
 		{"app", "", "registry.example.test:5443", "registry.example.test:5443/app"},
 		{"app", "", "localhost:5000", "localhost/app"},
 		{"app", "", "[::1]:5000", "docker.io/library/app"},
+		// The usual port, and no colon.
+		{"org/app", "ghcr.io:443", "", "ghcr.io/org/app"},
+		{"nginx", "docker.io:443", "", "docker.io/library/nginx"},
+		{"nginx", "registry-1.docker.io:443", "", "docker.io/library/nginx"},
+		{"ghcr.io:443/org/app", "GHCR.io", "", "ghcr.io/org/app"},
+		{"ghcr.io_443/org/app", "", "", "ghcr.io/org/app"},
+		{"registry.example.test_5443/app", "", "", "registry.example.test:5443/app"},
+		{"registry.example.test_5443/app", "registry.example.test:5443", "", "registry.example.test:5443/app"},
+		// What mirror URLs repeat.
+		{"docker.io/docker.io/library/nginx", "", "", "docker.io/library/nginx"},
+		{"docker.io/docker.io/docker.io/nginx", "docker.io", "", "docker.io/library/nginx"},
+		{"docker.io/index.docker.io/nginx", "", "", "docker.io/library/nginx"},
+		{"ghcr.io/ghcr.io/org/app", "", "", "ghcr.io/org/app"},
+		{"docker.io/v2/library/nginx", "docker.io", "", "docker.io/library/nginx"},
+		{"docker.io/v2/library/nginx", "", "", "docker.io/library/nginx"},
+		{"v2/library/nginx", "", "", "docker.io/library/nginx"},
+		{"v2/docker.io/library/nginx", "", "", "docker.io/library/nginx"},
+		{"v2/ghcr.io/org/app", "", "", "ghcr.io/org/app"},
+		{"v2/ghcr.io/org/app", "ghcr.io", "", "ghcr.io/org/app"},
+		// What may be a repository's name stays.
+		{"v2/app", "", "", "docker.io/v2/app"},
+		{"ghcr.io/v2/app", "", "", "ghcr.io/v2/app"},
+		{"v2/org/app", "ghcr.io", "", "ghcr.io/v2/org/app"},
+		{"localhost/localhost/app", "", "", "localhost/localhost/app"},
+		{"ghcr.io/github.test/app", "", "", "ghcr.io/github.test/app"},
 	} {
 		got, err := r.Route(c.name, c.ns, c.host)
 		if err != nil || got.String() != c.want {
@@ -84,6 +109,11 @@ func TestUnroutableRequestIsRefused(t *testing.T) {
 		{"other.test:5000/app", "ghcr.io", oci.CodeNameInvalid, "other.test"},
 		{"Upper/app", "", oci.CodeNameInvalid, "lower-case"},
 		{"", "ghcr.io", oci.CodeNameInvalid, "name"},
+		{"ghcr.io/v2/org/app", "ghcr.io", oci.CodeNameInvalid, "override_path"},
+		{"ghcr.io/org/app", "docker.io", oci.CodeNameUnknown, "two registries, docker.io and ghcr.io"},
+		{"docker.io/ghcr.io/org/app", "", oci.CodeNameUnknown, "two registries"},
+		{"app", "ghcr.io:80", oci.CodeNameUnknown, "configured"},
+		{"app", "ghcr.io:8443", oci.CodeNameUnknown, "configured"},
 	} {
 		_, err := r.Route(c.name, c.ns, "")
 		var e *oci.Error
@@ -157,5 +187,17 @@ func TestRoutingDoesNotAllocate(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations a request, want 0", n)
+	}
+}
+
+func TestTheUsualPortOfPlainHTTPIs80(t *testing.T) {
+	r, err := NewRouter(Routing{Upstreams: map[string][]string{"plain.test": nil, "other.test:80": nil, "ghcr.io": nil}, Plain: map[string]bool{"plain.test": true, "other.test:80": true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"plain.test:80": "plain.test", "plain.test_80": "plain.test", "other.test": "other.test:80", "plain.test:443": "", "ghcr.io:80": ""} {
+		if got, _ := r.Upstream(name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
 	}
 }

@@ -81,7 +81,7 @@ func (x *exchange) answer() {
 	var err error
 	x.request, err = rewrite.ParseRequest(inPlace(x.ctx.RequestURI()))
 	x.ns, _ = rewrite.QueryValue(x.request.Query, "ns")
-	if err != nil || strings.HasPrefix(x.request.Path, "/v2") {
+	if err != nil || x.request.Resource != rewrite.Root && (x.request.Resource != rewrite.Unknown || strings.HasPrefix(x.request.Path, "/v2")) {
 		x.known(headerAPIVersion, valueAPIVersion)
 	}
 	if n := x.ctx.Request.Header.ContentLength(); n > 0 || n == -1 {
@@ -129,7 +129,7 @@ func (x *exchange) answer() {
 			return
 		}
 		x.fail(&oci.Error{Code: oci.CodeUnsupported, Status: fasthttp.StatusNotFound,
-			Message: "this path is not one of the registry API, which lies under /v2/"})
+			Message: "this path is not one of the registry API, which lies under /v2/; if this is a mirror's URL, write it without a path"})
 		return
 	}
 	if x.target, err = x.s.router.Route(x.request.Name, x.ns, inPlace(x.ctx.Host())); err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/image-spec/specs-go/v1"
@@ -159,7 +160,7 @@ func (x *exchange) repositories(p pageQuery) ([]string, error) {
 	most := p.most()
 	var names []string
 	size := int64(0)
-	for after, want := prefix+p.last, min(most+1, namesAtATime); len(names) <= most; want = min(4*want, namesAtATime) {
+	for after, want := x.catalogName(prefix+p.last), min(most+1, namesAtATime); len(names) <= most; want = min(4*want, namesAtATime) {
 		some, err := x.s.content.Repositories(x.s.base, upstream, after, want)
 		if err != nil {
 			return nil, err
@@ -173,6 +174,9 @@ func (x *exchange) repositories(p pageQuery) ([]string, error) {
 			some = x.by.grants.Visible(some, x.authorization())
 		}
 		for _, name := range some {
+			if prefix == "" {
+				name = pullName(name)
+			}
 			names = append(names, name[len(prefix):])
 			size += int64(len(name)) + 3
 		}
@@ -185,6 +189,25 @@ func (x *exchange) repositories(p pageQuery) ([]string, error) {
 		}
 	}
 	return names[:min(len(names), most+1)], nil
+}
+
+// pullName returns the name of the catalog by which clients pull repository: no client
+// takes the colon of a registry's port.
+func pullName(repository string) string {
+	registry, name, ok := strings.Cut(repository, "/")
+	if !ok || !strings.Contains(registry, ":") {
+		return repository
+	}
+	return rewrite.PathName(registry) + "/" + name
+}
+
+// catalogName returns the repository of a name by which it is pulled.
+func (x *exchange) catalogName(name string) string {
+	registry, rest, ok := strings.Cut(name, "/")
+	if upstream, known := x.s.router.Upstream(registry); ok && known && strings.Contains(registry, "_") {
+		return upstream + "/" + rest
+	}
+	return name
 }
 
 // sendList sends a listing. Clients that read the same one share its bytes, which

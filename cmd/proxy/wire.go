@@ -130,9 +130,10 @@ func wire(loaded, cfg *configs.Config, environ []string, b build, log *zap.Logge
 
 // routing says which upstreams a configuration has.
 func routing(cfg *configs.Config) rewrite.Routing {
-	r := rewrite.Routing{Default: cfg.DefaultUpstream, Upstreams: map[string][]string{}}
+	r := rewrite.Routing{Default: cfg.DefaultUpstream, Upstreams: map[string][]string{}, Plain: map[string]bool{}}
 	for name, u := range cfg.Upstreams {
 		r.Upstreams[name] = u.Aliases
+		r.Plain[name] = len(u.Endpoints) > 0 && strings.HasPrefix(u.Endpoints[0], "http://")
 	}
 	return r
 }

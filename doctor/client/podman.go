@@ -40,7 +40,9 @@ func planPodman(s Site) ([]*File, error) {
 		if i > 0 {
 			text += "\n"
 		}
-		text += section + strings.TrimRight(strings.ReplaceAll(pattern, "docker.io", name), "\n") + "\n"
+		// Podman takes no colon in a path. Entrepot takes an underscore for it.
+		inPath := strings.ReplaceAll(pattern, "/docker.io", "/"+strings.Replace(name, ":", "_", 1))
+		text += section + strings.TrimRight(strings.ReplaceAll(inPath, "docker.io", name), "\n") + "\n"
 		if path, ok := taken[name]; ok {
 			notes = append(notes, fmt.Sprintf("%s has a [[registry]] of %s already: the one that is read last counts, by the names of the files", path, name))
 		}

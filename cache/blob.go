@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/zap"
 
+	"github.com/entrepot-dev/entrepot/cache/evict"
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/oci"
@@ -460,6 +461,8 @@ func (c *Cache) mostUnsized() int64 {
 // that, and its readers get no byte that it has not sent.
 func (c *Cache) fillTask(up *upstream, t rewrite.Target, w wanted, stored bool) fillTask {
 	proof := index.Fetched
+	key := fillKey{t.Digest, t.Upstream}
+	compares := false
 	return fillTask{
 		digest: t.Digest,
 		size:   w.size,
@@ -468,6 +471,7 @@ func (c *Cache) fillTask(up *upstream, t rewrite.Target, w wanted, stored bool) 
 		begin: func() (part, store.Spans, int64, error) {
 			if stored {
 				if p, err := c.compareWith(t.Digest); p != nil || err != nil {
+					compares = true
 					return p, store.Spans{}, -1, err
 				}
 			}
@@ -478,7 +482,7 @@ func (c *Cache) fillTask(up *upstream, t rewrite.Target, w wanted, stored bool) 
 			if err != nil {
 				return nil, store.Spans{}, -1, &diskError{err}
 			}
-			if err := c.enterFlight(fillKey{t.Digest, t.Upstream}, max(w.size, size)); err != nil {
+			if err := c.reserve(key, max(0, w.size, size)); err != nil {
 				leave := p.Close
 				if have.Len() == 0 {
 					leave = p.Discard
@@ -498,6 +502,20 @@ func (c *Cache) fillTask(up *upstream, t rewrite.Target, w wanted, stored bool) 
 		},
 		open: func(ctx context.Context, span oci.Span) (*oci.Body, error) {
 			return up.origin.Blob(ctx, t.Repository, t.Digest, span)
+		},
+		reserve: func(size int64) error {
+			if compares {
+				return nil // it is here already
+			}
+			return c.reserve(key, size)
+		},
+		arrived: func(bytes int64) {
+			if !compares {
+				// Readers have got some of it, and without a size it can't be passed
+				// on: it goes on even if there is no room.
+				c.flying.count(key, bytes)
+				_ = c.awaitRoom()
+			}
 		},
 		record: func(size int64) {
 			change := index.Change{Upstream: t.Upstream, Repository: t.Repository, Blobs: c.recordOf(t.Digest), Sent: []digest.Digest{t.Digest}}
@@ -561,14 +579,50 @@ func (c *Cache) runFill(f *blobFill, up *upstream, t rewrite.Target) {
 // roomPatience is how long a fetch waits for the evictor to make room.
 const roomPatience = time.Second
 
-// enterFlight counts the fill of k among those that are being fetched; the error is
-// errCrowdedOut if they would not fit into the cache.
-func (c *Cache) enterFlight(k fillKey, bytes int64) error {
+// reserve reserves room in the cache for the fill of k, of so many bytes. It waits a moment
+// for the evictor to make room; the error is errCrowdedOut if the blob doesn't fit. For a blob
+// for which no room is made (see evict.Oversize), it is only counted. runFill gives the room
+// back.
+func (c *Cache) reserve(k fillKey, bytes int64) error {
 	limit := c.limit.Load()
 	if limit == 0 {
 		return nil
 	}
-	return c.flying.enter(k, bytes, hundredths(limit, highWatermark))
+	if err := c.flying.enter(k, bytes, hundredths(limit, highWatermark)); err != nil || evict.Oversize(bytes, limit) {
+		return err
+	}
+	err := c.awaitRoom()
+	if err != nil {
+		c.flying.leave(k)
+	}
+	return err
+}
+
+// awaitRoom waits until no more is taken than the limit, as long as the evictor may make room,
+// and for a second at most. The error is errCrowdedOut if more is taken then.
+func (c *Cache) awaitRoom() error {
+	for begun := time.Now(); ; {
+		limit, taken := c.limit.Load(), c.taken()
+		if limit == 0 || taken <= limit {
+			return nil
+		}
+		if c.evictor.full.Load() || time.Since(begun) > roomPatience {
+			return fmt.Errorf("%d bytes are stored or being fetched, of at most %d: %w", taken, limit, errCrowdedOut)
+		}
+		c.evictor.soon()
+		select {
+		case <-time.After(lookApart):
+		case <-c.ctx.Done():
+			return closing()
+		}
+	}
+}
+
+// taken returns about how many bytes stand against the limit.
+func (c *Cache) taken() int64 {
+	stored, bytes := c.index.Totals()
+	limit := c.limit.Load()
+	return bytes + filesCost(stored) + c.evictor.idle.Load() + c.flying.fitting(limit) + min(c.index.Bytes(), limit/2)
 }
 
 // wantRoom tells, as an error, whether the disk has no room for so many bytes,

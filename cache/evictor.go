@@ -94,6 +94,10 @@ type evictor struct {
 	evicted int64
 	// trimming is set while they are.
 	trimming atomic.Bool
+	// full is set while nothing more may be evicted, though more should be, and idle is what
+	// parts had on disk that no fill goes on with. Any goroutine may read both.
+	full atomic.Bool
+	idle atomic.Int64
 }
 
 func newEvictor(c *Cache) *evictor {
@@ -204,12 +208,12 @@ func (e *evictor) look() (held, error) {
 	// Before the fills: one that ends meanwhile is rather missed than counted
 	// twice, and wakes the evictor once more.
 	h.stored, h.blobs = c.index.Totals()
-	h.blobs += (h.stored + min(h.stored, prefixDirs)) * fileCost
+	h.blobs += filesCost(h.stored)
 	running := map[digest.Digest]int64{}
 	for d, fills := range c.runningFills() {
 		var expected int64
 		for _, f := range fills {
-			expected += f.expected()
+			expected += max(f.expected(), c.flying.bytes(fillKey{d, f.upstream}))
 		}
 		// No room is made for what is too large, and what has been recorded
 		// counts already.
@@ -222,7 +226,7 @@ func (e *evictor) look() (held, error) {
 	if err != nil {
 		return h, err
 	}
-	var onDisk int64
+	var onDisk, idle int64
 	importing := c.heldByImport()
 	here, coming := c.incoming(list)
 	h.parts, h.coming = here, coming
@@ -234,6 +238,7 @@ func (e *evictor) look() (held, error) {
 		case !fills || u.Incoming:
 			h.idle = append(h.idle, u)
 			h.parts += u.Bytes
+			idle += u.Bytes
 		case expected > 0:
 			h.parts += min(u.Bytes, expected)
 			running[u.Digest] = max(0, expected-u.Bytes)
@@ -245,6 +250,7 @@ func (e *evictor) look() (held, error) {
 	if least := c.settings().MinFree.of(size); least > 0 {
 		h.limit = min(h.limit, max(0, h.blobs+onDisk+free-least))
 	}
+	e.idle.Store(idle + here + coming)
 	h.index = min(c.index.Bytes(), h.limit/2)
 	c.index.BoundLists(h.limit / listShare)
 	h.mustFiles, h.wantFiles = e.inodes()
@@ -270,6 +276,7 @@ func (e *evictor) keepWithin() (again <-chan time.Time) {
 	e.boundNames(h.limit)
 	need := evict.Need{Limit: h.limit, Must: h.used() - hundredths(h.limit, highWatermark), Want: h.used() - hundredths(h.limit, lowWatermark)}
 	if need.Must <= 0 && h.mustFiles <= 0 {
+		e.full.Store(false)
 		return nil
 	}
 	if pause := e.stuck.Sub(begun); pause > 0 && h.blobs < e.stuckAt+hundredths(h.limit, stuckGrowth) {
@@ -285,7 +292,9 @@ func (e *evictor) keepWithin() (again <-chan time.Time) {
 	}
 	e.report(done, h, need, time.Since(begun))
 	e.trimLinks(done.blobs, h.stored)
-	if done.short(h, need) {
+	short := done.short(h, need)
+	e.full.Store(short)
+	if short {
 		pause := min(max(4*time.Since(begun), leastStuck), mostStuck)
 		e.stuck, e.stuckAt = time.Now().Add(pause), h.blobs-done.freed()
 		return time.After(pause)
@@ -299,6 +308,9 @@ const (
 	// listShare is the part of the limit, as a divisor, that kept lists may take.
 	listShare = 16
 )
+
+// filesCost returns about what n stored files take up beside their bytes.
+func filesCost(n int64) int64 { return (n + min(n, prefixDirs)) * fileCost }
 
 // freed returns about how many bytes of the disk are free that were not.
 func (d evicted) freed() int64 { return d.bytes + d.blobs*fileCost }
@@ -420,12 +432,12 @@ func (e *evictor) report(done evicted, h held, need evict.Need, took time.Durati
 
 // runningFills returns the fills that run, by digest: several if upstreams are
 // fetched from at the same time.
-func (c *Cache) runningFills() map[digest.Digest][]*fill {
+func (c *Cache) runningFills() map[digest.Digest][]*blobFill {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	list := make(map[digest.Digest][]*fill, len(c.fills))
+	list := make(map[digest.Digest][]*blobFill, len(c.fills))
 	for k, f := range c.fills {
-		list[k.digest] = append(list[k.digest], f.fill)
+		list[k.digest] = append(list[k.digest], f)
 	}
 	return list
 }

@@ -41,6 +41,9 @@ const (
 	saveEvery = 32 << 20
 	// flushEvery is how many hashed bytes are handed to the disk at a time.
 	flushEvery = 4 << 20
+	// arrivedEvery is how many bytes of a blob of which nobody tells the size are counted at
+	// a time.
+	arrivedEvery = 1 << 20
 	// readSize is the buffer that moves bytes from an upstream to the part.
 	readSize = 256 << 10
 )
@@ -84,6 +87,12 @@ type fillTask struct {
 	begin func() (part, store.Spans, int64, error)
 	// open asks the upstream for a span.
 	open func(ctx context.Context, span oci.Span) (*oci.Body, error)
+	// reserve is told the size once an upstream has told it, if it was not known before; its
+	// error ends the fill.
+	reserve func(size int64) error
+	// arrived is told now and then how many bytes have come of a blob of which nobody tells
+	// the size. It may wait a moment for room.
+	arrived func(bytes int64)
 	// record is called once the content has its final name.
 	record func(size int64)
 	// resumed and mismatched are told of these events.
@@ -407,6 +416,15 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 		return err
 	}
 	defer body.Close()
+	f.mu.Lock()
+	unsized := f.size < 0
+	f.mu.Unlock()
+	if unsized && body.Size >= 0 {
+		if err := f.reserve(body.Size); err != nil {
+			return &diskError{err}
+		}
+		unsized = false
+	}
 	if err := f.accept(w, body); err != nil {
 		return err
 	}
@@ -435,6 +453,9 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 			}
 			if f.advance(w, int64(n)) {
 				return f.endless(body)
+			}
+			if have := at + int64(n); unsized && have/arrivedEvery > at/arrivedEvery {
+				f.arrived(have)
 			}
 		}
 		switch {

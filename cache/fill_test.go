@@ -205,6 +205,8 @@ func newTestFill(s *source, p *memoryPart) *fill {
 			return p, p.saved.Clone(), -1, nil
 		},
 		open:       s.Blob,
+		reserve:    func(int64) error { return nil },
+		arrived:    func(int64) {},
 		record:     func(size int64) { s.recordedN = size },
 		resumed:    func() { s.mu.Lock(); s.resumed++; s.mu.Unlock() },
 		mismatched: func() { s.mismatch++ },

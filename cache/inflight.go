@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+
+	"github.com/entrepot-dev/entrepot/cache/evict"
 )
 
 // errCrowdedOut says that a blob is not kept because those that are being fetched would
@@ -34,6 +36,38 @@ func (f *inFlight) enter(k fillKey, bytes, limit int64) error {
 	f.total += bytes - f.of[k]
 	f.of[k] = bytes
 	return nil
+}
+
+// count sets the bytes of the fill of k, whatever the others have: its size isn't known
+// beforehand.
+func (f *inFlight) count(k fillKey, bytes int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.of == nil {
+		f.of = map[fillKey]int64{}
+	}
+	f.total += bytes - f.of[k]
+	f.of[k] = bytes
+}
+
+// bytes returns what was counted for the fill of k.
+func (f *inFlight) bytes(k fillKey) int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.of[k]
+}
+
+// fitting returns how many bytes those fills have together that fit into a cache of limit
+// bytes: no room is made for others.
+func (f *inFlight) fitting(limit int64) (total int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, bytes := range f.of {
+		if !evict.Oversize(bytes, limit) {
+			total += bytes
+		}
+	}
+	return total
 }
 
 // leave undoes enter, if that was called.

@@ -83,7 +83,7 @@ func TestANameThatChangesItsMindIsNotDialled(t *testing.T) {
 	inside := listen(t, func(w http.ResponseWriter, req *http.Request) { asked.Add(1); serveLayer(w, req) })
 	names := &nameServer{}
 	r := open(t, Options{Endpoints: []string{"https://registry.invalid"}})
-	r.routes.strangers.DialContext = (&net.Dialer{ControlContext: r.routes.control, Resolver: names.resolver()}).DialContext
+	r.routes.strangers.shared.DialContext = (&net.Dialer{ControlContext: r.routes.control, Resolver: names.resolver()}).DialContext
 	u := mustURL(t, inside.URL)
 	u.Host = "rebind.test:" + u.Port()
 	ask := func() error {

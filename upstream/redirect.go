@@ -35,7 +35,7 @@ func (r *Registry) send(req *http.Request, cancel context.CancelCauseFunc, guest
 		start = guest.home
 	}
 	for hop := 0; ; hop++ {
-		res, err := r.routes.roundTrip(req)
+		res, err := r.hop(req, cancel)
 		if err != nil {
 			return nil, req.URL, err
 		}

@@ -57,7 +57,8 @@ type Options struct {
 	// ConnectTimeout bounds connecting, and the TLS handshake after it.
 	// Default 10 s.
 	ConnectTimeout time.Duration
-	// HeaderTimeout bounds the wait for a response's header. Default 30 s.
+	// HeaderTimeout bounds the wait for a response's header. Default 30 s. A blob is waited
+	// for longer while its host answers other requests.
 	HeaderTimeout time.Duration
 	// StallTimeout ends a body of which no byte came for that long. A body
 	// that moves may take for ever. Default 30 s.
@@ -78,6 +79,7 @@ type Registry struct {
 	name      string
 	userAgent string
 	stall     time.Duration
+	patience  time.Duration // with a response's header; see attend for blobs
 	endpoints []*endpoint
 	routes    *routes
 	tokens    *tokens
@@ -140,6 +142,7 @@ func build(o Options, dial dialer, proxy func(*http.Request) (*url.URL, error)) 
 		name:      o.Name,
 		userAgent: o.UserAgent,
 		stall:     o.StallTimeout,
+		patience:  o.HeaderTimeout,
 		slots:     newSlots(o.MaxConnections),
 		memory:    o.Memory,
 		large:     semaphore.NewWeighted(1),

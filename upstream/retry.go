@@ -347,6 +347,9 @@ func (r *Registry) exchange(ctx context.Context, ep *endpoint, a *ask, auth stri
 		u = ep.url(a.repo + "/" + a.path)
 	}
 	reqCtx, cancel := context.WithCancelCause(ctx)
+	if a.bulk {
+		reqCtx = asBulk(reqCtx)
+	}
 	req := (&http.Request{Method: a.method, URL: u, Header: a.header.Clone()}).WithContext(reqCtx)
 	if req.Header == nil {
 		req.Header = http.Header{}

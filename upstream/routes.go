@@ -26,7 +26,7 @@ type routes struct {
 	// named is for hosts that the configuration names, strangers for all
 	// others: it dials no address inside the operator's network. Where a proxy
 	// dials for us, that is the proxy's to judge: proxied.
-	named, strangers, proxied *http.Transport
+	named, strangers, proxied *lanes
 	// inside holds the kinds of addresses, as bits, at which endpoints have
 	// answered: a registry inside may redirect to a store inside.
 	inside atomic.Uint32
@@ -52,11 +52,11 @@ func newRoutes(o Options, t *trust, dial dialer, proxy func(*http.Request) (*url
 	r := &routes{trust: t, proxy: proxy}
 	open := &net.Dialer{Timeout: o.ConnectTimeout, KeepAlive: 15 * time.Second}
 	guarded := &net.Dialer{Timeout: o.ConnectTimeout, KeepAlive: 15 * time.Second, ControlContext: r.control}
-	transport := func(c *tls.Config, d dialer, proxy func(*http.Request) (*url.URL, error)) *http.Transport {
+	transport := func(c *tls.Config, d dialer, proxy func(*http.Request) (*url.URL, error)) *lanes {
 		if dial != nil {
 			d = dial
 		}
-		return &http.Transport{
+		return newLanes(&http.Transport{
 			Proxy:                  proxy,
 			DialContext:            d,
 			TLSClientConfig:        c,
@@ -71,7 +71,7 @@ func newRoutes(o Options, t *trust, dial dialer, proxy func(*http.Request) (*url
 			ForceAttemptHTTP2:      true,
 			// A dead HTTP/2 connection takes all its streams with it: find out.
 			HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
-		}
+		})
 	}
 	r.named = transport(named, open.DialContext, proxy)
 	r.strangers = transport(&tls.Config{RootCAs: roots}, guarded.DialContext, nil)
@@ -100,7 +100,7 @@ func roots(file string) (*x509.CertPool, error) {
 }
 
 func (r *routes) close() {
-	for _, t := range []*http.Transport{r.named, r.strangers, r.proxied} {
+	for _, t := range []*lanes{r.named, r.strangers, r.proxied} {
 		t.CloseIdleConnections()
 	}
 }

@@ -1,0 +1,103 @@
+package upstream
+
+import (
+	"crypto/tls"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/entrepot-dev/entrepot/oci"
+)
+
+// http2Server serves h over TLS and offers the protocols.
+func http2Server(t *testing.T, issuer tls.Certificate, protocols func(*http.Protocols), h http.HandlerFunc) *httptest.Server {
+	t.Helper()
+	s := httptest.NewUnstartedServer(h)
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{issue(t, issuer, "127.0.0.1")}}
+	s.EnableHTTP2 = true
+	s.Config.Protocols = new(http.Protocols)
+	protocols(s.Config.Protocols)
+	if !s.Config.Protocols.HTTP1() {
+		s.TLS.NextProtos = []string{"h2"}
+	}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s
+}
+
+func TestEachBlobHasAConnectionOfItsOwnAndWhatIsSmallSharesOne(t *testing.T) {
+	issuer, ca := authority(t)
+	var mu sync.Mutex
+	from := map[string]map[string]bool{}
+	var blobs sync.WaitGroup
+	blobs.Add(4)
+	reg := http2Server(t, issuer, func(p *http.Protocols) { p.SetHTTP1(true); p.SetHTTP2(true) }, func(w http.ResponseWriter, req *http.Request) {
+		mu.Lock()
+		if from[req.Proto] == nil {
+			from[req.Proto] = map[string]bool{}
+		}
+		from[req.Proto][req.RemoteAddr] = true
+		mu.Unlock()
+		if req.Header.Get("Range") == "" {
+			serveImage(w, req)
+			return
+		}
+		blobs.Done()
+		blobs.Wait() // all of them come at a time
+		serveContent(w, req)
+	})
+	r := open(t, Options{Endpoints: []string{reg.URL}, CAFile: ca})
+	wantManifest(t, r, "a")
+	wantManifest(t, r, "b")
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			b, err := r.Blob(t.Context(), "a", layerDigest, oci.Span{From: 4, To: oci.Open})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer b.Close()
+			if got, err := io.ReadAll(b); err != nil || string(got) != layer[4:] {
+				t.Errorf("got %q, %v", got, err)
+			}
+		})
+	}
+	readers.Wait()
+	if n := len(from["HTTP/2.0"]); n != 1 {
+		t.Errorf("the manifests came over %d HTTP/2 connections, want 1", n)
+	}
+	if n := len(from["HTTP/1.1"]); n != 4 {
+		t.Errorf("the 4 blobs came over %d HTTP/1.1 connections, want one for each", n)
+	}
+}
+
+func TestBlobsComeFromAServerThatSpeaksHTTP2Only(t *testing.T) {
+	issuer, ca := authority(t)
+	reg := http2Server(t, issuer, func(p *http.Protocols) { p.SetHTTP2(true) }, serveLayer)
+	r := open(t, Options{Endpoints: []string{reg.URL}, CAFile: ca})
+	wantLayer(t, r)
+}
+
+func TestAServerThatRefusesHTTP1IsRemembered(t *testing.T) {
+	issuer, ca := authority(t)
+	reg := http2Server(t, issuer, func(p *http.Protocols) { p.SetHTTP2(true) }, serveLayer)
+	reg.TLS.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if !slices.Contains(hello.SupportedProtos, "h2") {
+			strict := reg.TLS.Clone()
+			strict.GetConfigForClient = nil
+			strict.NextProtos = []string{"other"}
+			return strict, nil
+		}
+		return nil, nil
+	}
+	r := open(t, Options{Endpoints: []string{reg.URL}, CAFile: ca})
+	wantLayer(t, r)
+	if !r.routes.named.mustShare(mustURL(t, reg.URL)) {
+		t.Error("that the server speaks HTTP/2 only is not remembered")
+	}
+	wantLayer(t, r)
+}

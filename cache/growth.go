@@ -66,8 +66,21 @@ func (f *fill) grow(n int64) {
 		}
 	}
 	if f.growth.judge(time.Now(), n, len(f.writers), f.size-f.have.Len()) {
+		f.cutClaims()
 		for range len(f.writers) {
 			f.startWriter(0)
 		}
+	}
+}
+
+// cutClaims shortens the claims that span more than a segment. Such a claim was made
+// when the blob's size was not known yet. f.mu is held.
+func (f *fill) cutClaims() {
+	seg := f.segment()
+	if f.size < 2*seg {
+		return
+	}
+	for _, w := range f.writers {
+		w.end = min(w.end, w.at+seg)
 	}
 }

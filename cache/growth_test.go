@@ -60,8 +60,11 @@ func TestFillTakesAsManyConnectionsAsHelp(t *testing.T) {
 		connections int64
 		// share is of the time that one connection takes; at most.
 		share float64
+		// unsized is set if no manifest has told the blob's size.
+		unsized bool
 	}{
 		"each connection is slow":       {line: line{own: 4e6, shared: 1e9}, connections: maxWriters, share: 0.3},
+		"each is slow, and no manifest": {line: line{own: 4e6, shared: 1e9}, connections: maxWriters, share: 0.3, unsized: true},
 		"the line is full with one":     {line: line{own: 1e9, shared: 4e6}, connections: 2, share: 1.05},
 		"the line is full with two":     {line: line{own: 4e6, shared: 8e6}, connections: maxWriters, share: 0.55},
 		"one connection is fast enough": {line: line{own: 500e6, shared: 1e9}, connections: 1, share: 3},
@@ -72,6 +75,9 @@ func TestFillTakesAsManyConnectionsAsHelp(t *testing.T) {
 				c.line.through(s)
 				f := newTestFill(s, &memoryPart{})
 				f.least = 2 << 20
+				if c.unsized {
+					f.size, f.fillTask.size = -1, -1
+				}
 				begun := time.Now()
 				if err := f.run(context.Background()); err != nil {
 					t.Fatal(err)

@@ -73,4 +73,7 @@ type Body struct {
 	// Refuse tells the origin that this source's bytes were not the digest's:
 	// it is passed over for a while where there is another. It may be nil.
 	Refuse func()
+	// NoRanges tells the origin that what this source sends as a part of a blob is not
+	// that part: it is asked for whole blobs for a while. It may be nil.
+	NoRanges func()
 }

@@ -53,9 +53,9 @@ func (r *Registry) Stat(ctx context.Context, repo string, d digest.Digest) (v1.D
 }
 
 // Blob opens the blob's bytes from span.From on. The body says what it really
-// carries; its bytes are not verified. The caller closes it, and ctx bounds its
-// reading too. The registry's own URL is asked each time, never the signed one
-// that it redirected to before.
+// carries, which is the whole blob if the upstream doesn't send parts; its bytes are
+// not verified. The caller closes it, and ctx bounds its reading too. The registry's
+// own URL is asked each time, never the signed one that it redirected to before.
 func (r *Registry) Blob(ctx context.Context, repo string, d digest.Digest, span oci.Span) (*oci.Body, error) {
 	if span.From < 0 || (span.To != oci.Open && span.To <= span.From) {
 		return nil, &oci.Error{Code: oci.CodeRangeInvalid, Message: fmt.Sprintf("bytes %d to %d are no range", span.From, span.To)}
@@ -63,7 +63,7 @@ func (r *Registry) Blob(ctx context.Context, repo string, d digest.Digest, span 
 	a := r.blobAsk("blob", http.MethodGet, repo, d)
 	a.bulk = true
 	if span != oci.Whole {
-		a.header = http.Header{"Range": {rangeHeader(span)}}
+		a.span = &span
 	}
 	var out *oci.Body
 	f := r.do(ctx, a, func(res *answer) *failure {
@@ -84,7 +84,7 @@ func (r *Registry) Blob(ctx context.Context, repo string, d digest.Digest, span 
 			return f.err
 		}
 		res.keep = true
-		out = &oci.Body{ReadCloser: b, Span: got, Size: size, Status: res.StatusCode, Source: res.from, Refuse: func() { r.refuse(res.ep) }}
+		out = &oci.Body{ReadCloser: b, Span: got, Size: size, Status: res.StatusCode, Source: res.from, Refuse: func() { r.refuse(res.ep) }, NoRanges: res.ep.forgoRanges}
 		return nil
 	})
 	if f != nil {
@@ -155,16 +155,4 @@ func contentRange(s string) (span oci.Span, size int64, ok bool) {
 func number(s string) (int64, bool) {
 	n, err := strconv.ParseUint(strings.TrimSpace(s), 10, 62)
 	return int64(n), err == nil
-}
-
-// outOfRange makes the error of a 416: the blob ends before the asked range.
-func (r *Registry) outOfRange(a *answer) *oci.Error {
-	size := "?"
-	if _, total, ok := strings.Cut(a.Header.Get("Content-Range"), "*/"); ok {
-		if n, ok := number(total); ok {
-			size = strconv.FormatInt(n, 10)
-		}
-	}
-	return &oci.Error{Code: oci.CodeRangeInvalid, Message: fmt.Sprintf(
-		"%s has %s bytes at upstream %s, which are fewer than the range that was asked for", a.ask.what, size, r.name)}
 }

@@ -39,6 +39,9 @@ type endpoint struct {
 	// governor knows what it grants.
 	governor *governor
 
+	// rangeless is until when ranges are known not to work, in Unix nanoseconds.
+	rangeless atomic.Int64
+
 	mu    sync.Mutex
 	until time.Time // passed over until then
 }

@@ -260,8 +260,6 @@ func (r *Registry) rejected(a *answer) *failure {
 			code = oci.CodeNameUnknown
 		}
 		f.err = oci.Errorf(code, "%s was not found at upstream %s", what, r.name)
-	case status == http.StatusRequestedRangeNotSatisfiable && a.ask.absent == oci.CodeBlobUnknown:
-		f.err = r.outOfRange(a)
 	case status == http.StatusBadRequest && (s.code == oci.CodeNameInvalid || s.code == oci.CodeTagInvalid || s.code == oci.CodeDigestInvalid || s.code == oci.CodeManifestInvalid):
 		f.err = oci.Errorf(s.code, "upstream %s does not take %s%s", r.name, a.ask.what, tail)
 		f.err.Status = http.StatusBadRequest

@@ -60,6 +60,10 @@ type ask struct {
 	page   *url.URL
 	pin    *endpoint
 	header http.Header
+	// span, if it is set, is the part of the blob that is enough; see attemptSpan.
+	// refused is set once such a request has been refused.
+	span    *oci.Span
+	refused bool
 	// bulk marks what may take long, and leaves room for what does not.
 	bulk bool
 	// optional marks an API that registries may lack.
@@ -192,7 +196,7 @@ func (r *Registry) unsent(eps []*endpoint, op string) *failure {
 // release the slot.
 func (r *Registry) once(ctx context.Context, ep *endpoint, a *ask, take func(*answer) *failure, release func()) (kept bool, f *failure) {
 	began := time.Now()
-	res, f := r.attempt(ctx, ep, a)
+	res, f := r.attemptSpan(ctx, ep, a)
 	if f == nil {
 		if f = take(res); f == nil {
 			ep.healed()

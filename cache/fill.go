@@ -105,9 +105,9 @@ type fillTask struct {
 // its own of one sparse file. It knows neither HTTP nor the index.
 type fill struct {
 	fillTask
-	// least is the smallest segment, every what may be lost to a crash:
-	// minSegment and saveEvery, but in tests.
-	least, every int64
+	// least is the smallest segment, every what may be lost to a crash, lead what is
+	// compared where parts meet: minSegment, saveEvery and leadSize, but in tests.
+	least, every, lead int64
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced when what stands below changes
@@ -127,17 +127,29 @@ type fill struct {
 	status  int             // the HTTP status by which it began, zero if not known
 	refused bool            // what an upstream began to send was refused: another may do better
 	given   bool            // a reader has been let at some bytes
-	right   bool            // the digest has been verified
-	kept    bool            // and it has its final name, for good
-	ended   bool
-	err     error // why it ended; nil if all is well
-	refuse  []func()
+	shown   store.Spans     // those bytes
+	fixed   store.Spans     // those that were shown before this round: they stay as they are
+	seams   []seam          // where parts meet that have not been compared yet
+	parts   bool            // not all of the bytes come from one body that began at the first
+	stale   bool            // an earlier fill has left some
+	plain   bool            // parts were wrong: the whole is asked for
+	// disputed is the size that an upstream has told and that is not size; -1 if none.
+	disputed int64
+	// candidate is where the blob may end, and tried where that was found out; else -1.
+	candidate, tried int64
+	noRanges         []func() // tell who has sent parts that those are wrong
+	right            bool     // the digest has been verified
+	kept             bool     // and it has its final name, for good
+	ended            bool
+	err              error // why it ended; nil if all is well
+	refuse           []func()
 }
 
 // writer has claimed the bytes from at up to end. All is guarded by fill.mu.
 type writer struct {
 	at, end int64
-	begun   bool // bytes have come to it
+	begun   bool  // bytes have come to it
+	reach   int64 // the end of what its body carries
 	// spare, if it is set, is a body from another connection that goes on at at, or
 	// before it: what the first one brought was too slow.
 	spare *oci.Body
@@ -147,7 +159,8 @@ type writer struct {
 const unbounded = int64(1) << 62
 
 func newFill(t fillTask) *fill {
-	return &fill{fillTask: t, least: minSegment, every: saveEvery, size: t.size, changed: make(chan struct{})}
+	return &fill{fillTask: t, least: minSegment, every: saveEvery, lead: leadSize,
+		size: t.size, disputed: -1, candidate: -1, tried: -1, changed: make(chan struct{})}
 }
 
 // run does the task. It returns when the fill has ended and all its goroutines
@@ -202,29 +215,49 @@ func (f *fill) fetch(ctx context.Context) error {
 	} else if size >= 0 && size != f.size {
 		f.have = store.Spans{} // a part of something else
 	}
+	f.parts = f.have.Len() > 0
+	f.stale = f.parts
 	f.mu.Unlock()
 
 	for round := 1; ; round++ {
 		err := f.round(ctx)
-		if !errors.Is(err, errMismatch) {
+		switch {
+		case errors.Is(err, errMismatch):
+			f.mismatched()
+		case errors.Is(err, errSeam):
+		case errors.Is(err, errSizes) && f.leaveStale():
+			// What an earlier fill left is of another size.
+		default:
+			if f.plain && err == nil {
+				f.blameParts() // the whole was right
+			}
 			return err
 		}
-		f.mismatched()
-		f.mu.Lock()
-		for _, refuse := range f.refuse {
-			refuse()
-		}
-		again := !f.given && round < maxRounds
-		f.refuse, f.have, f.unsaved, f.whole = nil, store.Spans{}, 0, false
-		f.size = f.fillTask.size
-		f.mu.Unlock()
-		if !again {
+		again := f.nextRound(err, round)
+		switch {
+		case !again && errors.Is(err, errSeam):
+			return fmt.Errorf("%w: %w", errMismatch, err)
+		case !again:
 			return err
+		case f.fixed.Len() > 0:
+			err = p.Save(store.Spans{}, -1) // readers may be reading
+		default:
+			err = p.Reset()
 		}
-		if err := p.Reset(); err != nil {
+		if err != nil {
 			return &diskError{err}
 		}
 	}
+}
+
+// leaveStale says whether the round has failed because of what an earlier fill left, and
+// may begin without that.
+func (f *fill) leaveStale() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	stale := f.stale && !f.given
+	f.stale, f.noRanges = false, nil
+	return stale
 }
 
 // round fetches what is missing and verifies it all.
@@ -333,8 +366,20 @@ func (f *fill) write(ctx context.Context, w *writer) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if isOfDisk(err) || errors.Is(err, errEndless) || errors.Is(err, errMismatch) {
+		if isOfDisk(err) || errors.Is(err, errEndless) || errors.Is(err, errMismatch) || errors.Is(err, errSeam) {
 			return err // the others will not do better
+		}
+		if errors.Is(err, errWhole) {
+			if f.retire(w) {
+				return nil
+			}
+			continue // the others are gone
+		}
+		if f.isWhole(ctx, w) {
+			if !f.next(w) {
+				return nil
+			}
+			continue
 		}
 		if f.hasSpare(w) {
 			f.resumed()
@@ -403,10 +448,7 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	f.mu.Lock()
-	ask := oci.Span{From: w.at, To: w.end}
-	if w.end == f.size || w.end == unbounded {
-		ask.To = oci.Open
-	}
+	ask := f.ask(w)
 	f.mu.Unlock()
 	body, err := f.takeSpare(ctx, w)
 	if body == nil && err == nil {
@@ -428,13 +470,13 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 	if err := f.accept(w, body); err != nil {
 		return err
 	}
-	defer f.rescue(round, w, cancel)()
 	f.mu.Lock()
-	skip := w.at - body.Span.From
+	from := w.at
 	f.mu.Unlock()
-	if _, err := io.CopyN(io.Discard, body, skip); err != nil {
-		return fmt.Errorf("skip %d bytes: %w", skip, unexpected(err))
+	if err := f.takeLead(body, from); err != nil {
+		return err
 	}
+	defer f.rescue(round, w, cancel)()
 	buf := buffers.Get().(*[readSize]byte)
 	defer buffers.Put(buf)
 	for {
@@ -446,10 +488,8 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 		}
 		n, err := body.Read(buf[:min(left, readSize)])
 		if n > 0 {
-			if _, err := f.part.WriteAt(buf[:n], at); errors.Is(err, errMismatch) {
+			if err := f.writeAt(buf[:n], at); err != nil {
 				return err
-			} else if err != nil {
-				return &diskError{err}
 			}
 			if f.advance(w, int64(n)) {
 				return f.endless(body)
@@ -470,12 +510,28 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 	}
 }
 
+// ask gives the span that w asks for: its claim, and a lead before it that is compared
+// with what others bring. f.mu is held.
+func (f *fill) ask(w *writer) oci.Span {
+	ask := oci.Span{From: max(0, w.at-f.lead), To: w.end}
+	switch {
+	case f.plain || f.disputed >= 0:
+		return oci.Whole
+	case w.end == f.size || w.end == unbounded:
+		ask.To = oci.Open
+	}
+	return ask
+}
+
 // accept checks that body carries what w asked for, and learns from it.
 func (f *fill) accept(w *writer, body *oci.Body) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if body.Refuse != nil {
 		f.refuse = append(f.refuse, body.Refuse)
+	}
+	if body.NoRanges != nil && !f.plain && w.at > 0 {
+		f.noRanges = append(f.noRanges, body.NoRanges)
 	}
 	if body.Span.From > w.at {
 		return oci.Errorf(oci.CodeUnavailable, "%s sent bytes from %d on when asked for those from %d on", body.Source, body.Span.From, w.at)
@@ -485,38 +541,76 @@ func (f *fill) accept(w *writer, body *oci.Body) error {
 		w.end = min(w.end, f.size)
 	}
 	if body.Size >= 0 && body.Size != f.size {
-		err := oci.Errorf(oci.CodeUnavailable, "%s says that %s has %d bytes, and it has %d", body.Source, f.digest, body.Size, f.size)
-		err.Status, err.Err = 502, errSizes
-		if body.Refuse != nil {
-			body.Refuse()
+		if err := f.dispute(w, body); err != nil {
+			return err
 		}
-		f.refused = true
-		return err
 	}
-	if body.Span.From == 0 && (body.Span.To != w.end || w.at > 0) && w.end != unbounded {
-		// It sends the whole whatever it is asked: take it all, alone, and
-		// from where it begins if nothing of that is there.
+	f.disputed = -1
+	if w.at > body.Span.From || body.Status == http.StatusPartialContent {
+		f.parts = true
+	}
+	w.reach = body.Span.To
+	if w.reach == oci.Open {
+		w.reach = unbounded
+	}
+	if body.Span.From == 0 && (body.Span.To != w.end || w.at > f.lead) && w.end != unbounded {
+		// It sends the whole whatever it is asked: one writer takes it all, the one
+		// that is there already if there is one.
 		f.whole = true
+		if len(f.writers) > 1 && w.at > 0 {
+			for _, o := range f.writers {
+				if o != w && o.reach > o.end {
+					o.end = min(o.reach, f.freeUpTo(o, w))
+				}
+			}
+			return errWhole
+		}
 		if len(f.writers) == 1 && f.have.Len() == 0 {
 			w.at = 0
 		}
-		w.end = f.size
-		for _, r := range f.have.Runs() {
-			if r.From > w.at {
-				w.end = min(w.end, r.From)
-			}
-		}
-		for _, o := range f.writers {
-			if o != w && o.at >= w.at {
-				w.end = min(w.end, o.at)
-			}
-		}
+		w.end = f.freeUpTo(w, nil)
 	}
 	if !f.opened {
 		f.opened, f.status = true, body.Status
 	}
 	f.wake()
 	return nil
+}
+
+// freeUpTo gives the end of the bytes from where w is that are neither here nor claimed by
+// a writer other than w and leaves. f.mu is held.
+func (f *fill) freeUpTo(w, leaves *writer) int64 {
+	end := f.size
+	for _, r := range f.have.Runs() {
+		if r.From > w.at {
+			end = min(end, r.From)
+		}
+	}
+	for _, o := range f.writers {
+		if o != w && o != leaves && o.at >= w.at {
+			end = min(end, o.at)
+		}
+	}
+	return end
+}
+
+// dispute deals with a body of another size than is known. The upstream is asked for the
+// whole blob once more, at another endpoint if there is one. If the size stays the same
+// then, a manifest is wrong about it, and the digest will tell. The error is errSizes, if
+// the body is of no use. f.mu is held.
+func (f *fill) dispute(w *writer, body *oci.Body) error {
+	if body.Size == f.disputed && !f.opened && f.have.Len() == 0 && len(f.writers) == 1 && body.Span.From == 0 {
+		f.size, w.at, w.end = body.Size, 0, body.Size
+		return nil
+	}
+	f.disputed = body.Size
+	err := oci.Errorf(oci.CodeUnavailable, "%s says that %s has %d bytes, and it has %d", body.Source, f.digest, body.Size, f.size)
+	err.Status, err.Err = http.StatusBadGateway, errSizes
+	if body.Refuse != nil {
+		body.Refuse()
+	}
+	f.refused = true
+	return err
 }
 
 // advance notes that n more bytes of w's claim are there. It tells whether there
@@ -572,6 +666,9 @@ func (f *fill) verify(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if err := f.checkSeams(); err != nil {
+			return err
+		}
 		end = min(end, done+flushEvery)
 		for done < end {
 			n, err := f.part.ReadAt(buf[:min(end-done, readSize)], done)
@@ -583,6 +680,10 @@ func (f *fill) verify(ctx context.Context) error {
 		}
 		if done == size {
 			break
+		}
+		if f.mayEnd(done) {
+			f.tryEnd(done, digest.NewDigest(f.digest.Algorithm(), hash))
+			continue
 		}
 		if done-flushed >= flushEvery {
 			f.part.Flush(flushed, done-flushed)
@@ -652,14 +753,14 @@ func (f *fill) saveDue() bool { return f.unsaved >= f.every && !f.saving }
 func (f *fill) grown(ctx context.Context, done int64) (end, size int64, err error) {
 	err = f.wait(ctx, func() (bool, error) {
 		end, size = f.have.Reach(done), f.size
-		return end > done || end == size || f.saveDue(), nil
+		return end > done || end == size || f.saveDue() || f.endsPerhaps(done) || slices.ContainsFunc(f.seams, f.isHere), nil
 	})
 	return end, size, err
 }
 
-// await waits until bytes from off on may be given out, and gives the end of
-// the run of them. A reader far from every writer gets one of its own.
-func (f *fill) await(ctx context.Context, off int64) (int64, error) {
+// await waits until bytes from off on may be given out to a reader that began at byte
+// from, and gives the end of the run of them. A reader far from every writer gets one of its own.
+func (f *fill) await(ctx context.Context, from, off int64) (int64, error) {
 	var limit int64
 	asked := false
 	err := f.wait(ctx, func() (bool, error) {
@@ -668,10 +769,13 @@ func (f *fill) await(ctx context.Context, off int64) (int64, error) {
 		}
 		limit = f.have.Reach(off)
 		if !f.right {
-			limit = min(limit, f.size-heldBack)
+			limit = f.upToSeam(from, off, min(limit, f.size-heldBack))
 		}
 		if limit > off {
 			f.given = true
+			if !f.right {
+				f.shown.Add(off, limit)
+			}
 			return true, nil
 		}
 		if !asked && !f.ended {
@@ -687,7 +791,7 @@ func (f *fill) await(ctx context.Context, off int64) (int64, error) {
 func (f *fill) prefix() int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.have.Reach(0)
+	return f.upToSeam(0, 0, f.have.Reach(0))
 }
 
 // isOf tells, as an error, whether the blob has not the size that a reader was told

@@ -211,7 +211,7 @@ func newTestFill(s *source, p *memoryPart) *fill {
 		resumed:    func() { s.mu.Lock(); s.resumed++; s.mu.Unlock() },
 		mismatched: func() { s.mismatch++ },
 	})
-	f.least = testSegment
+	f.least, f.lead = testSegment, 0
 	return f
 }
 
@@ -307,7 +307,7 @@ func TestFillGivesBytesAsTheyComeButHoldsTheLastBack(t *testing.T) {
 			t.Fatalf("ready: %d, %v", n, err)
 		}
 		synctest.Wait()
-		limit, err := f.await(t.Context(), 0)
+		limit, err := f.await(t.Context(), 0, 0)
 		if want := int64(size - heldBack); limit != want || err != nil {
 			t.Errorf("all but one byte is there: %d bytes are given out, %v; want %d", limit, err, want)
 		}
@@ -315,7 +315,7 @@ func TestFillGivesBytesAsTheyComeButHoldsTheLastBack(t *testing.T) {
 		if err := wait(); err != nil {
 			t.Fatal(err)
 		}
-		if limit, err := f.await(t.Context(), int64(size-heldBack)); limit != int64(size) || err != nil {
+		if limit, err := f.await(t.Context(), 0, int64(size-heldBack)); limit != int64(size) || err != nil {
 			t.Errorf("verified: %d bytes are given out, %v; want %d", limit, err, size)
 		}
 	})

@@ -119,7 +119,7 @@ func (b *follower) Close() error {
 func (b *follower) Send(w io.Writer, span oci.Span) (int64, error) {
 	var sent int64
 	for at, to := span.From, end(span, b.size); at < to; {
-		limit, err := b.fill.await(b.ctx, at)
+		limit, err := b.fill.await(b.ctx, span.From, at)
 		if err == nil {
 			err = b.fill.isOf(b.size)
 		}

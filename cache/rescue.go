@@ -3,7 +3,6 @@ package cache
 import (
 	"bufio"
 	"context"
-	"errors"
 	"io"
 	"time"
 
@@ -70,10 +69,7 @@ func (f *fill) rescue(ctx context.Context, w *writer, abandon func()) (stop func
 // ends or patience runs out. The body lives as long as ctx.
 func (f *fill) secondBody(ctx, watch context.Context, w *writer, patience time.Duration) *oci.Body {
 	f.mu.Lock()
-	ask, least := oci.Span{From: w.at, To: w.end}, min(w.end-w.at, leastProgress)
-	if w.end == f.size || w.end == unbounded {
-		ask.To = oci.Open
-	}
+	ask, least := f.ask(w), min(w.end-w.at, leastProgress)
 	f.mu.Unlock()
 	if least <= 0 {
 		return nil
@@ -123,11 +119,11 @@ func (r *rescued) Close() error {
 	return r.body.Close()
 }
 
-// takeSpare returns the body that rescue has left with w, at the byte where w is; nil
-// if there is none. Its reads end with ctx. The caller closes it.
+// takeSpare returns the body that rescue has left with w, which begins at the byte where w
+// is or before it; nil if there is none. Its reads end with ctx. The caller closes it.
 func (f *fill) takeSpare(ctx context.Context, w *writer) (*oci.Body, error) {
 	f.mu.Lock()
-	body, at := w.spare, w.at
+	body := w.spare
 	w.spare = nil
 	f.mu.Unlock()
 	if body == nil {
@@ -135,11 +131,6 @@ func (f *fill) takeSpare(ctx context.Context, w *writer) (*oci.Body, error) {
 	}
 	r := body.ReadCloser.(*rescued)
 	r.end = context.AfterFunc(ctx, r.cancel)
-	// The first connection may have brought some more meanwhile.
-	if _, err := io.CopyN(io.Discard, body, at-body.Span.From); err != nil {
-		return nil, errors.Join(unexpected(err), body.Close())
-	}
-	body.Span.From = at
 	return body, nil
 }
 

@@ -1,0 +1,213 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/entrepot-dev/entrepot/cache/store"
+	"github.com/entrepot-dev/entrepot/oci"
+)
+
+// leadSize is how many bytes before those that it needs a writer asks for. They must be
+// the ones that another transfer has brought: if they aren't, what the upstream sends as
+// a part of the blob is not that part.
+const leadSize = 4 << 10
+
+// errSeam says that two parts of a blob do not fit together.
+var errSeam = errors.New("the parts that came do not fit together")
+
+// errWhole says that an upstream sends the whole blob though a part of it is wanted, and
+// that another writer is better placed to take it.
+var errWhole = errors.New("the whole is sent instead of a part")
+
+// seam is a place where a transfer begins whose lead can't be compared yet. No reader
+// that comes from before it passes it until that is done.
+type seam struct {
+	at   int64
+	lead []byte // the bytes before at, as that transfer has them
+}
+
+// takeLead reads body up to byte at, which is the first that is needed of it, and
+// compares what comes before with what is here, now or as soon as it is.
+func (f *fill) takeLead(body *oci.Body, at int64) error {
+	skip := at - body.Span.From
+	lead := make([]byte, min(skip, f.lead))
+	if _, err := io.CopyN(io.Discard, body, skip-int64(len(lead))); err != nil {
+		return fmt.Errorf("skip %d bytes: %w", skip, unexpected(err))
+	}
+	if _, err := io.ReadFull(body, lead); err != nil {
+		return fmt.Errorf("skip %d bytes: %w", skip, unexpected(err))
+	}
+	if len(lead) == 0 {
+		return nil
+	}
+	s := seam{at, lead}
+	f.mu.Lock()
+	here := f.isHere(s)
+	if !here {
+		f.seams = append(f.seams, s)
+	}
+	f.mu.Unlock()
+	if !here {
+		return nil
+	}
+	return f.compare(s)
+}
+
+// isHere says whether the bytes before s have come. f.mu is held.
+func (f *fill) isHere(s seam) bool { return f.have.Reach(s.at-int64(len(s.lead))) >= s.at }
+
+// compare returns errSeam if s's lead is not what is in the part.
+func (f *fill) compare(s seam) error {
+	here := make([]byte, len(s.lead))
+	if _, err := f.part.ReadAt(here, s.at-int64(len(here))); err != nil && err != io.EOF {
+		return &diskError{err}
+	}
+	if !bytes.Equal(here, s.lead) {
+		return fmt.Errorf("%s: %w at byte %d", f.digest, errSeam, s.at)
+	}
+	return nil
+}
+
+// checkSeams compares the leads of the seams where the bytes before have come.
+func (f *fill) checkSeams() error {
+	for {
+		f.mu.Lock()
+		i := slices.IndexFunc(f.seams, f.isHere)
+		if i < 0 {
+			f.mu.Unlock()
+			return nil
+		}
+		s := f.seams[i]
+		f.mu.Unlock()
+		if err := f.compare(s); err != nil {
+			return err
+		}
+		f.mu.Lock()
+		f.seams = slices.Delete(f.seams, i, i+1) // the others only append to it
+		f.wake()
+		f.mu.Unlock()
+	}
+}
+
+// upToSeam gives limit, or the first seam before it that a reader who began at byte from
+// and is at off must not pass yet. f.mu is held.
+func (f *fill) upToSeam(from, off, limit int64) int64 {
+	for _, s := range f.seams {
+		if s.at > off || s.at == off && off > from {
+			limit = min(limit, s.at)
+		}
+	}
+	return limit
+}
+
+// writeAt writes b, which came from an upstream. What readers were given by an earlier
+// round stays as it is: the error is errMismatch if b has other bytes there.
+func (f *fill) writeAt(b []byte, off int64) error {
+	for _, r := range f.fixed.Runs() {
+		from, to := max(r.From, off), min(r.To, off+int64(len(b)))
+		if from >= to {
+			continue
+		}
+		here := make([]byte, to-from)
+		if _, err := f.part.ReadAt(here, from); err != nil && err != io.EOF {
+			return &diskError{err}
+		}
+		if !bytes.Equal(here, b[from-off:to-off]) {
+			return fmt.Errorf("%s: %w: readers have been given others between the bytes %d and %d", f.digest, errMismatch, from, to)
+		}
+	}
+	_, err := f.part.WriteAt(b, off)
+	if err != nil && !errors.Is(err, errMismatch) {
+		return &diskError{err}
+	}
+	return err
+}
+
+// blameParts tells the sources of all that came as parts that those were wrong. f.mu is
+// held.
+func (f *fill) blameParts() {
+	for _, noRanges := range f.noRanges {
+		noRanges()
+	}
+	f.noRanges = nil
+}
+
+// nextRound prepares another round after one that failed with err because of wrong bytes,
+// and says whether one is worth while. If some of the bytes came as a part, the whole is
+// asked for next, once. Else another round helps only if another source may be asked, and
+// nobody was given bytes that may be wrong.
+func (f *fill) nextRound(err error, round int) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if errors.Is(err, errSeam) {
+		f.blameParts()
+	}
+	for _, refuse := range f.refuse {
+		if errors.Is(err, errMismatch) {
+			refuse()
+		}
+	}
+	again := f.parts && !f.plain || !f.given && round < maxRounds
+	f.plain = f.plain || f.parts
+	f.refuse, f.have, f.unsaved, f.seams, f.parts = nil, store.Spans{}, 0, nil, false
+	f.whole = f.plain
+	f.candidate, f.tried = -1, -1
+	if f.given {
+		f.fixed = f.shown.Clone()
+	} else {
+		f.size = f.fillTask.size
+	}
+	return again
+}
+
+// isWhole says whether what has come of a blob whose size is not sure, up to where w is,
+// is all of it, though its sender has not said so properly. Then that is the blob's size,
+// and w's claim ends there.
+func (f *fill) isWhole(ctx context.Context, w *writer) bool {
+	f.mu.Lock()
+	at := w.at
+	if at == 0 || f.size >= 0 && f.given || len(f.writers) > 1 {
+		f.mu.Unlock()
+		return false
+	}
+	f.candidate = at
+	f.wake()
+	f.mu.Unlock()
+	err := f.wait(ctx, func() (bool, error) { return f.tried == at || f.have.Reach(0) < at, nil })
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.candidate = -1
+	if err != nil || f.size != at {
+		return false
+	}
+	w.end = at
+	return true
+}
+
+// tryEnd finds out for isWhole whether the done bytes that hash has are all of the blob.
+func (f *fill) tryEnd(done int64, sum digest.Digest) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.tried = done
+	if sum == f.digest && !(f.given && f.size >= 0) {
+		f.size = done
+	}
+	f.wake()
+}
+
+// mayEnd says whether it is to be found out if the blob ends after done bytes.
+func (f *fill) mayEnd(done int64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.endsPerhaps(done)
+}
+
+// endsPerhaps is mayEnd for a caller that holds f.mu.
+func (f *fill) endsPerhaps(done int64) bool { return f.candidate == done && f.tried != done }

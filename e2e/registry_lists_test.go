@@ -372,10 +372,15 @@ func TestLongPagesAreRead(t *testing.T) {
 			t.Errorf("%s: want %d tags, got %d", repo, len(want), len(got))
 		}
 	}
-	// The cached list is served when the registry is gone.
+	// The cached lists are served when the registry is gone, also after a restart.
 	h.Down()
-	if got := tagsIn(t, get(t, p, "/v2/library/google/tags/list")); !slices.Equal(got, google) {
-		t.Errorf("cached: want %d tags, got %d", len(google), len(got))
+	for range 2 {
+		for repo, want := range map[string][]string{"google": google, "signed": signed} {
+			if got := tagsIn(t, get(t, p, "/v2/library/"+repo+"/tags/list")); !slices.Equal(got, want) {
+				t.Errorf("cached: want %d tags of %s, got %d", len(want), repo, len(got))
+			}
+		}
+		p.Restart(t)
 	}
 }
 

@@ -8,13 +8,15 @@ import (
 	"sync"
 )
 
-// The lists that are kept are bounded: in number, in bytes each, and in bytes in all,
-// see BoundLists. Those that were used least recently go first.
+// The cached lists are bounded: in number, in bytes each, and in bytes in all, see
+// BoundLists. The least recently used are dropped first.
 const (
 	maxLists       = 10_000
-	maxListBytes   = 4 << 20
+	maxListBytes   = maxListsBytes / listShare
 	maxListsBytes  = 64 << 20
 	leastListBytes = 1 << 20
+	// listShare is the part of the bytes in all that one list may take.
+	listShare = 4
 )
 
 // listUses knows the sizes and last uses of the lists in a file. It is read from the
@@ -42,6 +44,13 @@ func (ix *Index) BoundLists(bytes int64) {
 	ix.lists.most = max(leastListBytes, min(bytes, maxListsBytes))
 }
 
+// largest returns the bytes that one list may take.
+func (u *listUses) largest() int64 {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return cmp.Or(u.most, maxListsBytes) / listShare
+}
+
 // List returns the list of a kind that was kept of a repository. of is the
 // subject's digest for Referrers and empty for Tags.
 func (ix *Index) List(kind, upstream, repo, of string) (List, bool) {
@@ -58,14 +67,15 @@ func (ix *Index) List(kind, upstream, repo, of string) (List, bool) {
 // large to be kept is dropped itself, which is no error.
 func (ix *Index) PutList(kind, upstream, repo, of string, l List) error {
 	key := join(kind, upstream, repo, of)
+	largest := ix.lists.largest()
 	var value []byte
-	if l.size() <= maxListBytes {
+	if int64(l.size()) <= largest {
 		var err error
 		if value, err = json.Marshal(l); err != nil {
 			return err
 		}
 	}
-	if len(value) > maxListBytes {
+	if int64(len(value)) > largest {
 		value = nil
 	}
 	going, err := ix.makeRoomForList(string(key), int64(len(value)))

@@ -68,12 +68,9 @@ func (c *Cache) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob
 	k := c.known()
 	b, out, err := c.blob(ctx, t, hint)
 	if err != nil {
-		var again bool
-		if again, err = c.doubtful(ctx, k, err); again {
-			return c.blob(ctx, t, hint)
-		}
+		return judgeAnew(ctx, c, k, b, out, err, func() (Blob, Outcome, error) { return c.blob(ctx, t, hint) })
 	}
-	return b, out, err
+	return b, out, nil
 }
 
 // blob is Blob, for what is known by now.
@@ -89,6 +86,7 @@ func (c *Cache) blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob
 		return b, Outcome{Status: Hit}, nil
 	}
 	t = owned(t)
+	known := c.known()
 	link, linked, right := c.rightTo(t)
 	if right == maySend && linked {
 		if b, err := c.keptBlob(ctx, t.Digest, link.Size); b != nil || err != nil {
@@ -104,7 +102,7 @@ func (c *Cache) blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob
 		return nil, Outcome{Status: Miss}, err
 	}
 	if right == mustAsk && !c.filledFor(t) && c.holds(t.Digest) {
-		if link, right, err = c.prove(ctx, up, t, link, linked); err != nil {
+		if link, right, err = c.prove(ctx, up, t, link, linked, known); err != nil {
 			return nil, Outcome{Status: Miss}, err
 		}
 		if right == maySend {
@@ -118,12 +116,12 @@ func (c *Cache) blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob
 	if !linked {
 		link.Size = -1
 	}
-	b, st, err := c.fetchBlob(ctx, up, t, wanted{proved: right == maySend, joins: c.mayJoin(t, link, linked), size: link.Size, hint: hint})
+	b, st, err := c.fetchBlob(ctx, up, t, wanted{proved: right == maySend, joins: c.mayJoin(t, link, linked), size: link.Size, hint: hint, known: known})
 	out := Outcome{Status: st}
 	if f, ok := b.(*follower); ok && st != Hit {
 		out.Forwarded, out.Stored = f.fill.origin()
 	}
-	return b, out, c.noteWord(k, c.tellLost(t.Digest, err))
+	return b, out, c.noteWord(known, k, c.tellLost(t.Digest, err))
 }
 
 // Stat returns the size in bytes of the blob that t names by digest. It asks the
@@ -132,12 +130,9 @@ func (c *Cache) Stat(ctx context.Context, t rewrite.Target) (int64, Outcome, err
 	k := c.known()
 	size, out, err := c.stat(ctx, t)
 	if err != nil {
-		var again bool
-		if again, err = c.doubtful(ctx, k, err); again {
-			return c.stat(ctx, t)
-		}
+		return judgeAnew(ctx, c, k, size, out, err, func() (int64, Outcome, error) { return c.stat(ctx, t) })
 	}
-	return size, out, err
+	return size, out, nil
 }
 
 // stat is Stat, for what is known by now.
@@ -150,6 +145,7 @@ func (c *Cache) stat(ctx context.Context, t rewrite.Target) (int64, Outcome, err
 		return b.Size(), Outcome{Status: Hit}, nil
 	}
 	t = owned(t)
+	known := c.known()
 	link, linked, right := c.rightTo(t)
 	if right == maySend && linked {
 		if size, ok, err := c.keptSize(ctx, t.Digest, link.Size); ok || err != nil {
@@ -166,14 +162,14 @@ func (c *Cache) stat(ctx context.Context, t rewrite.Target) (int64, Outcome, err
 	if err, ok := c.negative.get(ownAccount, k); ok {
 		return 0, Outcome{Status: Negative}, err
 	}
-	if link, right, err = c.prove(ctx, up, t, link, linked); err != nil {
+	if link, right, err = c.prove(ctx, up, t, link, linked, known); err != nil {
 		return 0, Outcome{Status: Miss}, err
 	}
 	if link.Size >= 0 {
 		return link.Size, Outcome{Status: Miss}, nil
 	}
 	// An upstream that doesn't say the size on HEAD may say it on GET.
-	b, st, err := c.fetchBlob(ctx, up, t, wanted{proved: right == maySend, joins: true, size: -1, hint: oci.Whole})
+	b, st, err := c.fetchBlob(ctx, up, t, wanted{proved: right == maySend, joins: true, size: -1, hint: oci.Whole, known: known})
 	if err != nil {
 		return 0, Outcome{Status: st}, err
 	}
@@ -185,8 +181,8 @@ func (c *Cache) stat(ctx context.Context, t rewrite.Target) (int64, Outcome, err
 // link and the right that result. l is the link before, if linked is set. If the
 // upstream can't be asked and all readers have the same rights, then the name in a
 // manifest is enough: nothing is secret, and what is cached is served.
-func (c *Cache) prove(ctx context.Context, up *upstream, t rewrite.Target, l index.Link, linked bool) (index.Link, right, error) {
-	confirmed, err := c.confirm(ctx, up, t)
+func (c *Cache) prove(ctx context.Context, up *upstream, t rewrite.Target, l index.Link, linked bool, known knowledge) (index.Link, right, error) {
+	confirmed, err := c.confirm(ctx, up, t, known)
 	if err == nil {
 		return confirmed, c.judge(c.settings(), t, confirmed, true), nil
 	}
@@ -201,14 +197,14 @@ func (c *Cache) prove(ctx context.Context, up *upstream, t rewrite.Target, l ind
 
 // confirm asks the upstream by HEAD whether t's repository has t's blob, and
 // remembers a yes.
-func (c *Cache) confirm(ctx context.Context, up *upstream, t rewrite.Target) (index.Link, error) {
+func (c *Cache) confirm(ctx context.Context, up *upstream, t rewrite.Target, known knowledge) (index.Link, error) {
 	f, err := share(ctx, c, digestKey("stat:", t), func(ctx context.Context) (index.Link, error) {
 		d, err := up.origin.Stat(ctx, t.Repository, t.Digest)
 		if err == nil && d.Size < 0 {
 			d.Size, err = probe(ctx, up, t)
 		}
 		if err != nil {
-			return index.Link{}, c.noteWord(digestKey("blob:", t), err)
+			return index.Link{}, c.noteWord(known, digestKey("blob:", t), err)
 		}
 		l, ok := c.link(t.Upstream, t.Repository, t.Digest)
 		if !ok {
@@ -321,6 +317,8 @@ type wanted struct {
 	size int64
 	// hint is the span that is wanted first.
 	hint oci.Span
+	// known is what was known of the index when the rest was found out.
+	known knowledge
 }
 
 // fetchBlob joins the fill of t's blob or begins it, and waits until its size
@@ -329,7 +327,7 @@ func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, w
 	for tries := 1; ; tries++ {
 		f, mine, err := c.join(up, t, w)
 		if errors.Is(err, errUnproved) {
-			if _, err = c.confirm(ctx, up, t); err == nil {
+			if _, err = c.confirm(ctx, up, t, w.known); err == nil {
 				w.joins = true
 				continue
 			}

@@ -76,6 +76,16 @@ func (c *Cache) referrers(ctx context.Context, t rewrite.Target) ([]v1.Descripto
 // upstream, else as it was last known. Lists change as tags do, so the rule is
 // that of the repository's tags.
 func (c *Cache) list(ctx context.Context, t rewrite.Target, kind string, fetch func(context.Context, Origin) (index.List, error)) (index.List, Outcome, error) {
+	k := c.known()
+	l, out, err := c.listNow(ctx, t, kind, fetch, k)
+	if err != nil {
+		return judgeAnew(ctx, c, k, l, out, err, func() (index.List, Outcome, error) { return c.listNow(ctx, t, kind, fetch, c.known()) })
+	}
+	return l, out, nil
+}
+
+// listNow is list, for what is known by now: that is knew.
+func (c *Cache) listNow(ctx context.Context, t rewrite.Target, kind string, fetch func(context.Context, Origin) (index.List, error), knew knowledge) (index.List, Outcome, error) {
 	up, err := c.upstream(t.Upstream)
 	if err != nil {
 		return index.List{}, Outcome{}, err
@@ -126,7 +136,7 @@ func (c *Cache) list(ctx context.Context, t rewrite.Target, kind string, fetch f
 			if !oci.IsAbsent(err) {
 				c.paused.put(k, err, failurePause)
 			}
-			return l, c.noteWord(k, err)
+			return l, c.noteWord(knew, k, err)
 		}
 		l.Checked = time.Now()
 		c.paused.drop(k)

@@ -21,10 +21,7 @@ func (c *Cache) Manifest(ctx context.Context, t rewrite.Target, a rewrite.Accept
 	k := c.known()
 	m, out, err := c.give(ctx, t, a)
 	if err != nil {
-		var again bool
-		if again, err = c.doubtful(ctx, k, err); again {
-			m, out, err = c.give(ctx, t, a)
-		}
+		m, out, err = judgeAnew(ctx, c, k, m, out, err, func() (*Manifest, Outcome, error) { return c.give(ctx, t, a) })
 	}
 	if err == nil {
 		c.asked.note(t, m.Digest, false)
@@ -82,10 +79,7 @@ func (c *Cache) Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept
 	k := c.known()
 	m, out, err := c.describe(ctx, t, a)
 	if err != nil {
-		var again bool
-		if again, err = c.doubtful(ctx, k, err); again {
-			m, out, err = c.describe(ctx, t, a)
-		}
+		m, out, err = judgeAnew(ctx, c, k, m, out, err, func() (*Manifest, Outcome, error) { return c.describe(ctx, t, a) })
 	}
 	if err == nil {
 		c.asked.note(t, m.Digest, true)
@@ -152,11 +146,12 @@ func described(m *Manifest) *Manifest {
 
 // manifestByTag gives what t's tag stands for.
 func (c *Cache) manifestByTag(ctx context.Context, up *upstream, t rewrite.Target) (*oci.Manifest, Outcome, error) {
+	known := c.known()
 	r, out, err := c.resolve(ctx, up, t, "get:", c.fetchTag)
 	if err != nil || r.manifest != nil {
 		return r.manifest, out, err
 	}
-	if known := out.Status == Hit || out.Status == Revalidated; known && r.Previous != "" && !c.holds(r.Digest) {
+	if (out.Status == Hit || out.Status == Revalidated) && r.Previous != "" && !c.holds(r.Digest) {
 		// It was found to have moved before, and could not be fetched then.
 		if why := up.sparePull(ctx); why != nil {
 			if m, ok := c.previousManifest(t, r); ok {
@@ -175,7 +170,7 @@ func (c *Cache) manifestByTag(ctx context.Context, up *upstream, t rewrite.Targe
 	if oci.IsAbsent(err) {
 		// The tag has moved on, and what it stood for has been deleted.
 		f, again := share(ctx, c, "get:"+tagKey(t), func(ctx context.Context) (resolved, error) {
-			return c.fetchTag(ctx, up, t)
+			return c.fetchTag(ctx, up, t, known)
 		})
 		if !oci.IsTransient(again) {
 			return f.value.manifest, Outcome{Status: status(f.mine)}, again
@@ -229,6 +224,7 @@ func (c *Cache) negotiate(ctx context.Context, up *upstream, t rewrite.Target, i
 // repository has a right to it, else from the upstream, by one flight. It is never
 // revalidated.
 func (c *Cache) manifestByDigest(ctx context.Context, up *upstream, t rewrite.Target) (*oci.Manifest, Status, error) {
+	known := c.known()
 	link, linked, right := c.rightTo(t)
 	if linked && link.Manifest && right == maySend {
 		if m, ok := c.keptManifest(t.Digest, link.MediaType); ok {
@@ -240,7 +236,7 @@ func (c *Cache) manifestByDigest(ctx context.Context, up *upstream, t rewrite.Ta
 		return nil, Negative, err
 	}
 	f, err := share(ctx, c, k, func(ctx context.Context) (*oci.Manifest, error) {
-		return c.fetchManifest(ctx, up, t)
+		return c.fetchManifest(ctx, up, t, known)
 	})
 	return f.value, status(f.mine), err
 }
@@ -252,7 +248,7 @@ func digestKey(what string, t rewrite.Target) string {
 // fetchManifest gets the manifest of t's digest for its repository: what is stored
 // already, once the upstream has confirmed by HEAD that the repository has it and
 // if that is proof enough, or else its bytes.
-func (c *Cache) fetchManifest(ctx context.Context, up *upstream, t rewrite.Target) (*oci.Manifest, error) {
+func (c *Cache) fetchManifest(ctx context.Context, up *upstream, t rewrite.Target, known knowledge) (*oci.Manifest, error) {
 	if link, _, right := c.rightTo(t); right != mustFetch && c.holds(t.Digest) {
 		d, err := up.origin.Resolve(ctx, t.Repository, t.Digest.String())
 		switch {
@@ -265,7 +261,7 @@ func (c *Cache) fetchManifest(ctx context.Context, up *upstream, t rewrite.Targe
 		case oci.IsHint(err):
 			// Its bytes decide.
 		case err != nil:
-			return nil, c.noteWord(digestKey("manifest:", t), err)
+			return nil, c.noteWord(known, digestKey("manifest:", t), err)
 		}
 		if m, ok := c.keptManifest(t.Digest, d.MediaType); err == nil && ok && (d.Digest == "" || d.Digest == t.Digest) {
 			c.linkManifest(t, m, index.Confirmed)
@@ -274,7 +270,7 @@ func (c *Cache) fetchManifest(ctx context.Context, up *upstream, t rewrite.Targe
 	}
 	m, err := up.origin.Manifest(ctx, t.Repository, t.Digest.String())
 	if err != nil {
-		return nil, c.noteWord(digestKey("manifest:", t), err)
+		return nil, c.noteWord(known, digestKey("manifest:", t), err)
 	}
 	return m, c.keepManifest(t, m, nil)
 }
@@ -282,6 +278,7 @@ func (c *Cache) fetchManifest(ctx context.Context, up *upstream, t rewrite.Targe
 // describeDigest gives what is known of the manifest of t's digest without its
 // bytes.
 func (c *Cache) describeDigest(ctx context.Context, up *upstream, t rewrite.Target) (*Manifest, Outcome, error) {
+	known := c.known()
 	link, linked, right := c.rightTo(t)
 	if linked && link.Manifest && right == maySend {
 		if m, ok := c.keptManifest(t.Digest, link.MediaType); ok {
@@ -301,19 +298,19 @@ func (c *Cache) describeDigest(ctx context.Context, up *upstream, t rewrite.Targ
 				}
 			}
 			if !oci.IsHint(err) {
-				return nil, c.noteWord(k, err)
+				return nil, c.noteWord(known, k, err)
 			}
-			m, again := c.fetchManifest(ctx, up, t)
+			m, again := c.fetchManifest(ctx, up, t, known)
 			if again != nil {
 				if again = confirmed(again, err); oci.IsHint(again) {
 					return nil, again
 				}
-				return nil, c.noteWord(k, again)
+				return nil, c.noteWord(known, k, again)
 			}
 			return described(c.answer(m)), nil
 		}
 		if d.Size <= 0 || d.MediaType == "" || d.Digest != "" && d.Digest != t.Digest {
-			m, err := c.fetchManifest(ctx, up, t)
+			m, err := c.fetchManifest(ctx, up, t, known)
 			if err != nil {
 				return nil, err
 			}
@@ -325,9 +322,17 @@ func (c *Cache) describeDigest(ctx context.Context, up *upstream, t rewrite.Targ
 }
 
 // noteWord remembers for a short time that the upstream says that something is
-// not there, or not to be had, and gives err back.
-func (c *Cache) noteWord(k string, err error) error {
-	c.negative.note(ownAccount, k, err, c.negativeTTL)
+// not there, or not to be had, and gives err back. It remembers nothing if the upstream
+// was asked because the index was lost: a request with that knowledge k could not see
+// whether the content named by key is cached.
+func (c *Cache) noteWord(k knowledge, key string, err error) error {
+	if !c.stillKnows(k) {
+		return err
+	}
+	c.negative.note(ownAccount, key, err, c.negativeTTL)
+	if !c.stillKnows(k) { // the index was lost meanwhile
+		c.negative.drop(ownAccount, key)
+	}
 	return err
 }
 

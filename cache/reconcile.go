@@ -83,8 +83,6 @@ func (c *Cache) restore() bool {
 		}
 	}
 	c.unrestored.Store(false)
-	// What upstreams denied meanwhile may be cached.
-	c.negative.clear()
 	return true
 }
 
@@ -109,12 +107,41 @@ type knowledge struct {
 // known returns what a request that begins now may rely on.
 func (c *Cache) known() knowledge { return knowledge{c.index.Whole(), c.losses.Load()} }
 
+// stillKnows reports whether the index was whole all the time since a request began with
+// k: what the request didn't find in it isn't cached. Otherwise that an upstream denies
+// something says nothing about what is cached, and must neither be remembered nor remove
+// anything.
+func (c *Cache) stillKnows(k knowledge) bool {
+	return k.whole && c.index.Whole() && c.losses.Load() == k.losses
+}
+
+// maxJudged is how often a request is judged anew if the index is lost again each time.
+const maxJudged = 3
+
+// judgeAnew takes the answer to a request that failed with err and began with k, and asks
+// again, by ask, as long as the failure may be due to a lost index. It returns the last
+// answer; if each one is in doubt, the error is errIndexRestoring.
+func judgeAnew[V any](ctx context.Context, c *Cache, k knowledge, v V, out Outcome, err error, ask func() (V, Outcome, error)) (V, Outcome, error) {
+	for judged := 0; err != nil; judged++ {
+		var again bool
+		if again, err = c.doubtful(ctx, k, err); !again {
+			break
+		}
+		if judged == maxJudged {
+			return v, out, errIndexRestoring
+		}
+		k = c.known()
+		v, out, err = ask()
+	}
+	return v, out, err
+}
+
 // doubtful tells whether err, with which a request ended that began with k, may be due to an
 // index that was lost. It then waits for the index, and the caller tries again; its error, if
 // the index isn't restored in time, is the answer. An upstream that fails or denies what isn't
 // known to be cached is no reason to say that it doesn't exist.
 func (c *Cache) doubtful(ctx context.Context, k knowledge, err error) (again bool, _ error) {
-	if err == nil || ctx.Err() != nil || k.whole && c.index.Whole() && c.losses.Load() == k.losses {
+	if err == nil || ctx.Err() != nil || c.stillKnows(k) {
 		return false, err
 	}
 	if code := codeOf(err); code == "" || errors.Is(err, errClosing) {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -278,4 +279,116 @@ func TestWhatAnIndexThatIsNotRestoredLacksIsNotDenied(t *testing.T) {
 			t.Error("the cache says that its index is being restored after it was")
 		}
 	})
+}
+
+// TestDenialThatIsLateForALostIndexChangesNothing asks for cached content while the index
+// isn't restored. The upstream, which has nothing any more, answers once the index is
+// restored: those who asked get what is cached, and so does everybody after them.
+func TestDenialThatIsLateForALostIndexChangesNothing(t *testing.T) {
+	for name, gone := range map[string]error{
+		"not found": oci.Errorf(oci.CodeManifestUnknown, "no such image"),
+		"denied":    oci.Errorf(oci.CodeDenied, "not for you"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				hub := newRegistry()
+				o := Options{Dir: t.TempDir(), Settings: Settings{MaxSize: Room{Bytes: 1 << 40}}}
+				c := open(t, o, map[string]*registry{"docker.io": hub})
+				layer := content(1, mib/4)
+				image := hub.addImage("library/app", layer)
+				hub.tag("library/app", "1", image)
+				wantManifest(t, c, tagged("library/app", "1"), image, Miss)
+				d := digest.FromBytes(layer)
+				wantBlob(t, c, digested("library/app", d), layer, Miss)
+				settle()
+				if err := c.Close(t.Context()); err != nil { // this writes the backup
+					t.Fatal(err)
+				}
+
+				c = open(t, o, map[string]*registry{"docker.io": hub})
+				<-c.reconciled
+				lost := lostIndex(t, filepath.Join(o.Dir, "index.backup"))
+				was := c.index
+				c.index = lost
+				defer func() {
+					c.index = was
+					if err := lost.Close(); err != nil {
+						t.Error(err)
+					}
+				}()
+				requests := map[string]func() error{
+					"manifest by tag": func() error {
+						_, _, err := c.Manifest(t.Context(), tagged("library/app", "1"), rewrite.Accept{})
+						return err
+					},
+					"manifest by digest": func() error {
+						_, _, err := c.Manifest(t.Context(), digested("library/app", image.Digest), rewrite.Accept{})
+						return err
+					},
+					"describe by tag": func() error {
+						_, _, err := c.Describe(t.Context(), tagged("library/app", "1"), rewrite.Accept{})
+						return err
+					},
+					"describe by digest": func() error {
+						_, _, err := c.Describe(t.Context(), digested("library/app", image.Digest), rewrite.Accept{})
+						return err
+					},
+					"blob": func() error { _, _, err := readBlob(t, c, digested("library/app", d)); return err },
+					"stat": func() error { _, _, err := c.Stat(t.Context(), digested("library/app", d)); return err },
+				}
+				hub.set(gone, time.Second)
+				before := hub.count()
+				var asking sync.WaitGroup
+				for name, ask := range requests {
+					asking.Go(func() {
+						if err := ask(); err != nil {
+							t.Errorf("%s, begun before the index was restored: %v", name, err)
+						}
+					})
+				}
+				synctest.Wait() // the upstream has all questions, and answers none yet
+				if maps.Equal(before, hub.count()) {
+					t.Fatal("the upstream was not asked")
+				}
+				if _, err := lost.Restore(); err != nil {
+					t.Fatal(err)
+				}
+				asking.Wait()
+				for name, ask := range requests {
+					if err := ask(); err != nil {
+						t.Errorf("%s, begun after the index was restored: %v", name, err)
+					}
+				}
+				if _, ok := lost.Tag("docker.io", "library/app", "1"); !ok {
+					t.Error("the tag is not known any more")
+				}
+				for _, k := range []string{
+					tagKey(tagged("library/app", "1")), digestKey("manifest:", digested("library/app", image.Digest)),
+					digestKey("describe:", digested("library/app", image.Digest)), digestKey("blob:", digested("library/app", d)),
+				} {
+					if err, ok := c.negative.get(ownAccount, k); ok {
+						t.Errorf("%q is remembered as denied: %v", k, err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// lostIndex opens an index that was begun anew and is not restored from backup yet.
+func lostIndex(t *testing.T, backup string) *index.Index {
+	t.Helper()
+	dir := t.TempDir()
+	b, err := os.ReadFile(backup)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "index.backup"), b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost, _, err := index.Open(filepath.Join(dir, "index.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lost
 }

@@ -247,7 +247,7 @@ func (c *Cache) heal(ctx context.Context, d digest.Digest) error {
 
 func (c *Cache) healFrom(ctx context.Context, up *upstream, t rewrite.Target, l index.Link) error {
 	if l.Manifest {
-		if _, err := c.fetchManifest(ctx, up, t); err != nil {
+		if _, err := c.fetchManifest(ctx, up, t, c.known()); err != nil {
 			return err
 		}
 	} else {

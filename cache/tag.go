@@ -29,8 +29,9 @@ type resolved struct {
 	manifest *oci.Manifest
 }
 
-// learn asks the upstream what a tag stands for, and keeps the answer.
-type learn func(context.Context, *upstream, rewrite.Target) (resolved, error)
+// learn asks the upstream what a tag stands for, and keeps the answer. The knowledge is
+// that of the request that looked into the index before and found that it had to ask.
+type learn func(context.Context, *upstream, rewrite.Target, knowledge) (resolved, error)
 
 func tagKey(t rewrite.Target) string { return key(t.Upstream, t.Repository, t.Tag) }
 
@@ -49,18 +50,18 @@ func (c *Cache) resolve(ctx context.Context, up *upstream, t rewrite.Target, way
 // stands gives what t's tag stands for: from the cache while that is fresh, else as
 // the upstream confirms it, else as it was last known.
 func (c *Cache) stands(ctx context.Context, up *upstream, t rewrite.Target, rule TagRule, way string, ask learn) (resolved, Outcome, error) {
-	k := tagKey(t)
+	k, known := tagKey(t), c.known()
 	if rec, ok := c.lookUpTag(t); ok {
 		age := time.Since(rec.Checked)
 		if rule.fresh(age) {
 			return resolved{Tag: rec}, rule.outcome(Hit, age), nil
 		}
-		return c.revalidate(ctx, up, t, rule, rec)
+		return c.revalidate(ctx, up, t, rule, rec, known)
 	}
 	if err, ok := c.negative.get(ownAccount, k); ok {
 		return resolved{}, Outcome{Status: Negative}, err
 	}
-	f, err := share(ctx, c, way+k, func(ctx context.Context) (resolved, error) { return ask(ctx, up, t) })
+	f, err := share(ctx, c, way+k, func(ctx context.Context) (resolved, error) { return ask(ctx, up, t, known) })
 	if err != nil {
 		return resolved{}, Outcome{Status: status(f.mine)}, err
 	}
@@ -70,14 +71,14 @@ func (c *Cache) stands(ctx context.Context, up *upstream, t rewrite.Target, rule
 // revalidate asks the upstream whether rec, which is past its TTL, still holds.
 // Where that can not be found out, or not soon, rec is served stale; the check
 // then goes on behind.
-func (c *Cache) revalidate(ctx context.Context, up *upstream, t rewrite.Target, rule TagRule, rec index.Tag) (resolved, Outcome, error) {
+func (c *Cache) revalidate(ctx context.Context, up *upstream, t rewrite.Target, rule TagRule, rec index.Tag, known knowledge) (resolved, Outcome, error) {
 	k := tagKey(t)
 	if why, ok := c.paused.get(k); ok {
 		return c.stale(rule, rec, why)
 	}
 	mine := new(bool)
 	answer := begin(c, "revalidate:"+k, mine, func(ctx context.Context) (resolved, error) {
-		return c.check(ctx, up, t, rec)
+		return c.check(ctx, up, t, rec, known)
 	})
 	if rule.behind(time.Since(rec.Checked)) {
 		return c.stale(rule, rec, errBehind)
@@ -156,22 +157,22 @@ func reason(err error) string {
 // check asks with HEAD whether rec still holds, and keeps the answer. It fetches the
 // manifest only if the HEAD does not tell: the upstream refuses it, or does not say the
 // digest.
-func (c *Cache) check(ctx context.Context, up *upstream, t rewrite.Target, rec index.Tag) (resolved, error) {
+func (c *Cache) check(ctx context.Context, up *upstream, t rewrite.Target, rec index.Tag, k knowledge) (resolved, error) {
 	asked := time.Now()
 	d, err := up.origin.Resolve(ctx, t.Repository, t.Tag)
 	up.heard(err)
 	if err != nil && !oci.IsHint(err) {
-		return resolved{}, c.noteFailure(up, t, asked, err)
+		return resolved{}, c.noteFailure(up, t, asked, k, err)
 	}
 	rule := up.rules.rule(t.Repository, t.Tag)
 	onlyPull := d.Digest == "" || d.Digest != rec.Digest && !c.holds(d.Digest)
 	if onlyPull && c.holds(rec.Digest) && rule.usable(time.Since(rec.Checked)) {
 		if err := up.sparePull(ctx); err != nil {
-			return resolved{}, c.noteFailure(up, t, asked, err)
+			return resolved{}, c.noteFailure(up, t, asked, k, err)
 		}
 	}
 	if d.Digest == "" {
-		return c.fetchTagSeen(ctx, up, t, index.SeenRevalidation)
+		return c.fetchTagSeen(ctx, up, t, index.SeenRevalidation, k)
 	}
 	c.paused.drop(tagKey(t))
 	if now, ok := c.overtaken(t, asked); ok {
@@ -203,16 +204,16 @@ func (c *Cache) check(ctx context.Context, up *upstream, t rewrite.Target, rec i
 }
 
 // fetchTag learns what a tag stands for by fetching it.
-func (c *Cache) fetchTag(ctx context.Context, up *upstream, t rewrite.Target) (resolved, error) {
-	return c.fetchTagSeen(ctx, up, t, index.SeenGet)
+func (c *Cache) fetchTag(ctx context.Context, up *upstream, t rewrite.Target, k knowledge) (resolved, error) {
+	return c.fetchTagSeen(ctx, up, t, index.SeenGet, k)
 }
 
 // fetchTagSeen is fetchTag, of which the ledger says how.
-func (c *Cache) fetchTagSeen(ctx context.Context, up *upstream, t rewrite.Target, how index.Seen) (resolved, error) {
+func (c *Cache) fetchTagSeen(ctx context.Context, up *upstream, t rewrite.Target, how index.Seen, k knowledge) (resolved, error) {
 	asked := time.Now()
 	m, err := up.origin.Manifest(ctx, t.Repository, t.Tag)
 	if err != nil {
-		return resolved{}, c.noteFailure(up, t, asked, err)
+		return resolved{}, c.noteFailure(up, t, asked, k, err)
 	}
 	rule := up.rules.rule(t.Repository, t.Tag)
 	rec := c.follow(t, rule, index.Tag{Digest: m.Digest, MediaType: m.MediaType, Size: int64(len(m.Bytes)), Checked: asked})
@@ -229,18 +230,18 @@ func (c *Cache) fetchTagSeen(ctx context.Context, up *upstream, t rewrite.Target
 
 // headTag learns what a tag stands for by HEAD, which no upstream counts as a
 // pull. If the HEAD is refused, or says too little for an answer, it fetches the manifest.
-func (c *Cache) headTag(ctx context.Context, up *upstream, t rewrite.Target) (resolved, error) {
+func (c *Cache) headTag(ctx context.Context, up *upstream, t rewrite.Target, k knowledge) (resolved, error) {
 	asked := time.Now()
 	d, err := up.origin.Resolve(ctx, t.Repository, t.Tag)
 	if oci.IsHint(err) {
-		r, again := c.fetchTag(ctx, up, t)
+		r, again := c.fetchTag(ctx, up, t, k)
 		return r, confirmed(again, err)
 	}
 	if err != nil {
-		return resolved{}, c.noteFailure(up, t, asked, err)
+		return resolved{}, c.noteFailure(up, t, asked, k, err)
 	}
 	if d.Digest == "" || d.Size <= 0 || d.MediaType == "" {
-		return c.fetchTag(ctx, up, t)
+		return c.fetchTag(ctx, up, t, k)
 	}
 	if now, ok := c.overtaken(t, asked); ok {
 		return resolved{Tag: now}, nil
@@ -271,35 +272,36 @@ func (c *Cache) overtaken(t rewrite.Target, asked time.Time) (index.Tag, bool) {
 
 // noteFailure remembers for a short time that a tag is not there or not to be
 // had, or that its upstream, which was asked at asked, could not be, and gives
-// err back.
-func (c *Cache) noteFailure(up *upstream, t rewrite.Target, asked time.Time, err error) error {
-	k := tagKey(t)
+// err back. An upstream that was asked because the index was lost denies nothing: the
+// tag and what is known of it stay.
+func (c *Cache) noteFailure(up *upstream, t rewrite.Target, asked time.Time, k knowledge, err error) error {
+	name := tagKey(t)
 	var e *oci.Error
 	errors.As(err, &e)
 	rec, known := c.lookUpTag(t)
 	rule := up.rules.rule(t.Repository, t.Tag)
 	_, overtaken := c.overtaken(t, asked)
 	switch {
-	case oci.IsAbsent(err) && overtaken:
+	case oci.IsAbsent(err) && (overtaken || !c.stillKnows(k)):
 	case oci.IsAbsent(err) && rule.KeepDeleted && known && c.holds(rec.Digest):
 		c.observeAbsent(t, asked)
 		if !rec.Gone {
 			rec.Gone = true
 			c.touchTag(t, rec)
 		}
-		c.paused.put(k, err, max(rule.TTL, failurePause))
+		c.paused.put(name, err, max(rule.TTL, failurePause))
 	case oci.IsAbsent(err):
 		c.observeAbsent(t, asked)
 		c.dropTag(t)
-		c.negative.note(ownAccount, k, err, c.negativeTTL)
+		_ = c.noteWord(k, name, err)
 	case c.ctx.Err() != nil, c.settings().Offline:
 	default:
-		c.negative.note(ownAccount, k, err, c.negativeTTL)
+		_ = c.noteWord(k, name, err)
 		pause := failurePause
 		if e != nil {
 			pause = min(max(pause, e.RetryAfter), maxPause)
 		}
-		c.paused.put(k, err, pause)
+		c.paused.put(name, err, pause)
 	}
 	return err
 }

@@ -52,7 +52,7 @@ func TestLateAnswerMovesNoTagBack(t *testing.T) {
 				synctest.Wait()
 				time.Sleep(time.Second)
 				hub.tag("app", "1", newer)
-				if _, err := c.fetchTag(t.Context(), c.settings().upstreams["docker.io"], target); err != nil {
+				if _, err := c.fetchTag(t.Context(), c.settings().upstreams["docker.io"], target, c.known()); err != nil {
 					t.Fatal(err)
 				}
 				<-head

@@ -228,7 +228,8 @@ func (img *warmingImage) get(t rewrite.Target) (digest.Digest, error) {
 		img.count()
 		return m.Digest, c.keepManifest(withDigest(t, m.Digest), m, nil)
 	}
-	f, err := share(img.ctx, c, "get:"+tagKey(t), func(ctx context.Context) (resolved, error) { return c.fetchTag(ctx, up, t) })
+	k := c.known()
+	f, err := share(img.ctx, c, "get:"+tagKey(t), func(ctx context.Context) (resolved, error) { return c.fetchTag(ctx, up, t, k) })
 	if err == nil {
 		img.count()
 	}
@@ -245,6 +246,7 @@ func (img *warmingImage) count() {
 // keepTag has a tag stand for what its upstream says that it does, and gives that.
 func (img *warmingImage) keepTag(t rewrite.Target) (digest.Digest, error) {
 	c, up := img.cache, img.up
+	k := c.known()
 	rec, known := c.lookUpTag(t)
 	var f flight[resolved]
 	var err error
@@ -252,9 +254,9 @@ func (img *warmingImage) keepTag(t rewrite.Target) (digest.Digest, error) {
 	case known && up.rules.rule(t.Repository, t.Tag).fresh(time.Since(rec.Checked)):
 		return rec.Digest, nil // somebody has asked meanwhile
 	case known:
-		f, err = share(img.ctx, c, "revalidate:"+tagKey(t), func(ctx context.Context) (resolved, error) { return c.check(ctx, up, t, rec) })
+		f, err = share(img.ctx, c, "revalidate:"+tagKey(t), func(ctx context.Context) (resolved, error) { return c.check(ctx, up, t, rec, k) })
 	default:
-		f, err = share(img.ctx, c, "head:"+tagKey(t), func(ctx context.Context) (resolved, error) { return c.headTag(ctx, up, t) })
+		f, err = share(img.ctx, c, "head:"+tagKey(t), func(ctx context.Context) (resolved, error) { return c.headTag(ctx, up, t, k) })
 	}
 	if err != nil {
 		return "", err
@@ -610,10 +612,11 @@ func (img *warmingImage) fetchBlob(t rewrite.Target, size int64) error {
 		img.BytesHere += size
 		img.first += size
 	}
+	known := c.known()
 	l, linked, right := c.rightTo(t)
 	if right == mustAsk && !img.DryRun && c.holds(t.Digest) {
 		var err error
-		if l, right, err = c.prove(img.ctx, img.up, t, l, linked); err != nil {
+		if l, right, err = c.prove(img.ctx, img.up, t, l, linked, known); err != nil {
 			return err
 		}
 		linked = true
@@ -641,7 +644,7 @@ func (img *warmingImage) fetchBlob(t rewrite.Target, size int64) error {
 		f, mine, err := c.join(img.up, t, w)
 		switch {
 		case errors.Is(err, errUnproved):
-			if _, err := c.confirm(img.ctx, img.up, t); err != nil {
+			if _, err := c.confirm(img.ctx, img.up, t, known); err != nil {
 				return err
 			}
 			w.joins = true

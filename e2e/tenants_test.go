@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -96,8 +97,7 @@ const passwordOfA, passwordOfB, passwordOfProxy = "password-of-tenant-a", "passw
 // with nginx.
 func authByPath(t *testing.T, registry http.Handler) *tenants {
 	t.Helper()
-	ten := &tenants{}
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return inFrontOf(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, password, _ := r.BasicAuth()
 		may := false
 		switch {
@@ -111,6 +111,16 @@ func authByPath(t *testing.T, registry http.Handler) *tenants {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
+		registry.ServeHTTP(w, r)
+	}))
+}
+
+// inFrontOf serves a registry that knows who may do what, and holds what the tenants' hold
+// says.
+func inFrontOf(t *testing.T, registry http.Handler) *tenants {
+	t.Helper()
+	ten := &tenants{}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if hold := ten.hold.Load(); hold != nil && r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/v2/acme/") && strings.Contains(r.URL.Path, "/blobs/") {
 			w = &held{ResponseWriter: w, until: *hold, done: r.Context()}
 		}
@@ -257,57 +267,138 @@ func disguises(own, secret v1.Descriptor) map[string][2]string {
 	}
 }
 
-// registries are those in front of which the tenants are; each is made anew.
-func registries(t *testing.T) map[string]func(*testing.T) http.Handler {
-	return map[string]func(*testing.T) http.Handler{
-		"credulous": func(*testing.T) http.Handler {
-			return &credulous{content: map[string][]byte{}, types: map[string]string{}}
+// registries are those that the tenants share; each is made anew.
+func registries() map[string]func(*testing.T) *tenants {
+	return map[string]func(*testing.T) *tenants{
+		"credulous": func(t *testing.T) *tenants {
+			return authByPath(t, &credulous{content: map[string][]byte{}, types: map[string]string{}})
 		},
-		"CNCF": func(t *testing.T) http.Handler {
-			program := distributionRegistry(t)
-			config := filepath.Join(t.TempDir(), "config.yml")
-			addr := freeAddress(t)
-			err := os.WriteFile(config, []byte(fmt.Sprintf(`version: 0.1
-log: {level: warn, accesslog: {disabled: true}}
-storage: {filesystem: {rootdirectory: %q}}
-http: {addr: %q}
-`, t.TempDir(), addr)), 0o600)
-			if err != nil {
-				t.Fatal(err)
-			}
-			cmd := exec.Command(program, "serve", config)
-			cmd.Env = []string{"OTEL_TRACES_EXPORTER=none"}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				_ = cmd.Process.Kill()
-				_ = cmd.Wait()
-			})
-			u := &url.URL{Scheme: "http", Host: addr}
-			until(t, "the registry to listen", func() bool {
-				res, err := raw.Get(u.String() + "/v2/")
-				if err == nil {
-					res.Body.Close()
-				}
-				return err == nil
-			})
-			return &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(u) }, FlushInterval: -1}
-		},
+		"CNCF":              func(t *testing.T) *tenants { return authByPath(t, forward(distribution(t))) },
+		"CNCF behind nginx": func(t *testing.T) *tenants { return inFrontOf(t, forward(nginx(t, distribution(t)))) },
 	}
 }
 
-// distributionRegistry returns the path of the CNCF's registry; the test is skipped
+// forward passes requests on to u.
+func forward(u *url.URL) http.Handler {
+	return &httputil.ReverseProxy{FlushInterval: -1, Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(u)
+		r.Out.Host = r.In.Host
+	}}
+}
+
+// distribution starts the CNCF's registry and returns where it listens. The test is skipped
 // if it isn't installed and need not be.
-func distributionRegistry(t *testing.T) string {
+func distribution(t *testing.T) *url.URL {
 	t.Helper()
-	program, err := exec.LookPath("registry")
+	program := installed(t, "registry", "go install github.com/distribution/distribution/v3/cmd/registry@v3.0.0")
+	addr := freeAddress(t)
+	config := configFile(t, fmt.Sprintf(`version: 0.1
+log: {level: warn, accesslog: {disabled: true}}
+storage: {filesystem: {rootdirectory: %q}}
+http: {addr: %q}
+`, t.TempDir(), addr))
+	cmd := exec.Command(program, "serve", config)
+	cmd.Env = []string{"OTEL_TRACES_EXPORTER=none"}
+	return listening(t, cmd, addr)
+}
+
+// nginx starts nginx in front of a registry, with Basic authentication by path, and returns
+// where it listens. The test is skipped if it isn't installed and need not be.
+func nginx(t *testing.T, registry *url.URL) *url.URL {
+	t.Helper()
+	program := installed(t, "nginx", "apt-get install nginx-light")
+	addr, dir := freeAddress(t), t.TempDir()
+	users := func(name string, of ...string) string {
+		var list strings.Builder
+		for i := 0; i < len(of); i += 2 {
+			list.WriteString(of[i] + ":{PLAIN}" + of[i+1] + "\n")
+		}
+		path := filepath.Join(dir, name)
+		// If root starts it, its workers are another user.
+		if err := errors.Join(os.WriteFile(path, []byte(list.String()), 0o600), os.Chmod(path, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	some := users("some", "proxy", passwordOfProxy, "a", passwordOfA)
+	all := users("all", "proxy", passwordOfProxy, "a", passwordOfA, "b", passwordOfB)
+	user := ""
+	if os.Getuid() == 0 {
+		user = "user root;"
+	}
+	config := configFile(t, fmt.Sprintf(`daemon off;
+master_process off;
+%[1]s
+pid %[2]s/pid;
+error_log %[2]s/error.log;
+events {}
+http {
+    access_log off;
+    client_max_body_size 0;
+    client_body_temp_path %[2]s/body;
+    proxy_temp_path %[2]s/proxy;
+    fastcgi_temp_path %[2]s/fastcgi;
+    uwsgi_temp_path %[2]s/uwsgi;
+    scgi_temp_path %[2]s/scgi;
+    auth_basic tenants;
+    proxy_set_header Host $http_host;
+    server {
+        listen %[3]s;
+        location = /v2/ { auth_basic_user_file %[5]s; proxy_pass %[4]s; }
+        location /v2/b/ { auth_basic_user_file %[5]s; proxy_pass %[4]s; }
+        location / { auth_basic_user_file %[6]s; proxy_pass %[4]s; }
+    }
+}
+`, user, dir, addr, registry, all, some))
+	return listening(t, exec.Command(program, "-c", config, "-p", dir, "-e", filepath.Join(dir, "error.log")), addr)
+}
+
+// installed returns the path of a program; the test is skipped if it isn't there and need
+// not be. install says how to install it.
+func installed(t *testing.T, program, install string) string {
+	t.Helper()
+	path, err := exec.LookPath(program)
 	if err != nil && os.Getenv("ENTREPOT_REQUIRE_CLIENTS") == "1" {
 		t.Fatal(err)
 	} else if err != nil {
-		t.Skip("the CNCF's registry isn't installed: go install github.com/distribution/distribution/v3/cmd/registry@v3.0.0")
+		t.Skipf("%s isn't installed: %s", program, install)
 	}
-	return program
+	return path
+}
+
+func configFile(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "config")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// listening starts a server and waits until it listens at addr. It ends with the test.
+func listening(t *testing.T, cmd *exec.Cmd, addr string) *url.URL {
+	t.Helper()
+	var words bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &words, &words
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("%s: %s", cmd.Path, words.String())
+		}
+	})
+	u := &url.URL{Scheme: "http", Host: addr}
+	until(t, cmd.Path+" to listen", func() bool {
+		res, err := raw.Get(u.String() + "/v2/")
+		if err == nil {
+			res.Body.Close()
+		}
+		return err == nil
+	})
+	return u
 }
 
 func freeAddress(t *testing.T) string {
@@ -367,11 +458,11 @@ func wantNoneOf(t *testing.T, p *proxy.Proxy, what, repo, as string, s *secretIm
 // What B names in a manifest is not B's by that: the registry says what is.
 func TestNamingATenantsContentOpensNothing(t *testing.T) {
 	t.Parallel()
-	for name, registry := range registries(t) {
+	for name, registry := range registries() {
 		for _, way := range []string{"passthrough", "rules"} {
 			t.Run(name+" "+way, func(t *testing.T) {
 				t.Parallel()
-				ten := authByPath(t, registry(t))
+				ten := registry(t)
 				s := pushSecret(t, ten)
 				p, a, b := tenantsInFront(t, ten, way)
 				pullSecret := func() {
@@ -423,7 +514,7 @@ func TestNamingATenantsContentJoinsNoFill(t *testing.T) {
 	for _, way := range []string{"passthrough", "rules"} {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel()
-			ten := authByPath(t, registries(t)["credulous"](t))
+			ten := registries()["credulous"](t)
 			s := pushSecret(t, ten)
 			doc := disguises(ten.pushBlob(t, "b", passwordOfB, "b/x", []byte("{}")), s.layer)["layers"]
 			if st, _ := ten.send(t, "b", passwordOfB, "PUT", "/v2/b/x/manifests/1", doc[0], []byte(doc[1])); st != http.StatusCreated {
@@ -459,7 +550,7 @@ func TestNamingATenantsContentJoinsNoFill(t *testing.T) {
 // Between upstreams bytes are the only proof.
 func TestAnUpstreamThatClaimsToHaveEverythingGetsNothing(t *testing.T) {
 	t.Parallel()
-	ten := authByPath(t, registries(t)["credulous"](t))
+	ten := registries()["credulous"](t)
 	s := pushSecret(t, ten)
 	for name, sends := range map[string]func(content []byte) []byte{
 		"HEAD 200":              func([]byte) []byte { return nil },

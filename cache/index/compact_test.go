@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"go.etcd.io/bbolt"
@@ -19,18 +20,7 @@ import (
 func TestAMostlyFreeIndexShrinksWhileItIsUsed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "index.db")
 	ix := opened(t, path)
-	const n = 80_000
-	var all []digest.Digest
-	for i := 0; i < n; i += 10_000 {
-		links := map[digest.Digest]Link{}
-		for k := i; k < i+10_000; k++ {
-			d := digest.FromString(fmt.Sprint(k))
-			links[d], all = Link{Size: int64(k), MediaType: "application/vnd.oci.image.layer.v1.tar+gzip"}, append(all, d)
-		}
-		if err := ix.PutLinks("docker.io", "library/gone", links); err != nil {
-			t.Fatal(err)
-		}
-	}
+	all := putMany(t, ix, 20_000)
 	if ix.wasteful() {
 		t.Error("a full index is wasteful")
 	}
@@ -65,7 +55,7 @@ func TestAMostlyFreeIndexShrinksWhileItIsUsed(t *testing.T) {
 			}
 		})
 	}
-	for range 5 {
+	for range 3 {
 		if err := ix.compact(); err != nil {
 			t.Errorf("compact: %v", err)
 		}
@@ -110,6 +100,44 @@ func TestAMostlyFreeIndexShrinksWhileItIsUsed(t *testing.T) {
 	check()
 	if aside, _ := filepath.Glob(path + ".damaged-*"); len(aside) > 0 {
 		t.Errorf("quarantined: %v", aside)
+	}
+}
+
+// putMany puts n links and returns their digests.
+func putMany(t *testing.T, ix *Index, n int) (all []digest.Digest) {
+	t.Helper()
+	links := map[digest.Digest]Link{}
+	for k := range n {
+		d := digest.FromString(fmt.Sprint(k))
+		links[d], all = Link{Size: int64(k), MediaType: "application/vnd.oci.image.layer.v1.tar+gzip"}, append(all, d)
+	}
+	if err := ix.PutLinks("docker.io", "library/gone", links); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// TestAnIndexOfASmallCacheShrinksByItself drops what an index holds, and waits.
+func TestAnIndexOfASmallCacheShrinksByItself(t *testing.T) {
+	t.Parallel()
+	ix := opened(t, filepath.Join(t.TempDir(), "index.db"))
+	defer closed(t, ix)
+	ix.SetShare(2<<20, func() {})
+	all := putMany(t, ix, 4000)
+	before := ix.Bytes()
+	if before < ix.worthCompacting() || before >= compactFrom {
+		t.Fatalf("an index of %d bytes shows nothing of small caches", before)
+	}
+	if _, err := ix.DropLinks("docker.io", "library/gone", all, nil); err != nil {
+		t.Fatal(err)
+	}
+	for begun := time.Now(); ix.Bytes() > before/4; time.Sleep(50 * time.Millisecond) {
+		if time.Since(begun) > time.Minute {
+			t.Fatalf("it has %d bytes still, and had %d", ix.Bytes(), before)
+		}
+	}
+	if _, ok := ix.Link("docker.io", "library/gone", all[0]); ok {
+		t.Error("what was dropped is there")
 	}
 }
 

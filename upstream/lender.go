@@ -37,8 +37,15 @@ func (r *Registry) borrow(ctx context.Context, a *ask, take func(*answer) *failu
 		}
 		a.who = StaticCredentials(c)
 		f := r.put(ctx, a, take)
-		if f == nil || !oci.IsRefused(f.err) || a.optional || a.page != nil {
-			return f // some registries refuse to all what they do not have
+		if f == nil || !oci.IsRefused(f.err) {
+			return f
+		}
+		// Some registries refuse to everyone an API that they lack. That says nothing about c.
+		if (a.op == "referrers" || a.page != nil) && !oci.IsRefused(r.MayPull(ctx, c, a.repo, "", false)) {
+			g := *f
+			g.err = unavailable(http.StatusBadGateway, nil, "upstream %s refuses to list %s", r.name, a.what)
+			g.err.Answered = f.status
+			return &g
 		}
 		r.lender.Refused(a.repo, c)
 	}

@@ -3,6 +3,7 @@ package upstream
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -49,6 +50,35 @@ func owned(w *world) {
 			serveImage(rw, req)
 		default:
 			rw.WriteHeader(http.StatusNotFound)
+		}
+	})
+}
+
+// A registry that refuses its referrers API to everyone does not take a client's right by it.
+func TestARefusedAPIOfReferrersLeavesWhatIsLent(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		alice, gone := Credential{Username: "alice", Password: "right"}, Credential{Username: "alice", Password: "old"}
+		w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+			_, password, _ := req.BasicAuth()
+			switch {
+			case password != "right":
+				rw.Header().Set("WWW-Authenticate", `Basic realm="reg"`)
+				rw.WriteHeader(http.StatusUnauthorized)
+			case strings.HasSuffix(req.URL.Path, "/tags/list"):
+				_, _ = io.WriteString(rw, `{"tags":["latest"]}`)
+			case strings.Contains(req.URL.Path, "/referrers/"):
+				rw.WriteHeader(http.StatusForbidden)
+			default:
+				_, _ = io.WriteString(rw, index(t, "signature"))
+			}
+		})
+		p := &purse{lent: map[string][]Credential{"a": {gone, alice}}}
+		r := w.registry(Options{Lender: p})
+		for range 2 {
+			wantReferrers(t, r, "signature")
+		}
+		if c, ok := p.Borrow("a"); !ok || c != alice {
+			t.Errorf("left is %v, %v; want the one that does", c, ok)
 		}
 	})
 }

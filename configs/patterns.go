@@ -56,7 +56,7 @@ func (l *loader) checkRuleUpstreams(key string, patterns []string) []string {
 		}
 		matching := slices.DeleteFunc(slices.Clone(all), func(name string) bool { return !matches(p, name) })
 		covered = append(covered, matching...)
-		if len(matching) > 0 {
+		if len(matching) > 0 || l.cfg.FamilyOf(p) != "" {
 			continue
 		}
 		k := fmt.Sprintf("%s[%d]", key, i)

@@ -83,7 +83,11 @@ func (l *loader) checkLimits(c Limits) {
 }
 
 func (l *loader) checkUpstream(key, name string, u *Upstream) {
-	if !upstreamName.MatchString(name) {
+	if IsFamily(name) {
+		if !l.checkFamily(key, name, u) {
+			return
+		}
+	} else if !upstreamName.MatchString(name) {
 		l.reportKey(key, "%q is no registry's name; write its host, in small letters, with a port where it has one: registry.example.com:5000", name)
 		return
 	}

@@ -26,6 +26,10 @@ type Routing struct {
 	// Plain are the upstreams reached by plain http. A name stands for the same registry
 	// with and without the usual port: 80 of these, 443 of the others.
 	Plain map[string]bool
+	// Member reports whether a host that isn't configured may join the upstreams. It must
+	// be quick. Join then reports whether it has replaced the routing by one with that
+	// host. Nil is none.
+	Member, Join func(host string) bool
 }
 
 // Router finds the upstream of a request. It never names one that is not
@@ -38,6 +42,8 @@ type table struct {
 	// names maps every name and alias, in lower case, to the upstream.
 	names      map[string]string
 	configured string // for messages
+	// member and join are those of the Routing.
+	member, join func(string) bool
 }
 
 // NewRouter checks a Routing: every name is that of a host, no name stands for
@@ -59,7 +65,7 @@ func (r *Router) Replace(routing Routing) error {
 }
 
 func newTable(routing Routing) (*table, error) {
-	t := &table{fallback: routing.Default, names: make(map[string]string)}
+	t := &table{member: routing.Member, join: routing.Join, fallback: routing.Default, names: make(map[string]string)}
 	upstreams := make([]string, 0, len(routing.Upstreams))
 	for name := range routing.Upstreams {
 		if !isHost(name) {
@@ -142,6 +148,9 @@ func (t *table) addSpellings(plain map[string]bool) {
 // A name of one component at docker.io gets "library/"; elsewhere never.
 func (r *Router) Route(name, ns, host string) (Target, error) {
 	t := r.table.Load()
+	if t.member != nil && t.joins(name, ns, host) {
+		t = r.table.Load()
+	}
 	upstream, repository, err := t.route(name, ns, host)
 	if err != nil {
 		return Target{}, err
@@ -240,6 +249,36 @@ func (t *table) route(name, ns, host string) (upstream, repository string, err e
 		return "", "", t.unknown("the request names no registry, and a default")
 	}
 	return t.fallback, name, nil
+}
+
+// joins has the registry that a request names join, if it isn't configured and may. It
+// reports whether one has.
+func (t *table) joins(name, ns, host string) bool {
+	first, rest, _ := strings.Cut(name, "/")
+	if first == "v2" {
+		first, _, _ = strings.Cut(rest, "/")
+	}
+	if ns != "" {
+		first = ns
+	}
+	if _, known := t.upstream(first); known {
+		return false
+	}
+	// The usual port is of no account.
+	for _, port := range []string{":443", "_443", ":80", "_80"} {
+		first = strings.TrimSuffix(first, port)
+	}
+	if t.member(first) {
+		return t.join(first)
+	}
+	if ns != "" {
+		return false
+	}
+	if colon := strings.LastIndexByte(host, ':'); colon > 0 {
+		host = host[:colon]
+	}
+	_, known := t.upstream(host)
+	return !known && t.member(host) && t.join(host)
 }
 
 // Upstream gives the configured upstream that a name or alias stands for, in

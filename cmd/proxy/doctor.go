@@ -306,7 +306,7 @@ func (p *process) askUpstreams(ctx context.Context, cfg *configs.Config, asked *
 	b := buildOf(readBuildInfo())
 	parts := &parts{environ: p.environ, build: b, log: zap.NewNop(), metrics: metrics.Discard(), mirrors: map[string]*mirror{}}
 	defer parts.close()
-	made, err := parts.newMirrors(cfg)
+	made, err := parts.newMirrors(cfg.Exact(nil))
 	for name, n := range made {
 		parts.mirrors[name] = n.mirror()
 	}

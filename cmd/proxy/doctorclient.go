@@ -153,7 +153,7 @@ func mirrored(cfg *configs.Config) []string {
 		cfg = configs.Default()
 	}
 	var names []string
-	for name := range cfg.Upstreams {
+	for name := range cfg.Exact(nil).Upstreams {
 		names = append(names, name)
 	}
 	slices.SortFunc(names, func(a, b string) int {

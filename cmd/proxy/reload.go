@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"reflect"
 	"sync"
@@ -13,6 +12,7 @@ import (
 	"github.com/entrepot-dev/entrepot/access"
 	"github.com/entrepot-dev/entrepot/configs"
 	"github.com/entrepot-dev/entrepot/operator"
+	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 func newReload(p *process) *cobra.Command {
@@ -67,7 +67,7 @@ func (p *parts) follow(load func() (*configs.Config, error)) (operator.Reloaded,
 	}
 	changed, _ := configs.Changed(p.loaded, next)
 	_, later := configs.Changed(p.started, next)
-	if err := p.exchange(next); err != nil {
+	if err := p.exchange(next, p.remain(next)); err != nil {
 		return operator.Reloaded{}, fmt.Errorf("the configuration stays as it was: %w", err)
 	}
 	p.loaded = next
@@ -79,9 +79,11 @@ func (p *parts) follow(load func() (*configs.Config, error)) (operator.Reloaded,
 	return operator.Reloaded{Changed: changed, NeedRestart: later}, nil
 }
 
-// exchange puts what of next can be in force without a restart in force. The caller
-// holds p.mu.
-func (p *parts) exchange(next *configs.Config) (err error) {
+// exchange puts what of next can be in force without a restart in force, with members
+// instead of its patterns. The caller holds p.mu.
+func (p *parts) exchange(next *configs.Config, members map[string]*member) (err error) {
+	all := next
+	next = p.exact(all, members)
 	made, err := p.newMirrors(next)
 	guard := p.guard
 	defer func() {
@@ -120,11 +122,13 @@ func (p *parts) exchange(next *configs.Config) (err error) {
 			mirrors[name] = &mirror{configured: n.configured, live: old.live, leases: n.leases}
 		}
 	}
-	if err := p.router.Replace(routing(next)); err != nil {
+	// The router comes last: a name that it knows is known to the others.
+	routes := p.joining(routing(next), all)
+	if _, err := rewrite.NewRouter(routes); err != nil {
 		return err
 	}
 	if err := p.cache.Reconfigure(settings(next, p.upstreams(next, mirrors))); err != nil {
-		return errors.Join(err, p.router.Replace(routing(p.loaded)))
+		return err
 	}
 	p.retire(mirrors, guard)
 	for name, n := range made {
@@ -133,8 +137,8 @@ func (p *parts) exchange(next *configs.Config) (err error) {
 		}
 	}
 	p.front.Admit(guard, p.admission(mirrors))
-	p.guard, p.mirrors = guard, mirrors
-	return nil
+	p.guard, p.mirrors, p.members = guard, mirrors, members
+	return p.router.Replace(routes)
 }
 
 // retire ends what the reload before this one has replaced, which no request uses any

@@ -48,6 +48,10 @@ type parts struct {
 	loaded  *configs.Config
 	guard   *access.Guard
 	mirrors map[string]*mirror
+	// members are the upstreams made of patterns, by host; joined counts them all.
+	members map[string]*member
+	joined  int
+	ended   bool
 	// outdated ends what the last reload has replaced and requests may still use.
 	outdated []func()
 }
@@ -64,6 +68,7 @@ type mirror struct {
 func (p *parts) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.ended = true
 	for _, m := range p.mirrors {
 		m.live.Close()
 		if m.leases != nil {
@@ -94,6 +99,7 @@ func wire(loaded, cfg *configs.Config, environ []string, b build, log *zap.Logge
 			p.close()
 		}
 	}()
+	cfg = p.exact(cfg, nil)
 	made, err := p.newMirrors(cfg)
 	for name, n := range made {
 		p.mirrors[name] = n.mirror()
@@ -101,7 +107,7 @@ func wire(loaded, cfg *configs.Config, environ []string, b build, log *zap.Logge
 	if err != nil {
 		return nil, err
 	}
-	if p.router, err = rewrite.NewRouter(routing(cfg)); err != nil {
+	if p.router, err = rewrite.NewRouter(p.joining(routing(cfg), loaded)); err != nil {
 		return nil, err
 	}
 	secure, err := listenerTLS("tls", cfg.TLS, log)
@@ -189,7 +195,7 @@ func (n *newMirror) mirror() *mirror {
 func (p *parts) newMirrors(cfg *configs.Config) (map[string]*newMirror, error) {
 	made := map[string]*newMirror{}
 	for name, u := range cfg.Upstreams {
-		if old := p.mirrors[name]; old != nil && sameRegistry(old.configured, u) {
+		if old := p.mirrors[name]; old != nil && (old.configured == u || sameRegistry(old.configured, u)) {
 			continue
 		}
 		r, l, err := newRegistry(name, u, p.quotas, p.memory, p.environ, p.build, p.log, p.metrics)

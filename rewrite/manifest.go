@@ -107,12 +107,19 @@ func (l *lenient) UnmarshalJSON(b []byte) error {
 // Parse reads a manifest or index of at most oci.MaxManifestSize bytes.
 // mediaType is the declared one and may be empty. It gives MANIFEST_INVALID
 // for what is neither, or could be read as both (CVE-2021-41190), and
-// UNSUPPORTED, in words, for Docker's schema 1.
-func Parse(b []byte, mediaType string) (*Parsed, error) {
+// UNSUPPORTED, in words, for Docker's schema 1. Large documents are parsed in turns:
+// Parse may wait for others that run, and for nothing else.
+func Parse(b []byte, mediaType string) (p *Parsed, err error) {
+	inTurn(len(b), func() { p, err = parse(b, mediaType) })
+	return p, err
+}
+
+// parse is Parse without waiting.
+func parse(b []byte, mediaType string) (*Parsed, error) {
 	if len(b) > oci.MaxManifestSize {
 		return nil, oci.Errorf(oci.CodeManifestInvalid, "the manifest has %d bytes; at most %d are taken", len(b), oci.MaxManifestSize)
 	}
-	mediaType = MediaTypeOf(b, mediaType)
+	mediaType = mediaTypeOf(b, mediaType)
 	if IsSchema1(mediaType) {
 		return nil, schema1Refused()
 	}
@@ -203,34 +210,50 @@ func IsSchema1(mediaType string) bool {
 // is believed first, for it is under the digest; then the declared one, a
 // Content-Type header's value, where it is that of a manifest; then the shape
 // of the document. What is none of these keeps the declared type, or becomes
-// application/octet-stream. The result is always safe to be put into a header.
-func MediaTypeOf(b []byte, declared string) string {
+// application/octet-stream. The result is always safe to be put into a header. It waits
+// as Parse does.
+func MediaTypeOf(b []byte, declared string) (mediaType string) {
+	inTurn(len(b), func() { mediaType = mediaTypeOf(b, declared) })
+	return mediaType
+}
+
+// present is a field of which only matters whether the document has it, null or not:
+// nothing of it is copied.
+type present bool
+
+func (p *present) UnmarshalJSON([]byte) error {
+	*p = true
+	return nil
+}
+
+// mediaTypeOf is MediaTypeOf without waiting.
+func mediaTypeOf(b []byte, declared string) string {
 	declared, _, _ = strings.Cut(declared, ";")
 	declared = strings.ToLower(strings.TrimSpace(declared))
 	var doc struct {
-		SchemaVersion int             `json:"schemaVersion"`
-		MediaType     string          `json:"mediaType"`
-		Config        json.RawMessage `json:"config"`
-		Layers        json.RawMessage `json:"layers"`
-		Manifests     json.RawMessage `json:"manifests"`
-		Signatures    json.RawMessage `json:"signatures"`
-		FSLayers      json.RawMessage `json:"fsLayers"`
+		SchemaVersion int     `json:"schemaVersion"`
+		MediaType     string  `json:"mediaType"`
+		Config        present `json:"config"`
+		Layers        present `json:"layers"`
+		Manifests     present `json:"manifests"`
+		Signatures    present `json:"signatures"`
+		FSLayers      present `json:"fsLayers"`
 	}
 	if len(b) <= oci.MaxManifestSize && json.Unmarshal(b, &doc) != nil {
-		doc.MediaType, doc.SchemaVersion, doc.Config, doc.Layers, doc.Manifests, doc.FSLayers = "", 0, nil, nil, nil, nil
+		doc.MediaType, doc.SchemaVersion, doc.Config, doc.Layers, doc.Manifests, doc.FSLayers = "", 0, false, false, false, false
 	}
 	switch {
 	case isRegistryType(doc.MediaType):
 		return doc.MediaType
 	case isRegistryType(declared):
 		return declared
-	case doc.SchemaVersion == 1 && doc.FSLayers != nil && doc.Signatures != nil:
+	case doc.SchemaVersion == 1 && bool(doc.FSLayers && doc.Signatures):
 		return oci.MediaTypeDockerSchema1Signed
-	case doc.SchemaVersion == 1 && doc.FSLayers != nil:
+	case doc.SchemaVersion == 1 && bool(doc.FSLayers):
 		return oci.MediaTypeDockerSchema1
-	case doc.Manifests != nil:
+	case bool(doc.Manifests):
 		return v1.MediaTypeImageIndex
-	case doc.Config != nil || doc.Layers != nil:
+	case bool(doc.Config || doc.Layers):
 		return v1.MediaTypeImageManifest
 	case declared != "*" && isMediaType(declared):
 		return declared

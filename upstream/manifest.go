@@ -112,7 +112,10 @@ func (r *Registry) readManifest(ctx context.Context, res *answer, ref string) (*
 	if res.StatusCode != http.StatusOK {
 		return nil, r.garbled(res, "answered %d to a GET", res.StatusCode)
 	}
-	raw, f := r.readSmall(ctx, res, oci.MaxManifestSize)
+	// The bytes take room until they are parsed, which may have to wait for its turn.
+	room := &room{memory: r.memory}
+	defer room.leave()
+	raw, f := r.readSmall(ctx, res, oci.MaxManifestSize, room)
 	if f != nil {
 		if f.err.Code == oci.CodeSizeInvalid {
 			f.err.Code = oci.CodeManifestInvalid
@@ -147,14 +150,12 @@ const smallTimeout = 2 * time.Minute
 // errTooSlow is the cause with which such a request is cancelled.
 var errTooSlow = errors.New("the bytes came too slowly")
 
-// readSmall reads a whole body of at most most bytes. It undoes the gzip of
-// proxies that compress what they were asked not to; what it then is, the
-// caller sees.
-func (r *Registry) readSmall(ctx context.Context, res *answer, most int64) ([]byte, *failure) {
+// readSmall reads a whole body of at most most bytes, which take room; the caller leaves
+// it when it is done with them. It undoes the gzip of proxies that compress what they were
+// asked not to; what it then is, the caller sees.
+func (r *Registry) readSmall(ctx context.Context, res *answer, most int64, room *room) ([]byte, *failure) {
 	var raw []byte
 	var err error
-	room := &room{memory: r.memory}
-	defer room.leave()
 	late := time.AfterFunc(smallTimeout, func() { res.body.cancel(errTooSlow) })
 	defer late.Stop()
 	if res.ContentLength <= most {

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -373,8 +374,10 @@ func (c *Cache) storedManifest(d digest.Digest) (*oci.Manifest, bool) {
 		return nil, false
 	}
 	defer c.manifests.Release(stamp.Size)
-	b, err := io.ReadAll(io.LimitReader(f, stamp.Size))
-	if err != nil {
+	b := make([]byte, stamp.Size)
+	if n, err := io.ReadFull(f, b); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		b = b[:n] // it was cut short, and so hasn't its digest
+	} else if err != nil {
 		c.unreadable(d, err)
 		return nil, false
 	}

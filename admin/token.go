@@ -23,7 +23,7 @@ const TokenFile = "admin.token"
 
 // TokenHeader is the header of a 401 in which the listener tells programs on its own
 // machine the path of its token file.
-const TokenHeader = "Entrepot-Token-File"
+const TokenHeader = "Entrepot-Token-File" // #nosec G101 -- a header name, no credential
 
 // The lines of a token file. Both are headers, so that `curl -H @file` sends them
 // without showing the token in the list of processes.

@@ -38,8 +38,8 @@ func newTx(d *db, b *bbolt.Tx, writable bool) *tx {
 	t := &tx{d: d, b: b, id: b.ID(), writable: writable, page: info.PageSize, root: uint64(b.Cursor().Bucket().Root())}
 	// The mapping outlives the transaction: bbolt moves it only while nobody reads, and while
 	// a writer's pages are being written.
-	base := *(*unsafe.Pointer)(unsafe.Pointer(&info.Data))
-	t.data = unsafe.Slice((*byte)(base), b.Size()) // #nosec G103 -- bbolt maps at least this much
+	base := *(*unsafe.Pointer)(unsafe.Pointer(&info.Data)) // #nosec G103 -- bbolt gives its mapping as a uintptr
+	t.data = unsafe.Slice((*byte)(base), b.Size())         // #nosec G103 -- bbolt maps at least this much
 	if writable && d.changed != nil {
 		t.changed = map[changedKey]struct{}{}
 	}

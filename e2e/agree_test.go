@@ -25,6 +25,7 @@ import (
 	"github.com/regclient/regclient"
 	"github.com/regclient/regclient/config"
 	"github.com/regclient/regclient/scheme"
+	"github.com/regclient/regclient/scheme/reg"
 	"github.com/regclient/regclient/types/ref"
 	orasremote "oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -102,7 +103,7 @@ func listWithRegclient(t *testing.T, host, repo string) lister {
 	cfg := config.HostNewName(host)
 	cfg.TLS = config.TLSDisabled
 	return regLister{regClient{ctx, regclient.New(regclient.WithConfigHost(*cfg), regclient.WithSlog(slog.New(slog.NewTextHandler(io.Discard, nil))),
-		regclient.WithRetryDelay(time.Millisecond, 10*time.Millisecond), regclient.WithRetryLimit(2)), r}}
+		regclient.WithRegOpts(reg.WithDelay(time.Millisecond, 10*time.Millisecond), reg.WithRetryLimit(2))), r}}
 }
 
 func (c regLister) pull(tag string) ([]byte, error) {

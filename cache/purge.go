@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/entrepot-dev/entrepot/cache/index"
+	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
@@ -283,37 +284,56 @@ func (p *purge) chooseUpstream() error {
 	return nil
 }
 
-// decide finds out what goes with what was chosen, and gives the content.
+// decide finds out what goes with what was chosen, and returns the digests of which
+// nothing stays.
 func (p *purge) decide() (*digestSet, error) {
-	content := newDigestSet()
+	going := newDigestSet()
 	for r, images := range p.repos {
 		if err := p.plan(r, images); err != nil {
 			return nil, err
 		}
 		for _, d := range images.going.list() {
-			if p.cache.holds(d) {
-				content.add(d)
-			}
+			going.add(d)
 		}
 	}
 	// What another repository may serve stays.
 	err := p.cache.index.Links("", "", func(upstream, repo string, d digest.Digest, _ index.Link) bool {
 		if images := p.repos[repository{upstream, repo}]; images == nil || !images.going.has(d) {
-			content.drop(d)
+			going.drop(d)
 		}
 		return p.ctx.Err() == nil
 	})
-	return content, errors.Join(context.Cause(p.ctx), err)
+	return going, errors.Join(context.Cause(p.ctx), err)
 }
 
-// run removes what was decided: first what makes it found, then the content.
-func (p *purge) run(content *digestSet) error {
+// run removes what was decided: first what makes it found, then the content, and what
+// fetches that broke off have left of it.
+func (p *purge) run(going *digestSet) error {
 	for r, images := range p.repos {
 		if err := p.forget(r, images); err != nil {
 			return err
 		}
 	}
-	return p.remove(content.list())
+	content := slices.DeleteFunc(going.list(), func(d digest.Digest) bool { return !p.cache.holds(d) })
+	if err := p.remove(content); err != nil || p.Dry {
+		return err
+	}
+	return p.removeParts(going)
+}
+
+// removeParts removes the partial files of what goes, unless they are being written.
+func (p *purge) removeParts(going *digestSet) error {
+	c := p.cache
+	list, err := c.store.Unfinished()
+	if err != nil {
+		return err
+	}
+	running, importing := c.runningFills(), c.heldByImport()
+	var done evicted
+	c.dropParts(&done, list, func(u store.Unfinished) bool {
+		return u.Digest != "" && going.has(u.Digest) && running[u.Digest] == nil && !importing[u.Digest] && !p.watch.Linked(u.Digest)
+	})
+	return nil
 }
 
 // plan finds what r shall serve no more: what its images consist of, and no other image

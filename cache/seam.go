@@ -146,8 +146,8 @@ func (f *fill) blameParts() {
 func (f *fill) nextRound(err error, round int) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if errors.Is(err, errSeam) {
-		f.blameParts()
+	if errors.Is(err, errSeam) || f.plain {
+		f.blameParts() // the whole was something else
 	}
 	for _, refuse := range f.refuse {
 		if errors.Is(err, errMismatch) {

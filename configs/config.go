@@ -88,6 +88,9 @@ type Upstream struct {
 	Aliases []string `yaml:"aliases,omitempty"`
 	// Credentials are what this registry is shown; empty is anonymous.
 	Credentials Credentials `yaml:"credentials,omitzero"`
+	// Accounts are other credentials, each for some repositories. The first that matches
+	// counts; Credentials are for the rest.
+	Accounts []Account `yaml:"accounts,omitempty"`
 	// Access is AccessShared or AccessPassthrough: whose credentials decide what
 	// may be pulled.
 	Access string `yaml:"access"`
@@ -150,6 +153,15 @@ type Credentials struct {
 	// Helper is the suffix of a credential helper: "ecr-login" runs
 	// docker-credential-ecr-login.
 	Helper string `yaml:"helper,omitempty"`
+}
+
+// Account is the credentials for some repositories of an upstream.
+type Account struct {
+	// Repositories are patterns in which * stands for any run of characters, a slash
+	// included, and ? for any one.
+	Repositories []string `yaml:"repositories"`
+	// Credentials are shown for these repositories; empty is anonymous.
+	Credentials Credentials `yaml:"credentials,omitzero"`
 }
 
 // TagRule says for how long the tags that it matches are believed.

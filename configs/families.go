@@ -104,7 +104,7 @@ func (l *loader) checkFamily(key, name string, u *Upstream) bool {
 	if len(u.Aliases) > 0 {
 		l.reportKey(key+".aliases", "a pattern of hosts has no aliases")
 	}
-	if u.Credentials.Username != "" {
+	if u.Credentials.Username != "" || slices.ContainsFunc(u.Accounts, func(a Account) bool { return a.Credentials.Username != "" }) {
 		l.reportKey(key+".credentials", "has a password, which every host that matches the pattern would see; use docker_config or helper, which know credentials by host")
 	}
 	if name == l.cfg.DefaultUpstream {

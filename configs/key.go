@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"maps"
 	"reflect"
 	"strings"
 )
@@ -33,6 +34,12 @@ func oneOfEach(c *Config) {
 	c.Auth.Tokens, c.Auth.Networks, c.Auth.Groups = []Token{{}}, []Network{{}}, []Group{{}}
 	c.Admin.Auth.Tokens = []Token{{}}
 	c.Access = []AccessRule{{}}
+	c.Upstreams = maps.Clone(c.Upstreams)
+	for name, u := range c.Upstreams {
+		one := *u
+		one.Accounts = []Account{{}}
+		c.Upstreams[name] = &one
+	}
 }
 
 // keysIn lists the keys below v.

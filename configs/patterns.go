@@ -261,6 +261,9 @@ func (s nameState) next(c byte, hub bool) (nameState, bool) {
 	return n, s.last == 'a'
 }
 
+// Matches reports whether a pattern of repositories matches s.
+func Matches(pattern, s string) bool { return matches(pattern, s) }
+
 // matches reports whether a pattern of a rule matches s, as access does.
 func matches(pattern, s string) bool {
 	p, i, star, from := 0, 0, -1, 0

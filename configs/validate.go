@@ -108,6 +108,18 @@ func (l *loader) checkUpstream(key, name string, u *Upstream) {
 		}
 	}
 	l.checkCredentials(key+".credentials", u.Credentials)
+	for i, a := range u.Accounts {
+		k := fmt.Sprintf("%s.accounts[%d]", key, i)
+		if len(a.Repositories) == 0 {
+			l.reportKey(k+".repositories", "want at least one pattern, such as \"team-a/*\"")
+		}
+		for j, p := range a.Repositories {
+			if !canMatch(p, "") {
+				l.reportKey(fmt.Sprintf("%s.repositories[%d]", k, j), "%q matches no repository; write its name without the registry, such as \"team-a/*\"", p)
+			}
+		}
+		l.checkCredentials(k+".credentials", a.Credentials)
+	}
 	l.checkAccess(key, u)
 	for i, t := range u.Tags {
 		k := fmt.Sprintf("%s.tags[%d]", key, i)

@@ -21,6 +21,9 @@ func (l *loader) checkAccess(key string, u *Upstream) {
 	if u.Access != AccessPassthrough {
 		return
 	}
+	if len(u.Accounts) > 0 {
+		l.reportKey(key+".accounts", "each client has credentials of its own with access: passthrough; leave out accounts")
+	}
 	if u.Credentials != (Credentials{}) {
 		l.reportKey(key+".credentials", "can not be with access: passthrough, where each client brings its own; drop one of the two")
 	}

@@ -321,10 +321,10 @@ func (l *login) note(ctx context.Context, h http.Header) string {
 		}
 		return fmt.Sprintf(": its token server %s is not asked, for it is plain http and not in upstreams.%s.realms; write http://%s there if that is right", host, name, host)
 	}
-	if l.from != nil {
+	if l.from != nil && t.r.lender != nil {
 		return "" // a client's own, of which no setting knows
 	}
-	if c, err := t.credential(ctx, l.ep, nil); err == nil && c.anonymous() {
+	if c, err := t.credential(ctx, l.ep, l.from); err == nil && c.anonymous() {
 		return fmt.Sprintf(", and there are none for %s in upstreams.%s.credentials", l.ep.host, name)
 	}
 	switch {

@@ -28,6 +28,8 @@ type Options struct {
 	Endpoints []string
 	// Credentials are asked for by the host of an endpoint. Nil is anonymous.
 	Credentials Credentials
+	// Accounts are other credentials for some repositories. The first that matches counts.
+	Accounts []Account
 	// Lender, where it is set, has the credentials instead: those of clients, each
 	// for the repositories that it may pull. Credentials is nil then.
 	Lender Lender
@@ -73,6 +75,12 @@ type Options struct {
 	Metrics *metrics.Metrics
 }
 
+// Account is the credentials for the repositories that Match reports.
+type Account struct {
+	Match       func(repository string) bool
+	Credentials Credentials // nil is anonymous
+}
+
 // Registry is a client of one upstream. Its methods are safe for concurrent
 // use, honour ctx and give *oci.Error. Close it when it is no longer used.
 type Registry struct {
@@ -84,6 +92,7 @@ type Registry struct {
 	routes    *routes
 	tokens    *tokens
 	lender    Lender
+	accounts  []Account
 	slots     *slots
 	heads     heads
 	memory    *semaphore.Weighted
@@ -118,7 +127,7 @@ func build(o Options, dial dialer, proxy func(*http.Request) (*url.URL, error)) 
 	if len(o.Endpoints) == 0 {
 		return nil, fmt.Errorf("%s.endpoints: there is none", at)
 	}
-	if o.Lender != nil && o.Credentials != nil {
+	if o.Lender != nil && (o.Credentials != nil || len(o.Accounts) > 0) {
 		return nil, fmt.Errorf("%s.credentials: they are the clients' own with access: passthrough", at)
 	}
 	if o.Credentials == nil {
@@ -147,6 +156,7 @@ func build(o Options, dial dialer, proxy func(*http.Request) (*url.URL, error)) 
 		memory:    o.Memory,
 		large:     semaphore.NewWeighted(1),
 		lender:    o.Lender,
+		accounts:  o.Accounts,
 		log:       o.Log.With(zap.String("upstream", o.Name)),
 		metrics:   o.Metrics,
 	}
@@ -178,6 +188,20 @@ func orDefault[T int | time.Duration](v, d T) T {
 		return v
 	}
 	return d
+}
+
+// account returns the credentials for a repository; nil stands for the registry's own.
+func (r *Registry) account(repository string) Credentials {
+	for _, a := range r.accounts {
+		if !a.Match(repository) {
+			continue
+		}
+		if a.Credentials == nil {
+			return StaticCredentials(Credential{})
+		}
+		return a.Credentials
+	}
+	return nil
 }
 
 // Close ends what runs for several callers and drops idle connections. Requests

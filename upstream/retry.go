@@ -98,6 +98,9 @@ func (r *Registry) do(ctx context.Context, a *ask, take func(*answer) *failure) 
 	if r.lender != nil && a.who == nil {
 		return r.borrow(ctx, a, take)
 	}
+	if a.who == nil {
+		a.who = r.account(a.repo)
+	}
 	return r.put(ctx, a, take)
 }
 

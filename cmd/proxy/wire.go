@@ -217,7 +217,8 @@ func sameRegistry(a, b *configs.Upstream) bool {
 	for _, u := range []*configs.Upstream{&x, &y} {
 		u.Aliases, u.Tags, u.Prefetch = nil, nil, 0 // of the router and the cache
 	}
-	return reflect.DeepEqual(x, y) && b.TLS.CA == "" && b.TLS.Cert == "" && b.Credentials.DockerConfig == ""
+	return reflect.DeepEqual(x, y) && b.TLS.CA == "" && b.TLS.Cert == "" && b.Credentials.DockerConfig == "" &&
+		!slices.ContainsFunc(b.Accounts, func(a configs.Account) bool { return a.Credentials.DockerConfig != "" })
 }
 
 // newRegistry makes the client of an upstream, and the leases of its clients where each
@@ -226,6 +227,16 @@ func newRegistry(name string, u *configs.Upstream, history upstream.QuotaHistory
 	credentials, err := newCredentials(u.Credentials, environ)
 	if err != nil {
 		return nil, nil, fmt.Errorf("upstreams.%s.credentials.%w", name, err)
+	}
+	var accounts []upstream.Account
+	for i, a := range u.Accounts {
+		c, err := newCredentials(a.Credentials, environ)
+		if err != nil {
+			return nil, nil, fmt.Errorf("upstreams.%s.accounts[%d].credentials.%w", name, i, err)
+		}
+		accounts = append(accounts, upstream.Account{Credentials: c, Match: func(repository string) bool {
+			return slices.ContainsFunc(a.Repositories, func(p string) bool { return configs.Matches(p, repository) })
+		}})
 	}
 	var lender upstream.Lender
 	if u.Access == configs.AccessPassthrough {
@@ -241,6 +252,7 @@ func newRegistry(name string, u *configs.Upstream, history upstream.QuotaHistory
 		Name:           name,
 		Endpoints:      u.Endpoints,
 		Credentials:    credentials,
+		Accounts:       accounts,
 		Lender:         lender,
 		Realms:         u.Realms,
 		RedirectHosts:  u.RedirectHosts,

@@ -47,6 +47,9 @@ type Outcome struct {
 	// Stored says that what the upstream sent is kept. What is still on its way
 	// is not kept yet.
 	Stored bool
+	// MediaType is set if a blob is known to be a manifest: clients must not take it for
+	// content of no type.
+	MediaType string
 	// Reason is a short phrase for people, "upstream timed out"; may be empty.
 	Reason string
 }

@@ -68,9 +68,12 @@ func (c *Cache) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob
 	k := c.known()
 	b, out, err := c.blob(ctx, t, hint)
 	if err != nil {
-		return judgeAnew(ctx, c, k, b, out, err, func() (Blob, Outcome, error) { return c.blob(ctx, t, hint) })
+		b, out, err = judgeAnew(ctx, c, k, b, out, err, func() (Blob, Outcome, error) { return c.blob(ctx, t, hint) })
 	}
-	return b, out, nil
+	if err == nil {
+		out.MediaType = c.manifestTypeOf(t)
+	}
+	return b, out, err
 }
 
 // blob is Blob, for what is known by now.
@@ -130,9 +133,27 @@ func (c *Cache) Stat(ctx context.Context, t rewrite.Target) (int64, Outcome, err
 	k := c.known()
 	size, out, err := c.stat(ctx, t)
 	if err != nil {
-		return judgeAnew(ctx, c, k, size, out, err, func() (int64, Outcome, error) { return c.stat(ctx, t) })
+		size, out, err = judgeAnew(ctx, c, k, size, out, err, func() (int64, Outcome, error) { return c.stat(ctx, t) })
 	}
-	return size, out, nil
+	if err == nil {
+		out.MediaType = c.manifestTypeOf(t)
+	}
+	return size, out, err
+}
+
+// manifestTypeOf returns the media type of t's digest if t's repository knows it as a
+// manifest, else "". It allocates nothing, and reads memory only for what is hot.
+func (c *Cache) manifestTypeOf(t rewrite.Target) string {
+	l, ok := c.memory.link(t.Upstream, t.Repository, t.Digest)
+	if !ok || !l.Manifest {
+		return ""
+	}
+	if l.MediaType == "" {
+		if m, ok := c.memory.manifest(t.Digest); ok {
+			return m.MediaType
+		}
+	}
+	return l.MediaType
 }
 
 // stat is Stat, for what is known by now.

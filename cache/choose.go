@@ -26,6 +26,9 @@ const (
 type choice struct {
 	digest digest.Digest
 	err    error
+	// nested are indexes that may have it, if digest is empty and err is nil. If they
+	// have none, clients get the index as it is.
+	nested []digest.Digest
 }
 
 // choiceKey says what a choice was made of. One content may have two media types.
@@ -65,13 +68,13 @@ func (l *choices) put(k choiceKey, ch choice) {
 	l.of[k] = ch
 }
 
-// choose gives the digest of the default platform's manifest in idx. Those who ask for
+// choose returns the choice of the default platform's manifest in idx. Those who ask for
 // the first time at the same time have idx read once. Errors are those of an index that
 // makes no sense, or has no such platform; or ctx's.
-func (c *Cache) choose(ctx context.Context, idx *oci.Manifest) (digest.Digest, error) {
+func (c *Cache) choose(ctx context.Context, idx *oci.Manifest) (choice, error) {
 	k := choiceKey{idx.Digest, idx.MediaType, c.settings().platform}
 	if ch, ok := c.choices.get(k); ok {
-		return ch.digest, ch.err
+		return ch, ch.err
 	}
 	f, err := share(ctx, c, key("choose", string(k.index), k.mediaType, k.platform), func(context.Context) (choice, error) {
 		if ch, ok := c.choices.get(k); ok {
@@ -82,9 +85,9 @@ func (c *Cache) choose(ctx context.Context, idx *oci.Manifest) (digest.Digest, e
 		return ch, nil
 	})
 	if err != nil {
-		return "", err
+		return choice{}, err
 	}
-	return f.value.digest, f.value.err
+	return f.value, f.value.err
 }
 
 // chooseFrom reads idx for the manifest of a platform.
@@ -93,12 +96,16 @@ func chooseFrom(idx *oci.Manifest, platform string) choice {
 	if err != nil {
 		return choice{err: shortened(err)}
 	}
-	d, err := rewrite.SelectPlatform(p, platform)
+	found, err := rewrite.ChoosePlatform(p, platform)
 	if err != nil {
 		return choice{err: shortened(err)}
 	}
-	// The descriptor shares memory with all that was read.
-	return choice{digest: digest.Digest([]byte(d.Digest))}
+	// The descriptors share memory with all that was read.
+	ch := choice{digest: digest.Digest([]byte(found.Manifest.Digest))}
+	for _, d := range found.Nested {
+		ch.nested = append(ch.nested, digest.Digest([]byte(d.Digest)))
+	}
+	return ch
 }
 
 // shortened gives err with a text that is worth keeping.
@@ -136,6 +143,9 @@ func (c *Cache) hotChoice(up *upstream, t rewrite.Target) (m *readyManifest, out
 	}
 	if ch.err != nil {
 		return nil, out, fmt.Errorf("choose from %s: %w", t, ch.err), true
+	}
+	if ch.digest == "" {
+		return nil, out, nil, false
 	}
 	m, _ = c.hotManifest(up, withDigest(t, ch.digest), true)
 	return m, out, nil, m != nil

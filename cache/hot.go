@@ -70,7 +70,7 @@ func (c *Cache) hotManifest(up *upstream, t rewrite.Target, indexes bool) (*read
 
 // hotBlob gives the blob that t names where it is small and in memory; else nil.
 func (c *Cache) hotBlob(t rewrite.Target) Blob {
-	if _, ok := c.memory.judgedLink(t.Upstream, t.Repository, t.Digest, c.settings().number); !ok {
+	if l, ok := c.memory.judgedLink(t.Upstream, t.Repository, t.Digest, c.settings().number); !ok || l.Manifest {
 		return nil
 	}
 	b, d := c.memory.smallBlob(t.Digest)
@@ -83,7 +83,7 @@ func (c *Cache) hotBlob(t rewrite.Target) Blob {
 // hotFile gives the blob that t names where it is large, its file is open, and
 // memory knows that it is verified and by when to do so again; else nil.
 func (c *Cache) hotFile(ctx context.Context, t rewrite.Target) Blob {
-	if _, ok := c.memory.judgedLink(t.Upstream, t.Repository, t.Digest, c.settings().number); !ok {
+	if l, ok := c.memory.judgedLink(t.Upstream, t.Repository, t.Digest, c.settings().number); !ok || l.Manifest {
 		return nil
 	}
 	known, d := c.memory.verifiedBlob(t.Digest)

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
@@ -204,13 +206,12 @@ func withDigest(t rewrite.Target, d digest.Digest) rewrite.Target {
 // negotiate gives the default platform's manifest out of idx, which t's tag
 // stands for.
 func (c *Cache) negotiate(ctx context.Context, up *upstream, t rewrite.Target, idx *oci.Manifest, out Outcome) (*Manifest, Outcome, error) {
-	d, err := c.choose(ctx, idx)
-	if err != nil {
-		return nil, out, fmt.Errorf("choose from %s: %w", t, err)
-	}
-	m, st, err := c.manifestByDigest(ctx, up, withDigest(t, d))
+	m, st, err := c.chosen(ctx, up, t, idx, 0)
 	if err != nil {
 		return nil, out, err
+	}
+	if m == nil { // it does not say which one that is
+		return c.answer(idx), c.forwarded(out, idx.Digest), nil
 	}
 	if st != Hit {
 		out.Status = st
@@ -219,6 +220,34 @@ func (c *Cache) negotiate(ctx context.Context, up *upstream, t rewrite.Target, i
 	n := c.answer(m)
 	n.Negotiated = true
 	return n, c.forwarded(out, m.Digest), nil
+}
+
+// maxNestedDepth is how deep indexes in an index are looked into for a platform.
+const maxNestedDepth = 4
+
+// chosen returns the default platform's manifest out of idx, which t's tag stands for, or
+// out of an index in it; nil if the index does not say which one that is.
+func (c *Cache) chosen(ctx context.Context, up *upstream, t rewrite.Target, idx *oci.Manifest, depth int) (*oci.Manifest, Status, error) {
+	ch, err := c.choose(ctx, idx)
+	if err != nil {
+		return nil, Miss, fmt.Errorf("choose from %s: %w", t, err)
+	}
+	if ch.digest != "" {
+		return c.manifestByDigest(ctx, up, withDigest(t, ch.digest))
+	}
+	if depth == maxNestedDepth {
+		return nil, Hit, nil
+	}
+	for _, d := range ch.nested {
+		m, st, err := c.manifestByDigest(ctx, up, withDigest(t, d))
+		if err == nil && rewrite.IsIndex(m.MediaType) {
+			m, st, err = c.chosen(ctx, up, t, m, depth+1)
+		}
+		if m != nil && err == nil || oci.IsTransient(err) {
+			return m, st, err
+		}
+	}
+	return nil, Hit, nil
 }
 
 // manifestByDigest returns the manifest of t's digest: from memory or disk if t's
@@ -412,6 +441,11 @@ func (c *Cache) keepManifest(t rewrite.Target, m *oci.Manifest, tag *sighting) e
 	} else if !stored {
 		change.Blobs = c.recordOf(m.Digest)
 	}
+	for _, d := range rewrite.Embedded(m.Bytes) {
+		if d.Digest != m.Digest {
+			c.keepEmbedded(d, &change)
+		}
+	}
 	c.memory.setManifest(m)
 	if tag != nil {
 		change.Tag, change.Record, change.How = t.Tag, tag.Tag, tag.how
@@ -419,6 +453,27 @@ func (c *Cache) keepManifest(t rewrite.Target, m *oci.Manifest, tag *sighting) e
 	c.put(change)
 	c.expect(t, p)
 	return nil
+}
+
+// keepEmbedded stores d's content, which a manifest carries, and adds to the change that
+// the manifest's repository has it: its upstream has sent the bytes on its account.
+func (c *Cache) keepEmbedded(d v1.Descriptor, change *index.Change) {
+	c.claim(d.Digest)
+	defer c.unclaim(d.Digest)
+	if !c.holds(d.Digest) {
+		if err := c.store.Put(d.Digest, d.Data); err != nil {
+			c.disk.failed("store a blob out of its manifest", err, d.Size)
+			return
+		}
+		if change.Blobs == nil {
+			change.Blobs = map[digest.Digest]index.Blob{}
+		}
+		maps.Copy(change.Blobs, c.recordOf(d.Digest))
+	}
+	l := change.Links[d.Digest]
+	l.MediaType, l.Size, l.Proof = d.MediaType, d.Size, index.Fetched
+	change.Links[d.Digest] = l
+	change.Sent = append(change.Sent, d.Digest)
 }
 
 // maxNamedLinks is how many digests a manifest may name to have a link written for each.

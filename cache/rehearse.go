@@ -76,7 +76,8 @@ type RehearsedImage struct {
 	Until time.Time `json:"until,omitzero"`
 	// Platforms are those that were looked at; empty where the manifest says none.
 	Platforms []RehearsedPlatform `json:"platforms"`
-	// Problems are why it would fail, a sentence each, at most some of them.
+	// Problems are why it would fail, a sentence each, at most some of them; and that
+	// clients would fetch layers from elsewhere, which does not count as a failure.
 	Problems []string `json:"problems"`
 }
 
@@ -164,6 +165,9 @@ func (r *rehearsing) image(todo RehearseImage) RehearsedImage {
 	if more := img.problems - maxMissing; more > 0 {
 		img.Problems = append(img.Problems, fmt.Sprintf("%d more are as these", more))
 	}
+	if img.elsewhere > 0 {
+		img.Problems = append(img.Problems, layersElsewhere(img.elsewhere))
+	}
 	return img.RehearsedImage
 }
 
@@ -174,6 +178,7 @@ type rehearsedImage struct {
 	up        *upstream
 	platforms []string
 	problems  int
+	elsewhere int // layers that the registry need not have, and that are not here
 }
 
 // fail notes why the pull would fail.
@@ -316,7 +321,11 @@ func (img *rehearsedImage) index(n *Node) {
 
 // node looks at n and at what is below it.
 func (img *rehearsedImage) node(n *Node, platform string) {
-	if n.Left || n.Foreign || !img.content(n, platform) {
+	if n.Foreign && !n.Stored {
+		img.elsewhere++
+		return
+	}
+	if n.Left || !img.content(n, platform) {
 		return
 	}
 	for _, list := range [][]*Node{n.Children, n.Referrers} {

@@ -57,6 +57,9 @@ type warmingImage struct {
 	content []digest.Digest
 	seen    map[digest.Digest]bool
 
+	// elsewhere counts the layers that the upstream does not have and need not.
+	elsewhere int
+
 	// head guards headAnswered; see headWorks.
 	head         sync.Once
 	headAnswered bool
@@ -279,6 +282,9 @@ func (img *warmingImage) fetchContent(t rewrite.Target) error {
 		work.Go(func() { img.referrers(&work, t, true, 0) })
 	}
 	work.Wait()
+	if img.elsewhere > 0 {
+		img.note(layersElsewhere(img.elsewhere))
+	}
 	if p == nil || img.ctx.Err() != nil {
 		return context.Cause(img.ctx)
 	}
@@ -529,9 +535,6 @@ func (c *Cache) diskTrouble() string {
 // fetchBlobs fetches the config and the layers of a manifest.
 func (img *warmingImage) fetchBlobs(work *sync.WaitGroup, t rewrite.Target, p *rewrite.Parsed, counted bool) {
 	for _, d := range p.Children {
-		if rewrite.IsForeign(d) {
-			continue // no registry need have it
-		}
 		img.mu.Lock()
 		again := img.seen[d.Digest]
 		img.seen[d.Digest] = true
@@ -549,12 +552,46 @@ func (img *warmingImage) fetchBlobs(work *sync.WaitGroup, t rewrite.Target, p *r
 		}
 		if !again {
 			work.Go(func() {
-				if err := img.blob(withDigest(t, d.Digest), d.Size); err != nil {
+				err := img.foreign(withDigest(t, d.Digest), d)
+				if err == nil {
+					err = img.blob(withDigest(t, d.Digest), d.Size)
+				}
+				switch {
+				case err == nil:
+				case oci.IsAbsent(err) && rewrite.IsForeign(d):
+					img.leaveOut(d.Digest)
+				default:
 					img.fail(err)
 				}
 			})
 		}
 	}
+}
+
+// foreign asks, in a dry run, whether the upstream has t's blob d, if registries need not
+// have it.
+func (img *warmingImage) foreign(t rewrite.Target, d v1.Descriptor) error {
+	if !img.DryRun || !rewrite.IsForeign(d) || img.cache.holds(t.Digest) {
+		return nil
+	}
+	_, err := img.cache.confirm(img.ctx, img.up, t, img.cache.known())
+	return err
+}
+
+// leaveOut notes that the upstream does not have a layer, which clients get from elsewhere.
+func (img *warmingImage) leaveOut(d digest.Digest) {
+	img.mu.Lock()
+	defer img.mu.Unlock()
+	img.elsewhere++
+	img.content = slices.DeleteFunc(img.content, func(c digest.Digest) bool { return c == d })
+}
+
+// layersElsewhere says how many layers of an image its registry does not have.
+func layersElsewhere(n int) string {
+	if n == 1 {
+		return "1 layer lies elsewhere: clients fetch it from the URLs in the manifest"
+	}
+	return fmt.Sprintf("%d layers lie elsewhere: clients fetch them from the URLs in the manifest", n)
 }
 
 // blob sees to it that t's blob is here.

@@ -2,6 +2,7 @@ package rewrite
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 
 	"github.com/opencontainers/image-spec/specs-go/v1"
@@ -49,6 +50,8 @@ type Parsed struct {
 	// the referrers API lists it (distribution-spec, "Listing Referrers").
 	ArtifactType string
 	Annotations  map[string]string
+	// Opaque is set if the document is served but not understood: see opaque.
+	Opaque bool
 }
 
 // document is a manifest or an index. encoding/json matches keys without regard to
@@ -56,15 +59,15 @@ type Parsed struct {
 // which most registries descend. Descriptors have types of our own because
 // image-spec's decode embedded content, which a cache doesn't use.
 type document struct {
-	SchemaVersion int               `json:"schemaVersion"`
-	MediaType     string            `json:"mediaType"`
-	ArtifactType  string            `json:"artifactType"`
-	Config        single            `json:"config"`
-	Layers        listing           `json:"layers"`
-	Blobs         lenient           `json:"blobs"`
-	Manifests     listing           `json:"manifests"`
-	Subject       *v1.Descriptor    `json:"subject"`
-	Annotations   map[string]string `json:"annotations"`
+	SchemaVersion int            `json:"schemaVersion"`
+	MediaType     string         `json:"mediaType"`
+	ArtifactType  string         `json:"artifactType"`
+	Config        single         `json:"config"`
+	Layers        listing        `json:"layers"`
+	Blobs         lenient        `json:"blobs"`
+	Manifests     listing        `json:"manifests"`
+	Subject       *v1.Descriptor `json:"subject"`
+	Annotations   notes          `json:"annotations"`
 }
 
 // single is a field with one descriptor, nil if it is absent or null. times counts
@@ -125,6 +128,11 @@ func parse(b []byte, mediaType string) (*Parsed, error) {
 	}
 	var doc document
 	if err := json.Unmarshal(b, &doc); err != nil {
+		if other := (*json.UnmarshalTypeError)(nil); errors.As(err, &other) {
+			if p := opaque(b, mediaType); p != nil {
+				return p, nil
+			}
+		}
 		return nil, &oci.Error{Code: oci.CodeManifestInvalid, Message: "the manifest is no valid JSON of a manifest or index", Err: err}
 	}
 	p := &Parsed{MediaType: mediaType, ArtifactType: doc.ArtifactType, Annotations: doc.Annotations}
@@ -159,6 +167,9 @@ func parse(b []byte, mediaType string) (*Parsed, error) {
 		}
 		p.add(doc.Layers.Descriptors...)
 	default:
+		if p := opaque(b, mediaType); p != nil {
+			return p, nil
+		}
 		return nil, oci.Errorf(oci.CodeManifestInvalid, "%q is no media type of a manifest or index", mediaType)
 	}
 	if doc.Subject != nil && checkDigest(string(doc.Subject.Digest)) == nil {
@@ -231,34 +242,50 @@ func mediaTypeOf(b []byte, declared string) string {
 	declared, _, _ = strings.Cut(declared, ";")
 	declared = strings.ToLower(strings.TrimSpace(declared))
 	var doc struct {
-		SchemaVersion int     `json:"schemaVersion"`
-		MediaType     string  `json:"mediaType"`
-		Config        present `json:"config"`
-		Layers        present `json:"layers"`
-		Manifests     present `json:"manifests"`
-		Signatures    present `json:"signatures"`
-		FSLayers      present `json:"fsLayers"`
+		SchemaVersion lax[int]    `json:"schemaVersion"`
+		MediaType     lax[string] `json:"mediaType"`
+		Config        present     `json:"config"`
+		Layers        present     `json:"layers"`
+		Manifests     present     `json:"manifests"`
+		Signatures    present     `json:"signatures"`
+		FSLayers      present     `json:"fsLayers"`
 	}
 	if len(b) <= oci.MaxManifestSize && json.Unmarshal(b, &doc) != nil {
-		doc.MediaType, doc.SchemaVersion, doc.Config, doc.Layers, doc.Manifests, doc.FSLayers = "", 0, false, false, false, false
+		doc.MediaType.is, doc.SchemaVersion.is, doc.Config, doc.Layers, doc.Manifests, doc.FSLayers = "", 0, false, false, false, false
 	}
-	switch {
-	case isRegistryType(doc.MediaType):
-		return doc.MediaType
+	switch own := doc.MediaType.is; {
+	case isRegistryType(own):
+		return own
 	case isRegistryType(declared):
 		return declared
-	case doc.SchemaVersion == 1 && bool(doc.FSLayers && doc.Signatures):
+	case own != "" && strings.EqualFold(own, declared) && isMediaType(own):
+		return own // one that is not known here
+	case doc.SchemaVersion.is == 1 && bool(doc.FSLayers && doc.Signatures):
 		return oci.MediaTypeDockerSchema1Signed
-	case doc.SchemaVersion == 1 && bool(doc.FSLayers):
+	case doc.SchemaVersion.is == 1 && bool(doc.FSLayers):
 		return oci.MediaTypeDockerSchema1
 	case bool(doc.Manifests):
 		return v1.MediaTypeImageIndex
 	case bool(doc.Config || doc.Layers):
 		return v1.MediaTypeImageManifest
+	case strings.Contains(own, "/") && !strings.Contains(own, "*") && isMediaType(own):
+		return own
 	case declared != "*" && isMediaType(declared):
 		return declared
 	}
 	return oci.MediaTypeOctetStream
+}
+
+// lax is a field that keeps its zero value if the document has something else there.
+type lax[T any] struct{ is T }
+
+// UnmarshalJSON reads any JSON.
+func (l *lax[T]) UnmarshalJSON(b []byte) error {
+	var v T
+	if json.Unmarshal(b, &v) == nil {
+		l.is = v
+	}
+	return nil
 }
 
 func isRegistryType(mediaType string) bool {

@@ -24,27 +24,59 @@ func ParsePlatform(s string) (v1.Platform, error) {
 	return platforms.Normalize(p), nil
 }
 
-// SelectPlatform gives the manifest of an index that fits want
-// ("linux/arm/v7"). Lower variants of the same architecture fit where the
+// SelectPlatform returns the manifest of an index that fits want
+// ("linux/arm/v7"). Lower variants of the same architecture fit if the
 // asked one is missing (arm/v6 for arm/v7), as in containerd; another
-// architecture never does, not even 386 for amd64. Attestations and nested
-// indexes are never chosen. Where nothing fits: MANIFEST_UNKNOWN, naming the
-// platforms that are there.
+// architecture never does, not even 386 for amd64. Attestations are never chosen. If
+// nothing fits it returns MANIFEST_UNKNOWN, naming the platforms that are there.
 func SelectPlatform(index *Parsed, want string) (v1.Descriptor, error) {
+	c, err := ChoosePlatform(index, want)
+	if err == nil && !c.Found {
+		err = oci.Errorf(oci.CodeManifestUnknown,
+			"the index does not say which of its manifests is for %s, and the client takes no index; ask with an Accept that takes one", want)
+	}
+	return c.Manifest, err
+}
+
+// Choice is what an index has for a platform: a manifest, if one is found, or else
+// indexes that may have one. If those have none either, the index does not tell.
+type Choice struct {
+	Found    bool
+	Manifest v1.Descriptor
+	Nested   []v1.Descriptor
+}
+
+// maxNested is how many nested indexes are worth looking into.
+const maxNested = 8
+
+// ChoosePlatform is SelectPlatform for a caller that can read nested indexes.
+func ChoosePlatform(index *Parsed, want string) (Choice, error) {
 	wanted, err := ParsePlatform(want)
 	if err != nil {
-		return v1.Descriptor{}, err
+		return Choice{}, err
 	}
 	match := platforms.Only(wanted)
+	fits := func(p v1.Platform) bool {
+		return p.OS == wanted.OS && p.Architecture == wanted.Architecture && match.Match(p)
+	}
 	var best *v1.Descriptor
 	var there []string
 	var unnamed []int
+	var c Choice
 	for i := range index.Children {
 		d := &index.Children[i]
-		if IsIndex(d.MediaType) || IsAttestation(*d) {
+		// An architecture must be named: an empty platform says nothing.
+		named := d.Platform != nil && d.Platform.Architecture != ""
+		if IsIndex(d.MediaType) {
+			if len(c.Nested) < maxNested && (!named || fits(platforms.Normalize(*d.Platform))) {
+				c.Nested = append(c.Nested, *d)
+			}
 			continue
 		}
-		if d.Platform == nil {
+		if IsAttestation(*d) {
+			continue
+		}
+		if !named {
 			unnamed = append(unnamed, i)
 			continue
 		}
@@ -52,24 +84,23 @@ func SelectPlatform(index *Parsed, want string) (v1.Descriptor, error) {
 		if name := platformName(p); !slices.Contains(there, name) && len(there) < 64 {
 			there = append(there, name)
 		}
-		if p.OS != wanted.OS || p.Architecture != wanted.Architecture || !match.Match(p) {
-			continue
-		}
-		if best == nil || match.Less(p, *best.Platform) {
+		if fits(p) && (best == nil || match.Less(p, *best.Platform)) {
 			best = d
 		}
 	}
 	switch {
 	case best != nil:
-		return *best, nil
-	case len(there) == 0 && len(unnamed) == 1:
-		// An index around one manifest that says no platform: there is no choice.
-		return index.Children[unnamed[0]], nil
+		return Choice{Found: true, Manifest: *best}, nil
+	case len(unnamed) == 1 && len(there) == 0 && len(c.Nested) == 0:
+		// There is no choice.
+		return Choice{Found: true, Manifest: index.Children[unnamed[0]]}, nil
+	case len(unnamed) > 0, len(c.Nested) > 0:
+		return c, nil
 	case len(there) == 0:
-		return v1.Descriptor{}, oci.Errorf(oci.CodeManifestUnknown,
+		return c, oci.Errorf(oci.CodeManifestUnknown,
 			"the index names no manifest for a platform, and the client takes no index; ask with an Accept that takes one")
 	}
-	return v1.Descriptor{}, oci.Errorf(oci.CodeManifestUnknown,
+	return c, oci.Errorf(oci.CodeManifestUnknown,
 		"the image has no manifest for %s, and the client takes no index; it is there for %s", want, strings.Join(there, ", "))
 }
 

@@ -27,7 +27,7 @@ func (x *exchange) sendBlob() {
 		if unmodified {
 			status = fasthttp.StatusNotModified
 		}
-		x.stream(status, oci.MediaTypeOctetStream, size)
+		x.stream(status, blobType(outcome), size)
 		return
 	}
 	asked, ranged := parseRange(x.ctx.Request.Header.Peek("Range"))
@@ -54,25 +54,39 @@ func (x *exchange) sendBlob() {
 			return
 		}
 		status = fasthttp.StatusPartialContent
-		b := append(x.scratch[:0], "bytes "...)
-		b = strconv.AppendInt(b, x.span.From, 10)
-		b = append(b, '-')
-		b = strconv.AppendInt(b, x.span.To-1, 10)
-		b = append(b, '/')
-		x.scratch = strconv.AppendInt(b, size, 10)
-		x.known(headerContentRange, x.scratch)
+		x.contentRange(x.span, size)
 	}
 	// While bytes are still to come from the upstream, the client has the
 	// header at least; and what is large goes around fasthttp's buffer.
 	coming := outcome.Status == cache.Miss || outcome.Status == cache.Collapsed
 	large := x.span.To-x.span.From > largeSpan
 	x.ctx.Response.ImmediateHeaderFlush = coming || large
-	x.stream(status, oci.MediaTypeOctetStream, x.span.To-x.span.From)
+	x.stream(status, blobType(outcome), x.span.To-x.span.From)
+}
+
+// blobType returns the Content-Type of a blob. A client that is sent a manifest without its
+// type may keep it as an image that it can't read.
+func blobType(o cache.Outcome) string {
+	if o.MediaType != "" {
+		return o.MediaType
+	}
+	return oci.MediaTypeOctetStream
 }
 
 func (x *exchange) blobHeaders() {
 	x.digestHeaders(x.target.Digest)
 	x.known(headerAcceptRanges, valueBytes)
+}
+
+// contentRange says which span of size bytes is sent.
+func (x *exchange) contentRange(span oci.Span, size int64) {
+	b := append(x.scratch[:0], "bytes "...)
+	b = strconv.AppendInt(b, span.From, 10)
+	b = append(b, '-')
+	b = strconv.AppendInt(b, span.To-1, 10)
+	b = append(b, '/')
+	x.scratch = strconv.AppendInt(b, size, 10)
+	x.known(headerContentRange, x.scratch)
 }
 
 // rangeMissed answers a range that lies beyond the blob's end.

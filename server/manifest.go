@@ -51,8 +51,31 @@ func (x *exchange) manifest() {
 		}
 		x.bytes = x.held.bytes
 	}
-	x.ctx.Response.ImmediateHeaderFlush = m.Size > largeBody
-	x.stream(status, m.MediaType, m.Size)
+	size := m.Size
+	if status == fasthttp.StatusOK && !x.ctx.IsHead() {
+		if span, ok := x.manifestRange(m); ok {
+			status, size = fasthttp.StatusPartialContent, span.To-span.From
+			x.bytes = x.bytes[span.From:span.To]
+		}
+	}
+	x.ctx.Response.ImmediateHeaderFlush = size > largeBody
+	x.stream(status, m.MediaType, size)
+}
+
+// manifestRange returns the span of m that the request's Range asks for, and sets the
+// headers of a partial answer. False means the whole manifest: there is no Range, or not
+// one that m can satisfy. containerd asks so for manifests in chunks (containerd#12291).
+func (x *exchange) manifestRange(m *cache.Manifest) (oci.Span, bool) {
+	asked, ok := parseRange(x.ctx.Request.Header.Peek("Range"))
+	if !ok || !isSameForRange(x.ctx.Request.Header.Peek("If-Range"), string(m.Digest)) {
+		return oci.Span{}, false
+	}
+	span, ok := asked.resolve(m.Size)
+	if !ok {
+		return oci.Span{}, false
+	}
+	x.contentRange(span, m.Size)
+	return span, true
 }
 
 // accept reads what the client takes. Most clients say the same in all requests

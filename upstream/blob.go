@@ -1,8 +1,10 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -34,6 +36,9 @@ func (r *Registry) Stat(ctx context.Context, repo string, d digest.Digest) (v1.D
 			return r.garbled(res, "answered %d to a HEAD", res.StatusCode)
 		}
 		// Some say of every HEAD that nothing follows, which is true.
+		if isGzip(res.Header) {
+			return nil // the length may be that of the compressed form
+		}
 		if res.ContentLength > 0 || d == d.Algorithm().FromBytes(nil) {
 			desc.Size = res.ContentLength
 		}
@@ -67,6 +72,18 @@ func (r *Registry) Blob(ctx context.Context, repo string, d digest.Digest, span 
 	}
 	var out *oci.Body
 	f := r.do(ctx, a, func(res *answer) *failure {
+		if span.From == 0 && res.StatusCode == http.StatusOK && isGzip(res.Header) {
+			plain, f := r.unzip(ctx, res, d)
+			if f != nil {
+				return f
+			}
+			if plain != nil {
+				n := int64(len(plain))
+				out = &oci.Body{ReadCloser: io.NopCloser(bytes.NewReader(plain)), Span: oci.Span{From: 0, To: n}, Size: n,
+					Status: res.StatusCode, Source: res.from, Refuse: func() { r.refuse(res.ep) }}
+				return nil
+			}
+		}
 		got, size, f := r.carried(res, span)
 		if f != nil {
 			return f

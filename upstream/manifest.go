@@ -28,6 +28,7 @@ var manifestTypes = []string{
 	oci.MediaTypeDockerManifestList,
 	oci.MediaTypeDockerManifest,
 	oci.MediaTypeOCIArtifactManifest,
+	rewrite.MediaTypeORASArtifactManifest,
 }
 
 func (r *Registry) manifestAsk(op, method, repo, ref string) *ask {
@@ -167,7 +168,7 @@ func (r *Registry) readSmall(ctx context.Context, res *answer, most int64, room 
 	if err != nil {
 		return nil, r.broken(ctx, res.from, err)
 	}
-	if res.ContentLength <= most && strings.EqualFold(res.Header.Get("Content-Encoding"), "gzip") && bytes.HasPrefix(raw, []byte{0x1f, 0x8b}) {
+	if res.ContentLength <= most && isGzip(res.Header) && bytes.HasPrefix(raw, []byte{0x1f, 0x8b}) {
 		z, err := gzip.NewReader(bytes.NewReader(raw))
 		if err == nil {
 			raw, err = io.ReadAll(room.reader(io.LimitReader(z, most+1)))

@@ -61,6 +61,8 @@ func (h *Hub) serveCDN(w http.ResponseWriter, r *http.Request) {
 	if h.before(w, r, met) {
 		return
 	}
+	w, done := zip(w, r, met)
+	defer done()
 	if rt := parseRoute(r.Method, r.URL.Path); h.o.RedirectManifests && (rt.kind == ManifestGet || rt.kind == ManifestHead) {
 		h.serveManifest(w, r, rt, met)
 		return

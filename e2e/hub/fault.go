@@ -38,6 +38,7 @@ type Fault struct {
 	bare   bool  // no Docker-Content-Digest
 	lie    bool  // another one
 	expire bool
+	zip    string // the Content-Encoding of an answer that is compressed on the way
 
 	// act, if it is set, sees the request before anything else and says whether it has
 	// answered it.

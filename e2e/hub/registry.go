@@ -78,6 +78,8 @@ func (h *Hub) serveRegistry(w http.ResponseWriter, r *http.Request) {
 	if h.before(w, r, met) {
 		return
 	}
+	w, done := zip(w, r, met)
+	defer done()
 	if rt.kind == Other {
 		writeError(w, r, http.StatusNotFound, "UNSUPPORTED", "no such page")
 		return

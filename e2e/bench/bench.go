@@ -90,7 +90,9 @@ type manner struct {
 	// plain puts it before the hub without tokens and redirects, which nginx
 	// always is.
 	plain bool
-	tls   bool
+	// far puts it before the hub that speaks TLS and HTTP/2.
+	far bool
+	tls bool
 	// login is what clients show to be known; Entrepot then answers nobody else.
 	// The peers are shown it, too, and take no notice.
 	login login
@@ -111,6 +113,9 @@ func (b *bench) start(ctx context.Context, s subject, m manner) (*server, error)
 	from := b.hub.Full
 	if m.plain {
 		from = b.hub.Plain
+	}
+	if m.far {
+		from = b.hub.Far
 	}
 	var l launch
 	var err error

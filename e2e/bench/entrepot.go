@@ -41,6 +41,13 @@ func (b *bench) entrepotLaunch(dir string, from hubAddress, m manner) (launch, e
 	for k, v := range from.Upstream {
 		upstream[k] = v
 	}
+	if from.CA != nil {
+		ca := filepath.Join(dir, "hub.pem")
+		if err := os.WriteFile(ca, from.CA, 0o600); err != nil {
+			return l, err
+		}
+		upstream["tls"] = map[string]any{"ca": ca}
+	}
 	cache := m.cache
 	if cache == "" {
 		cache = filepath.Join(dir, "cache")

@@ -24,12 +24,16 @@ type hubOpening struct {
 	// Full is as strict as Docker Hub: tokens, and redirects to a CDN. Plain
 	// wants no token and sends blobs itself, for subjects that could not pull
 	// from the other.
-	Full, Plain hubAddress
-	Stock       stock
+	// Far is Full over TLS, with HTTP/2 offered; a shape bounds what each of its
+	// connections sends, where it bounds each answer of the others.
+	Full, Plain, Far hubAddress
+	Stock            stock
 }
 
 type hubAddress struct {
 	URL string
+	// CA is the PEM of the certificate that signed the hub's; nil without TLS.
+	CA []byte `json:",omitempty"`
 	// Upstream is the value of Entrepot's upstreams.<name>.
 	Upstream map[string]any
 }
@@ -59,8 +63,8 @@ func serveHub(args []string, in io.Reader, out io.Writer) error {
 		return errors.New("the hub's process is started by the benchmark only")
 	}
 	content := makeStock(s)
-	hubs := make([]*hub.Hub, 2)
-	for i, o := range []hub.Options{{URLTTL: time.Hour, TokenTTL: time.Hour}, {Auth: hub.Open, NoCDN: true}} {
+	hubs := make([]*hub.Hub, 3)
+	for i, o := range []hub.Options{{URLTTL: time.Hour, TokenTTL: time.Hour}, {Auth: hub.Open, NoCDN: true}, {URLTTL: time.Hour, TokenTTL: time.Hour, TLS: true, HTTP2: true}} {
 		h, err := hub.Start(o)
 		if err != nil {
 			return err
@@ -75,7 +79,7 @@ func serveHub(args []string, in io.Reader, out io.Writer) error {
 		hubs[i] = h
 	}
 	answers := json.NewEncoder(out)
-	if err := answers.Encode(hubOpening{Full: addressOf(hubs[0]), Plain: addressOf(hubs[1]), Stock: content.stock}); err != nil {
+	if err := answers.Encode(hubOpening{Full: addressOf(hubs[0]), Plain: addressOf(hubs[1]), Far: addressOf(hubs[2]), Stock: content.stock}); err != nil {
 		return err
 	}
 	orders := json.NewDecoder(in)
@@ -93,7 +97,9 @@ func serveHub(args []string, in io.Reader, out io.Writer) error {
 				if order.Delay > 0 {
 					h.Inject(hub.Delay(hub.Any, order.Delay))
 				}
-				if order.Rate > 0 {
+				if h == hubs[2] {
+					h.Shape(order.Rate)
+				} else if order.Rate > 0 {
 					h.Inject(hub.Slow(order.Rate))
 				}
 			}
@@ -107,7 +113,9 @@ func serveHub(args []string, in io.Reader, out io.Writer) error {
 	}
 }
 
-func addressOf(h *hub.Hub) hubAddress { return hubAddress{URL: h.URL(), Upstream: h.Upstream("")} }
+func addressOf(h *hub.Hub) hubAddress {
+	return hubAddress{URL: h.URL(), CA: h.CA(), Upstream: h.Upstream("")}
+}
 
 // hubProcess is the running hub. Its methods are for one goroutine.
 type hubProcess struct {

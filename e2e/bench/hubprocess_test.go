@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"io"
+	"net/http"
 	"testing"
 	"time"
 )
@@ -64,6 +65,20 @@ func TestPullerPullsFromTheHub(t *testing.T) {
 			t.Error(err)
 		}
 		p.close()
+	}
+	// So has the one that is far away, over HTTP/2.
+	p := newFarPuller(h.Far.URL, h.Far.CA)
+	defer p.close()
+	if err := p.login(t.Context(), h.Stock.Medium.Repository); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.blob(t.Context(), h.Stock.Medium); err != nil {
+		t.Error(err)
+	}
+	if res, err := p.do(t.Context(), http.MethodGet, h.Far.URL+"/v2/"); err != nil || res.ProtoMajor != 2 {
+		t.Errorf("got %+v, %v; want an answer over HTTP/2", res, err)
+	} else {
+		_ = res.Body.Close()
 	}
 	if err := orders.Close(); err != nil {
 		t.Fatal(err)

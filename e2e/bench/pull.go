@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,6 +30,14 @@ type puller struct {
 // newPuller gives a puller that knows nothing and has no connection yet.
 func newPuller(base string) *puller {
 	return &puller{base: base, client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16, ReadBufferSize: 256 << 10}}}
+}
+
+// newFarPuller makes a puller that speaks TLS and HTTP/2 with a hub whose authority is ca.
+func newFarPuller(base string, ca []byte) *puller {
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	t := &http.Transport{MaxIdleConnsPerHost: 16, ReadBufferSize: 256 << 10, ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: pool}}
+	return &puller{base: base, client: &http.Client{Transport: t}}
 }
 
 // close ends the connections.

@@ -21,6 +21,17 @@ const (
 	parallel = 3
 )
 
+// way is how a cold row's upstream is asked.
+type way int
+
+const (
+	near    way = iota // plain HTTP/1.1; answers are shaped
+	far                // TLS, HTTP/2 offered; connections are shaped
+	unnamed            // far, and no manifest is asked for first
+)
+
+var farPulling = []subject{direct, entrepot}
+
 var pulling = []subject{direct, entrepot, nginxCache, distribution}
 
 func coldRows() []row {
@@ -41,27 +52,47 @@ func coldRows() []row {
 				more[1], more[2], more[3],
 			},
 			slow: true,
-			run:  coldBlob(func(s *stock) (item, item) { return s.OneLarge, s.Large }, 0, 0),
+			run:  coldBlob(func(s *stock) (item, item) { return s.OneLarge, s.Large }, 0, 0, near),
 		},
 		{
 			name: "cold-large", title: "cold 1 GiB at 30 ms and 40 MB/s a connection", subjects: pulling,
 			figures: append([]figure{total(0.4)}, more...), slow: true,
-			run: coldBlob(func(s *stock) (item, item) { return s.OneLarge, s.Large }, farDelay, farRate),
+			run: coldBlob(func(s *stock) (item, item) { return s.OneLarge, s.Large }, farDelay, farRate, near),
 		},
 		{
 			name: "cold-medium", title: "cold 100 MiB at 30 ms and 40 MB/s a connection", subjects: pulling,
 			figures: append([]figure{total(0.4)}, more...), slow: true,
-			run: coldBlob(func(s *stock) (item, item) { return s.OneMedium, s.Medium }, farDelay, farRate),
+			run: coldBlob(func(s *stock) (item, item) { return s.OneMedium, s.Medium }, farDelay, farRate, near),
 		},
 		{
 			name: "cold-layers", title: "cold image of 60 small layers at 50 ms, 3 at a time", subjects: pulling,
 			figures: append([]figure{total(0.5)}, more[1:3]...), slow: true,
-			run: coldImage(func(s *stock) imageRef { return s.Many }, layerDelay, 0),
+			run: coldImage(func(s *stock) imageRef { return s.Many }, layerDelay, 0, near),
 		},
 		{
 			name: "cold-image", title: "cold image of 1 x 1 GiB + 4 x 100 MiB at 30 ms and 40 MB/s", subjects: pulling,
 			figures: append([]figure{total(0.4)}, more[1:3]...), slow: true,
-			run: coldImage(func(s *stock) imageRef { return s.Image }, farDelay, farRate),
+			run: coldImage(func(s *stock) imageRef { return s.Image }, farDelay, farRate, near),
+		},
+		{
+			name: "cold-tls-large", title: "cold 1 GiB over TLS with HTTP/2 offered, at 30 ms and 40 MB/s a connection", subjects: farPulling,
+			figures: append([]figure{total(0.4)}, more...), slow: true,
+			run: coldBlob(func(s *stock) (item, item) { return s.OneLarge, s.Large }, farDelay, farRate, far),
+		},
+		{
+			name: "cold-tls-medium", title: "cold 100 MiB over TLS with HTTP/2 offered, at 30 ms and 40 MB/s a connection", subjects: farPulling,
+			figures: append([]figure{total(0.4)}, more...), slow: true,
+			run: coldBlob(func(s *stock) (item, item) { return s.OneMedium, s.Medium }, farDelay, farRate, far),
+		},
+		{
+			name: "cold-tls-unnamed", title: "the same without its manifest, which tells its size", subjects: farPulling,
+			figures: append([]figure{total(0.4)}, more...), slow: true,
+			run: coldBlob(func(s *stock) (item, item) { return s.OneMedium, s.Medium }, farDelay, farRate, unnamed),
+		},
+		{
+			name: "cold-tls-layers", title: "cold image of 60 small layers over TLS with HTTP/2 offered, at 50 ms, 3 at a time", subjects: farPulling,
+			figures: append([]figure{total(0.5)}, more[1:3]...), slow: true,
+			run: coldImage(func(s *stock) imageRef { return s.Many }, layerDelay, farRate, far),
 		},
 		{
 			name: "herd", title: "100 clients at once, cold 100 MiB", subjects: caches,
@@ -119,33 +150,45 @@ func (b *bench) base(run *server) string {
 	return run.url()
 }
 
+// puller makes a puller of a subject's registry API; of the hub's if run is nil.
+func (b *bench) puller(run *server, over way) *puller {
+	if run == nil && over != near {
+		return newFarPuller(b.hub.Far.URL, b.hub.Far.CA)
+	}
+	return newPuller(b.base(run))
+}
+
 // coldBlob pulls the one blob of an image, its manifest first, as all clients do.
 // Direct and without a shape the blob is hashed and written to a file, which is
 // the least that a cache must do. The first byte is the blob's, from the request
 // for it.
-func coldBlob(which func(*stock) (manifest, blob item), delay time.Duration, rate int64) func(context.Context, *bench, subject) (sample, error) {
+func coldBlob(which func(*stock) (manifest, blob item), delay time.Duration, rate int64, over way) func(context.Context, *bench, subject) (sample, error) {
 	return func(ctx context.Context, b *bench, s subject) (sample, error) {
 		manifest, i := which(&b.hub.Stock)
 		var begin, asked, head, end time.Time
-		u, sent, err := b.cold(ctx, s, manner{}, delay, rate, func(run *server) (err error) {
+		u, sent, err := b.cold(ctx, s, manner{far: over != near}, delay, rate, func(run *server) (err error) {
 			begin = time.Now()
 			defer func() { end = time.Now() }()
 			if run != nil {
-				if _, err := run.once(ctx, manifest); err != nil {
-					return err
+				if over != unnamed {
+					if _, err := run.once(ctx, manifest); err != nil {
+						return err
+					}
 				}
 				asked = time.Now()
 				t, err := run.once(ctx, i)
 				head = asked.Add(t.first)
 				return err
 			}
-			p := newPuller(b.base(run))
+			p := b.puller(run, over)
 			defer p.close()
 			if err := p.login(ctx, i.Repository); err != nil {
 				return err
 			}
-			if _, err := p.blob(ctx, manifest); err != nil {
-				return err
+			if over != unnamed {
+				if _, err := p.blob(ctx, manifest); err != nil {
+					return err
+				}
 			}
 			asked = time.Now()
 			if rate > 0 {
@@ -194,12 +237,12 @@ func (b *bench) keep(ctx context.Context, p *puller, i item) (head time.Time, er
 }
 
 // coldImage pulls an image as a Docker daemon does.
-func coldImage(which func(*stock) imageRef, delay time.Duration, rate int64) func(context.Context, *bench, subject) (sample, error) {
+func coldImage(which func(*stock) imageRef, delay time.Duration, rate int64, over way) func(context.Context, *bench, subject) (sample, error) {
 	return func(ctx context.Context, b *bench, s subject) (sample, error) {
 		ref := which(&b.hub.Stock)
 		var elapsed time.Duration
-		u, sent, err := b.cold(ctx, s, manner{}, delay, rate, func(run *server) error {
-			p := newPuller(b.base(run))
+		u, sent, err := b.cold(ctx, s, manner{far: over != near}, delay, rate, func(run *server) error {
+			p := b.puller(run, over)
 			defer p.close()
 			begin := time.Now()
 			err := p.image(ctx, ref, parallel)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,6 +20,7 @@ type face struct {
 	tls     *tls.Config // nil for plain http
 	handler http.Handler
 	done    context.Context
+	shape   *atomic.Int64 // see Hub.Shape
 
 	mu      sync.Mutex
 	server  *http.Server  // nil while down
@@ -33,8 +35,8 @@ type connKey struct{}
 
 // openFace listens at addr. swallowed is called with each request that a black
 // hole takes.
-func openFace(addr string, cfg *tls.Config, handler http.Handler, swallowed func(), done context.Context) (*face, error) {
-	f := &face{addr: addr, done: done}
+func openFace(addr string, cfg *tls.Config, handler http.Handler, swallowed func(), done context.Context, shape *atomic.Int64) (*face, error) {
+	f := &face{addr: addr, done: done, shape: shape}
 	if cfg != nil {
 		f.tls = cfg.Clone()
 		f.tls.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
@@ -74,6 +76,7 @@ func (f *face) listen() error {
 		return err
 	}
 	f.addr = l.Addr().String()
+	l = shapedListener{l, f.shape}
 	f.server = &http.Server{
 		Handler:           f.handler,
 		ReadHeaderTimeout: time.Minute,
@@ -169,6 +172,9 @@ func reset(r *http.Request) {
 	if c, ok := r.Context().Value(connKey{}).(net.Conn); ok {
 		if t, ok := c.(*tls.Conn); ok {
 			c = t.NetConn()
+		}
+		if s, ok := c.(*shapedConn); ok {
+			c = s.Conn
 		}
 		if t, ok := c.(*net.TCPConn); ok {
 			_ = t.SetLinger(0) // at worst the client sees an ordinary close

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -36,6 +37,8 @@ type Options struct {
 	Auth Auth
 	// TLS serves https with certificates of the Hub's own CA.
 	TLS bool
+	// HTTP2 offers HTTP/2 beside HTTP/1.1; it needs TLS.
+	HTTP2 bool
 	// Service is what the challenge names; "registry.docker.io" if empty.
 	Service string
 	// TokenTTL is for how long a token is good: five minutes if zero.
@@ -73,6 +76,7 @@ type Hub struct {
 	cdn      *face
 	ca       *authority // nil without TLS
 	key      []byte     // signs CDN URLs
+	shape    atomic.Int64
 	stop     context.CancelFunc
 	done     context.Context // ends with Close: no fault holds a handler beyond it
 
@@ -119,6 +123,9 @@ func Start(o Options) (*Hub, error) {
 			return nil, fmt.Errorf("make the hub's CA: %w", err)
 		}
 		h.ca, cfg = ca, ca.config()
+		if o.HTTP2 {
+			cfg.NextProtos = []string{"h2", "http/1.1"}
+		}
 	}
 	swallowed := func() { h.count(func(c *Counts) { c.Swallowed++ }) }
 	for _, f := range []struct {
@@ -133,9 +140,9 @@ func Start(o Options) (*Hub, error) {
 		{&h.auth, "127.0.0.2:0", "127.0.0.1:0", h.serveToken},
 		{&h.cdn, "127.0.0.3:0", "127.0.0.1:0", h.serveCDN},
 	} {
-		face, err := openFace(f.address, cfg, f.handler, swallowed, h.done)
+		face, err := openFace(f.address, cfg, f.handler, swallowed, h.done, &h.shape)
 		if err != nil && f.fallback != f.address {
-			face, err = openFace(f.fallback, cfg, f.handler, swallowed, h.done)
+			face, err = openFace(f.fallback, cfg, f.handler, swallowed, h.done, &h.shape)
 		}
 		if err != nil {
 			_ = h.Close()

@@ -53,6 +53,9 @@ const (
 	// trimLinksAfter is how many blobs are evicted at least before links are looked
 	// through for those that lead nowhere.
 	trimLinksAfter = 64
+	// justStored is for how long something small counts as promised after it was stored or used: its
+	// first reader may not be counted yet, and what was served lately would outlive it.
+	justStored = 2 * time.Second
 	// unusedFor is for how long at least a file stays open that nobody asks
 	// for; for twice as long at most.
 	unusedFor = 10 * time.Second
@@ -352,7 +355,9 @@ func (e *evictor) dropPlanned(done *evicted, need evict.Need, h held, now time.T
 		return
 	}
 	item := func(d digest.Digest, b index.Blob) evict.Item {
-		return evict.Item{Size: size(b.Stamp.Size + fileCost), Age: now.Sub(b.Used), Uses: b.Uses, Pinned: pinned[d] || kept[d] || importing[d], Promised: promised[d]}
+		age := now.Sub(b.Used)
+		isNew := b.Stamp.Size <= evict.Small && age < justStored
+		return evict.Item{Size: size(b.Stamp.Size + fileCost), Age: age, Uses: b.Uses, Pinned: pinned[d] || kept[d] || importing[d], Promised: promised[d] || isNew}
 	}
 	part := func(u store.Unfinished) evict.Item {
 		return evict.Item{Size: size(u.Bytes), Age: now.Sub(u.Touched), Uses: 1}

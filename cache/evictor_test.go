@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/entrepot-dev/entrepot/cache/evict"
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/rewrite"
@@ -172,6 +173,44 @@ func TestWhatAServedManifestNamesStays(t *testing.T) {
 		ask()
 		for _, l := range layers[:2] {
 			wantBlob(t, c, digested("library/app", digest.FromBytes(l)), l, Miss)
+		}
+	})
+}
+
+// TestWhatWasJustStoredOutlivesWhatWasServedBefore evicts while a manifest is stored whose
+// first reader isn't counted yet. All older ones were served lately.
+func TestWhatWasJustStoredOutlivesWhatWasServedBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := newRegistry()
+		c := open(t, Options{Settings: Settings{MaxSize: Room{Bytes: 1 << 40}}}, map[string]*registry{"docker.io": hub})
+		var served []digest.Digest
+		for i := range 10 {
+			image := hub.addImage("library/app", content(uint64(i), 100))
+			tag := fmt.Sprint(i)
+			hub.tag("library/app", tag, image)
+			wantManifest(t, c, tagged("library/app", tag), image, Miss)
+			served = append(served, image.Digest)
+		}
+		settle()
+		newest := hub.addImage("library/app", content(99, 100))
+		m, err := hub.find("library/app", newest.Digest.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.keepManifest(digested("library/app", newest.Digest), m, nil); err != nil {
+			t.Fatal(err)
+		}
+		e := newEvictor(c) // the one that runs has its own goroutine
+		for _, d := range served {
+			e.served[d] = time.Now()
+		}
+		var done evicted
+		e.dropPlanned(&done, evict.Need{Limit: 20, Must: 3, Want: 6}, held{}, time.Now(), func(int64) int64 { return 1 })
+		if done.blobs != 3 {
+			t.Errorf("%d manifests were evicted, want 3", done.blobs)
+		}
+		if !c.holds(newest.Digest) {
+			t.Error("the manifest that was just stored was evicted before those that were served earlier")
 		}
 	})
 }

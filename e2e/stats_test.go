@@ -76,7 +76,7 @@ func TestStatsTellWhatWasSavedAndWhatIsOnDisk(t *testing.T) {
 		t.Errorf("quota %+v, want %d of 100", u.Quota, 80-u.Pulls)
 	}
 	table := operate(t, p, "stats")
-	table.want(t, 0, "docker.io", "PULLS LEFT", " of 100, new ones in ", "1 image pinned: ", "Most used", "docker.io/library/app:1.0")
+	table.want(t, 0, "docker.io", "PULLS LEFT", " of 100 (76 kept for new images), new ones in ", "1 image pinned: ", "Most used", "docker.io/library/app:1.0")
 	operate(t, p, "stats", "--top", "-1").want(t, 2, "top is a number")
 	operate(t, p, "stats", "all").want(t, 2, "unknown command")
 	if s := stats("--top", "0"); len(s.Top) != 0 {

@@ -40,7 +40,8 @@ func readQuotaHistory(dir string, log *zap.Logger) *quotaHistory {
 		defer f.Close()
 		err = json.NewDecoder(io.LimitReader(f, maxQuotaFile)).Decode(&h.keys)
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	// That the file can't be opened is told with the directory, if that can't be used.
+	if path := (*fs.PathError)(nil); err != nil && !errors.As(err, &path) {
 		log.Warn("quota history unreadable; learning anew", zap.String("file", h.path), zap.Error(err))
 	}
 	if h.keys == nil || len(h.keys) > maxQuotaKeys {

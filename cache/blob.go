@@ -38,6 +38,8 @@ type blobFill struct {
 	upstream, repo string
 	// compares is set if the content was stored before the fill began.
 	compares bool
+	// joins notes that more than one client wants the blob.
+	joins oci.Joins
 	// gone is closed when the fill has ended and isn't found any more.
 	gone chan struct{}
 }
@@ -438,6 +440,7 @@ func (c *Cache) join(up *upstream, t rewrite.Target, w wanted) (f *blobFill, min
 		if f.repo != t.Repository && !w.joins {
 			return nil, false, errUnproved
 		}
+		f.joins.Note()
 		return f, false, nil
 	}
 	// A fill is taken off the map after its content has its name, so that
@@ -561,7 +564,7 @@ func (c *Cache) fillTask(up *upstream, t rewrite.Target, w wanted, stored bool) 
 func (c *Cache) runFill(f *blobFill, up *upstream, t rewrite.Target) {
 	leave, err := c.admit(up)
 	if err == nil {
-		err = f.run(c.ctx)
+		err = f.run(oci.WithJoins(c.ctx, &f.joins))
 		leave()
 	} else {
 		f.end(err)

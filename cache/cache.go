@@ -128,6 +128,7 @@ type Cache struct {
 	// flights makes one fetch of what several ask for at a time. They run on
 	// ctx, so that a client that goes away does not end what others wait for.
 	flights singleflight.Group
+	joins   sync.Map // of flights: key to *oci.Joins
 	// negative remembers that something is not there, or not to be had.
 	negative negative
 	// paused remembers why a tag's upstream could not be asked just now.
@@ -403,8 +404,14 @@ func share[V any](ctx context.Context, c *Cache, key string, fetch func(context.
 // begin runs fetch as share does and does not wait. It sets mine, before the
 // channel delivers, where this call began the fetch.
 func begin[V any](c *Cache, key string, mine *bool, fetch func(context.Context) (V, error)) <-chan singleflight.Result {
+	if j, ok := c.joins.Load(key); ok {
+		j.(*oci.Joins).Note()
+	}
 	return c.flights.DoChan(key, func() (any, error) {
 		*mine = true
+		joins := &oci.Joins{}
+		c.joins.Store(key, joins)
+		defer c.joins.Delete(key)
 		c.mu.Lock()
 		if c.closed {
 			c.mu.Unlock()
@@ -413,7 +420,7 @@ func begin[V any](c *Cache, key string, mine *bool, fetch func(context.Context) 
 		c.work.Add(1)
 		c.mu.Unlock()
 		defer c.work.Done()
-		return fetch(c.ctx)
+		return fetch(oci.WithJoins(c.ctx, joins))
 	})
 }
 

@@ -24,8 +24,10 @@ const (
 	firstProbe  = time.Second
 	lastProbe   = 30 * time.Second
 	probeJitter = 0.2
-	// probeTimeout bounds one probe.
+	// probeTimeout bounds one probe of an open endpoint, and doubtTimeout one of an
+	// endpoint that is suspected: shorter than a silent one is passed over.
 	probeTimeout = 10 * time.Second
+	doubtTimeout = afterFailure - hedgeAfter
 )
 
 // breakerState is a breaker's state, with its value in the metrics.
@@ -304,7 +306,7 @@ func (r *Registry) judge(b *breaker, host string, what blamed, f *failure, probe
 		}
 		r.spawn(func() {
 			began := time.Now()
-			ctx, cancel := context.WithTimeout(r.life, probeTimeout)
+			ctx, cancel := context.WithTimeout(r.life, doubtTimeout)
 			h := probe(ctx)
 			cancel()
 			if r.life.Err() == nil && b.confirm(began, h, worst) == opened {
@@ -319,7 +321,7 @@ func (r *Registry) judge(b *breaker, host string, what blamed, f *failure, probe
 func (r *Registry) opened(b *breaker, host string, why *oci.Error, probe func(context.Context) health) {
 	r.log.Warn("it has failed several times in a row and is left alone until it answers again", zap.String("host", host), zap.Error(why))
 	// Idle connections may be dead too.
-	r.routes.named.CloseIdleConnections()
+	r.routes.renew()
 	r.spawn(func() { r.revive(b, host, probe) })
 }
 
@@ -375,8 +377,71 @@ func (r *Registry) probe(ep *endpoint, a *ask) func(context.Context) health {
 	}
 }
 
-// knock sends a probe, and gives the answer, of which the body is closed; nil
-// where none came.
+// ping probes ep by a GET of /v2/.
+func (r *Registry) ping(ctx context.Context, ep *endpoint) health {
+	if _, held := ep.governor.held("probe"); held {
+		return healthUnknown
+	}
+	res := r.knock(ctx, http.MethodGet, ep.ping(), nil)
+	switch {
+	case res == nil:
+		return healthSilent
+	case res.StatusCode >= 500 && res.StatusCode != http.StatusNotImplemented:
+		return healthFailing
+	case res.StatusCode == http.StatusTooManyRequests:
+		ep.governor.note(account{}, ep.governor.turn(account{}), "probe", false, res.StatusCode, res.Header)
+	}
+	return healthGood
+}
+
+const (
+	// retestTimeout is how long a request waits for a probe of an endpoint whose breaker
+	// is open, and retestPause the time between two such probes.
+	retestTimeout = time.Second
+	retestPause   = 500 * time.Millisecond
+)
+
+// retest is a probe that several requests wait for. Its zero value is ready.
+type retest struct {
+	mu    sync.Mutex
+	done  chan struct{} // closed when the probe has ended; nil if there was none
+	ended time.Time
+}
+
+// retest probes ep, whose breaker is open, and waits for the answer, unless a probe has
+// just failed. Whoever asks meanwhile waits for the same probe. A good answer closes the
+// breaker.
+func (r *Registry) retest(ctx context.Context, ep *endpoint) {
+	t := &ep.retesting
+	t.mu.Lock()
+	if t.done == nil || !t.ended.IsZero() && time.Since(t.ended) >= retestPause {
+		done := make(chan struct{})
+		started := r.spawn(func() {
+			ctx, cancel := context.WithTimeout(r.life, retestTimeout)
+			defer cancel()
+			if h := r.ping(ctx, ep); h == healthGood {
+				ep.breaker.end(h)
+			}
+			t.mu.Lock()
+			t.ended = time.Now()
+			t.mu.Unlock()
+			close(done)
+		})
+		if !started {
+			close(done)
+		}
+		t.done, t.ended = done, time.Time{}
+	}
+	done := t.done
+	t.mu.Unlock()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// knock sends a probe on a new connection and returns the answer, whose body is closed;
+// nil if there was none.
 func (r *Registry) knock(ctx context.Context, method string, u *url.URL, header http.Header) *http.Response {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -385,7 +450,7 @@ func (r *Registry) knock(ctx context.Context, method string, u *url.URL, header 
 	req.Header.Del("Range")
 	req.Header.Set("User-Agent", r.userAgent)
 	began := time.Now()
-	res, err := r.routes.roundTrip(req)
+	res, err := r.routes.roundTrip(req.WithContext(fresh(ctx)))
 	if err != nil {
 		r.observe("probe", 0, began)
 		return nil

@@ -38,6 +38,10 @@ type endpoint struct {
 	breaker *breaker
 	// governor knows what it grants.
 	governor *governor
+	// lookout knows whether it answers, while requests to it are silent.
+	lookout *lookout
+	// retesting is the probe that clients wait for while the breaker is open.
+	retesting retest
 
 	// rangeless is until when ranges are known not to work, in Unix nanoseconds.
 	rangeless atomic.Int64
@@ -179,7 +183,7 @@ func order(all []*endpoint) []*endpoint {
 	}
 	var up, resting []*endpoint
 	for _, e := range all {
-		if e.resting() {
+		if e.resting() || e.lookout.isGone() {
 			resting = append(resting, e)
 		} else {
 			up = append(up, e)

@@ -107,7 +107,7 @@ func (r *Registry) examine(ctx context.Context, ep *endpoint) Examination {
 		return e
 	}
 	// A connection that is open already would say nothing of names and certificates.
-	t := r.routes.named.shared.Clone()
+	t := r.routes.named.Load().shared.Clone()
 	t.DisableKeepAlives = true
 	defer t.CloseIdleConnections()
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -73,6 +74,18 @@ func (l *lanes) RoundTrip(req *http.Request) (*http.Response, error) {
 		l.mu.Unlock()
 	}
 	return res, err
+}
+
+// clone returns lanes without connections. Those of once keep none either: each request
+// has a new connection, which is closed after it.
+func (l *lanes) clone(once bool) *lanes {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := &lanes{shared: l.shared.Clone(), alone: l.alone.Clone(), onlyShared: maps.Clone(l.onlyShared)}
+	if once {
+		c.shared.DisableKeepAlives, c.alone.DisableKeepAlives = true, true
+	}
+	return c
 }
 
 func (l *lanes) mustShare(u *url.URL) bool {

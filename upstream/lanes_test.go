@@ -96,7 +96,7 @@ func TestAServerThatRefusesHTTP1IsRemembered(t *testing.T) {
 	}
 	r := open(t, Options{Endpoints: []string{reg.URL}, CAFile: ca})
 	wantLayer(t, r)
-	if !r.routes.named.mustShare(mustURL(t, reg.URL)) {
+	if !r.routes.named.Load().mustShare(mustURL(t, reg.URL)) {
 		t.Error("that the server speaks HTTP/2 only is not remembered")
 	}
 	wantLayer(t, r)

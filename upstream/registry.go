@@ -167,6 +167,7 @@ func build(o Options, dial dialer, proxy func(*http.Request) (*url.URL, error)) 
 		}
 		ep.breaker = newBreaker(r.metrics.EndpointState.WithLabelValues(r.name, ep.label), r.metrics.EndpointOpenings.WithLabelValues(r.name, ep.label))
 		ep.governor = newGovernor(r.name, r.metrics, reserve{fixed: o.QuotaReserve, history: o.QuotaHistory, key: r.name + " " + ep.label})
+		ep.lookout = &lookout{r: r, probe: func(ctx context.Context) health { return r.ping(ctx, ep) }, answered: ep.breaker.end}
 		r.endpoints = append(r.endpoints, ep)
 	}
 	trust, err := newTrust(r.endpoints, o.Realms, o.RedirectHosts)
@@ -221,12 +222,13 @@ func (r *Registry) Close() {
 	})
 }
 
-// spawn runs f, which ends with the registry's life, in a goroutine for which
-// Close waits.
-func (r *Registry) spawn(f func()) {
+// spawn runs f, which ends with the registry's life, in a goroutine for which Close
+// waits. It returns false if the registry is closed; f is not run then.
+func (r *Registry) spawn(f func()) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.closed {
 		r.running.Go(f)
 	}
+	return !r.closed
 }

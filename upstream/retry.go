@@ -115,7 +115,7 @@ func (r *Registry) put(ctx context.Context, a *ask, take func(*answer) *failure)
 	}
 	// What can not be sent waits for nothing, least of all for requests that
 	// hang.
-	if f := r.unsent(eps, a.op); f != nil {
+	if f := r.unsent(ctx, eps, a); f != nil {
 		return f
 	}
 	release, err := r.slots.take(ctx, a.bulk)
@@ -136,7 +136,11 @@ func (r *Registry) put(ctx context.Context, a *ask, take func(*answer) *failure)
 	var worst *failure
 	for p, first := newPauses(), true; ; {
 		var more []*endpoint
-		for _, ep := range eps {
+		var beside *endpoint // was asked beside the one before it
+		for i, ep := range eps {
+			if ep == beside {
+				continue
+			}
 			if f := r.left(ep.breaker); f != nil {
 				if worst == nil {
 					r.metrics.UpstreamErrors.WithLabelValues(r.name, f.reason).Inc()
@@ -148,23 +152,28 @@ func (r *Registry) put(ctx context.Context, a *ask, take func(*answer) *failure)
 				r.metrics.UpstreamRetries.WithLabelValues(r.name).Inc()
 			}
 			first = false
-			var f *failure
-			if kept, f = r.once(ctx, ep, a, take, release); f == nil {
-				return nil
-			}
-			if oci.IsAbsent(f.err) && a.pin == nil && ep != r.endpoints[0] {
-				// It is only asked because those before it have failed, and may lag
-				// behind them. Those that rest are asked after it.
-				continue
-			}
-			if worst == nil || worst.err.Code != oci.CodeTooManyRequests {
-				worst = f // a rate limit says more than what came after it
-			}
-			if f.again == nobody || ctx.Err() != nil {
-				return f
-			}
-			if f.again == anybody {
-				more = append(more, ep)
+			for _, o := range r.race(ctx, ep, next(eps[i+1:]), a) {
+				if o.ep != ep {
+					beside = o.ep
+				}
+				var f *failure
+				if kept, f = r.settle(ctx, o, a, take, release); f == nil {
+					return nil
+				}
+				if oci.IsAbsent(f.err) && a.pin == nil && o.ep != r.endpoints[0] {
+					// It is only asked because those before it have failed, and may lag
+					// behind them. Those that rest are asked after it.
+					continue
+				}
+				if worst == nil || worst.err.Code != oci.CodeTooManyRequests {
+					worst = f // a rate limit says more than what came after it
+				}
+				if f.again == nobody || ctx.Err() != nil {
+					return f
+				}
+				if f.again == anybody {
+					more = append(more, o.ep)
+				}
 			}
 		}
 		eps = more
@@ -174,14 +183,28 @@ func (r *Registry) put(ctx context.Context, a *ask, take func(*answer) *failure)
 	}
 }
 
-// unsent returns the failure of a request of operation op that may be sent to none of
-// eps just now; nil if it may be sent to one.
-func (r *Registry) unsent(eps []*endpoint, op string) *failure {
+// unsent returns the failure of a, which may be sent to none of eps just now; nil if it
+// may be sent to one. Where only breakers keep a pull from being sent, one is probed
+// first: the endpoint may have come back.
+func (r *Registry) unsent(ctx context.Context, eps []*endpoint, a *ask) *failure {
+	f := r.refused(eps, a)
+	if f != nil && f.reason == "open" && (a.op == "manifest" || a.op == "blob") {
+		r.retest(ctx, eps[0])
+		f = r.refused(eps, a)
+	}
+	if f != nil {
+		r.metrics.UpstreamErrors.WithLabelValues(r.name, f.reason).Inc()
+	}
+	return f
+}
+
+// refused is unsent without the probe.
+func (r *Registry) refused(eps []*endpoint, a *ask) *failure {
 	var worst *failure
 	for _, ep := range eps {
 		f := r.left(ep.breaker)
 		if f == nil {
-			l, held := ep.governor.held(op)
+			l, held := ep.governor.held(a.op)
 			if !held {
 				return nil
 			}
@@ -191,15 +214,13 @@ func (r *Registry) unsent(eps []*endpoint, op string) *failure {
 			worst = f // a rate limit says more
 		}
 	}
-	r.metrics.UpstreamErrors.WithLabelValues(r.name, worst.reason).Inc()
 	return worst
 }
 
-// once puts a to ep. kept says that the answer's body lives on, and will
-// release the slot.
-func (r *Registry) once(ctx context.Context, ep *endpoint, a *ask, take func(*answer) *failure, release func()) (kept bool, f *failure) {
-	began := time.Now()
-	res, f := r.attemptSpan(ctx, ep, a)
+// settle takes the answer of o and tells its endpoint how the attempt came out. kept says
+// that the answer's body lives on, and will release the slot.
+func (r *Registry) settle(ctx context.Context, o outcome, a *ask, take func(*answer) *failure, release func()) (kept bool, f *failure) {
+	ep, began, res, f := o.ep, o.began, o.res, o.f
 	if f == nil {
 		if f = take(res); f == nil {
 			ep.healed()
@@ -371,7 +392,9 @@ func (r *Registry) exchange(ctx context.Context, ep *endpoint, a *ask, auth stri
 		req.Header.Set("Authorization", auth)
 	}
 	began := time.Now()
-	res, at, err := r.send(req, cancel, &guest{home: ep.base, left: 2, since: r.tokens.fetched.Load(), from: a.who})
+	res, at, err := r.hedge(reqCtx, ep.lookout, func(ctx context.Context, cancel context.CancelCauseFunc) (*http.Response, *url.URL, error) {
+		return r.send(req.Clone(ctx), cancel, &guest{home: ep.base, left: 2, since: r.tokens.fetched.Load(), from: a.who})
+	})
 	if err != nil {
 		err = causeOr(reqCtx, err)
 		cancel(nil)

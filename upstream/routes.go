@@ -26,7 +26,8 @@ type routes struct {
 	// named is for hosts that the configuration names, strangers for all
 	// others: it dials no address inside the operator's network. Where a proxy
 	// dials for us, that is the proxy's to judge: proxied.
-	named, strangers, proxied *lanes
+	named              atomic.Pointer[lanes]
+	strangers, proxied *lanes
 	// inside holds the kinds of addresses, as bits, at which endpoints have
 	// answered: a registry inside may redirect to a store inside.
 	inside atomic.Uint32
@@ -73,7 +74,7 @@ func newRoutes(o Options, t *trust, dial dialer, proxy func(*http.Request) (*url
 			HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
 		})
 	}
-	r.named = transport(named, open.DialContext, proxy)
+	r.named.Store(transport(named, open.DialContext, proxy))
 	r.strangers = transport(&tls.Config{RootCAs: roots}, guarded.DialContext, nil)
 	r.proxied = transport(&tls.Config{RootCAs: roots}, open.DialContext, proxy)
 	return r, nil
@@ -100,9 +101,30 @@ func roots(file string) (*x509.CertPool, error) {
 }
 
 func (r *routes) close() {
-	for _, t := range []*lanes{r.named, r.strangers, r.proxied} {
+	for _, t := range []*lanes{r.named.Load(), r.strangers, r.proxied} {
 		t.CloseIdleConnections()
 	}
+}
+
+// renew lets no later request to a host that the configuration names use a connection
+// that exists now, since it may be dead. Requests and bodies on them go on.
+func (r *routes) renew() {
+	old := r.named.Load()
+	if r.named.CompareAndSwap(old, old.clone(false)) {
+		old.CloseIdleConnections()
+	}
+	r.strangers.CloseIdleConnections()
+	r.proxied.CloseIdleConnections()
+}
+
+// over sends req by t, on a connection of its own if req's context is fresh.
+func (r *routes) over(t *lanes, req *http.Request) (*http.Response, error) {
+	if isFresh(req.Context()) {
+		// Lanes of its own: another's HTTP/2 connection would be used in place of one
+		// that has just been made.
+		t = t.clone(true)
+	}
+	return t.RoundTrip(req)
 }
 
 // roundTrip sends req to its host and nowhere else: it follows no redirect.
@@ -159,7 +181,7 @@ func (r *routes) carry(req *http.Request, via *url.URL) (*http.Response, error) 
 	case r.trust.own[site(req.URL)] && via == nil:
 		return r.learn(req)
 	case r.trust.named(req.URL):
-		return r.named.RoundTrip(req)
+		return r.over(r.named.Load(), req)
 	}
 	host := req.URL.Hostname()
 	if ip, err := netip.ParseAddr(host); err == nil {
@@ -171,9 +193,9 @@ func (r *routes) carry(req *http.Request, via *url.URL) (*http.Response, error) 
 		return nil, &forbiddenAddress{}
 	}
 	if via != nil {
-		return r.proxied.RoundTrip(req)
+		return r.over(r.proxied, req)
 	}
-	return r.strangers.RoundTrip(req)
+	return r.over(r.strangers, req)
 }
 
 // isAddressInDisguise tells whether host, which is no address as it should be
@@ -199,7 +221,7 @@ func (r *routes) learn(req *http.Request) (*http.Response, error) {
 			at.Store(a)
 		}
 	}})
-	res, err := r.named.RoundTrip(req.WithContext(ctx))
+	res, err := r.over(r.named.Load(), req.WithContext(ctx))
 	if err == nil {
 		if a := at.Load(); a != nil {
 			r.inside.Or(uint32(kindOf(a.AddrPort().Addr())))

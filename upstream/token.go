@@ -49,6 +49,7 @@ type tokens struct {
 	credentials Credentials
 	trust       *trust
 	flight      singleflight.Group
+	joins       sync.Map // of flights: key to *oci.Joins
 
 	mu     sync.Mutex
 	held   heldTokens
@@ -303,7 +304,13 @@ func (t *tokens) fetchOnce(ctx context.Context, key tokenKey, d *demand, c Crede
 // fly runs f once for all who call with the same key at this time. f is bound to the
 // registry's life, not to a caller's; Close waits for it.
 func (t *tokens) fly(ctx context.Context, key string, f func(context.Context) (any, error)) (any, error) {
+	if j, ok := t.joins.Load(key); ok {
+		j.(*oci.Joins).Note()
+	}
 	done := t.flight.DoChan(key, func() (any, error) {
+		joins := &oci.Joins{}
+		t.joins.Store(key, joins)
+		defer t.joins.Delete(key)
 		t.mu.Lock()
 		if t.closed {
 			t.mu.Unlock()
@@ -314,7 +321,7 @@ func (t *tokens) fly(ctx context.Context, key string, f func(context.Context) (a
 		defer t.running.Done()
 		ctx, cancel := context.WithTimeout(t.r.life, flightTimeout)
 		defer cancel()
-		return f(ctx)
+		return f(oci.WithJoins(ctx, joins))
 	})
 	select {
 	case <-ctx.Done():
@@ -409,13 +416,17 @@ func (t *tokens) fetchNow(ctx context.Context, d *demand, c Credential, scopes [
 func (t *tokens) exchange(ctx context.Context, d *demand, c Credential, scopes []string, post bool) (*token, *failure) {
 	reqCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	req := tokenRequest(reqCtx, d, c, scopes, post)
-	req.Header.Set("User-Agent", t.r.userAgent)
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("Accept-Encoding", "identity")
-
+	// Token servers limit logins, so nobody probes them: what came back with the registry
+	// is taken to have come back too.
+	look := t.r.endpoints[0].lookout
 	began := time.Now()
-	res, at, err := t.r.send(req, cancel, nil)
+	res, at, err := t.r.hedge(reqCtx, look, func(ctx context.Context, cancel context.CancelCauseFunc) (*http.Response, *url.URL, error) {
+		req := tokenRequest(ctx, d, c, scopes, post)
+		req.Header.Set("User-Agent", t.r.userAgent)
+		req.Header.Set("Accept", "application/json")
+		req.Header.Set("Accept-Encoding", "identity")
+		return t.r.send(req, cancel, nil)
+	})
 	if err != nil {
 		t.r.observe("token", 0, began)
 		return nil, t.r.broken(ctx, at.Host, causeOr(reqCtx, err))

@@ -372,7 +372,7 @@ func TestAFlightForATokenOutlivesItsFirstCaller(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		s := hub(w, "https://auth.test/token")
 		w.host("auth.test:443", func(rw http.ResponseWriter, req *http.Request) {
-			time.Sleep(5 * time.Second)
+			time.Sleep(time.Second)
 			s.serve(rw, req)
 		})
 		r := w.registry(Options{})

@@ -1,0 +1,199 @@
+package upstream
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/entrepot-dev/entrepot/oci"
+)
+
+// silently lets addr answer nothing, and nothing on any connection that was made before
+// the function it returns is called.
+func (w *world) silently(addr string) (answer func(h http.HandlerFunc)) {
+	w.blackHole(addr)
+	return func(h http.HandlerFunc) { w.host(addr, h) } // old connections stay with the old host
+}
+
+// A client that joins a request whose connection is dead is served soon after the
+// upstream is back, over HTTP/1.1 and HTTP/2, whoever began it.
+func TestWhoJoinsASilentRequestIsServedOnceTheUpstreamIsBack(t *testing.T) {
+	for name, recovers := range map[string]time.Duration{"before the first look": 1500 * time.Millisecond, "after 5 s": 5 * time.Second, "after 20 s": 20 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				back := w.silently("reg.test:443")
+				r := w.registry(Options{})
+				joins := &oci.Joins{}
+				ended := make(chan error, 1)
+				go func() {
+					_, err := r.Manifest(oci.WithJoins(t.Context(), joins), "a", "latest")
+					ended <- err
+				}()
+				time.Sleep(recovers)
+				back(serveImage)
+				time.Sleep(100 * time.Millisecond)
+				joined := time.Now()
+				joins.Note()
+				if err := <-ended; err != nil {
+					t.Fatal(err)
+				}
+				if d := time.Since(joined); d > time.Second {
+					t.Errorf("it took %s, want at most 1s", d)
+				}
+				w.wantCount("GET reg.test/v2/a/", 2)
+				w.wantBreaker("reg.test", breakerClosed, 0)
+			})
+		})
+	}
+}
+
+// A request that is merely slow is sent once, unless somebody joins it; then twice.
+func TestASlowRequestIsNotSentTwiceForOneClient(t *testing.T) {
+	for joined, want := range map[bool]int{false: 1, true: 2} {
+		inWorld(t, func(t *testing.T, w *world) {
+			w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+				if req.URL.Path != "/v2/" {
+					select {
+					case <-time.After(25 * time.Second):
+					case <-req.Context().Done():
+						return
+					}
+				}
+				serveImage(rw, req)
+			})
+			r := w.registry(Options{})
+			joins := &oci.Joins{}
+			if joined {
+				joins.Note()
+			}
+			began := time.Now()
+			if _, err := r.Manifest(oci.WithJoins(t.Context(), joins), "a", "latest"); err != nil {
+				t.Fatal(err)
+			}
+			if d := time.Since(began); d != 25*time.Second {
+				t.Errorf("it took %s, want 25s", d)
+			}
+			w.wantCount("GET reg.test/v2/a/", want)
+		})
+	}
+}
+
+// A connection that died after it was used before holds nobody up for long.
+func TestAReusedConnectionThatIsDeadCostsTwoSeconds(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		var dead atomic.Bool
+		serve := func(rw http.ResponseWriter, req *http.Request) {
+			if dead.Load() {
+				<-req.Context().Done()
+				return
+			}
+			serveImage(rw, req)
+		}
+		w.host("reg.test:443", serve)
+		r := w.registry(Options{})
+		wantManifest(t, r, "a")
+		dead.Store(true)
+		w.host("reg.test:443", serveImage) // for new connections
+		began := time.Now()
+		wantManifest(t, r, "b")
+		if d := time.Since(began); d != hedgeAfter {
+			t.Errorf("it took %s, want %s", d, hedgeAfter)
+		}
+		began = time.Now()
+		wantManifest(t, r, "c")
+		if d := time.Since(began); d != 0 {
+			t.Errorf("the next took %s, want nothing: the dead connection isn't used again", d)
+		}
+	})
+}
+
+// A first endpoint that is silent, or drops what would connect to it, costs two seconds
+// once.
+func TestASilentFirstEndpointCostsTwoSecondsOnce(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.blackHole("first.test:443")
+		w.host("second.test:443", serveImage)
+		r := two(w)
+		began := time.Now()
+		wantManifest(t, r, "a")
+		if d := time.Since(began); d != hedgeAfter {
+			t.Errorf("it took %s, want %s", d, hedgeAfter)
+		}
+		for range 60 {
+			began = time.Now()
+			wantManifest(t, r, "b")
+			if d := time.Since(began); d != 0 {
+				t.Errorf("a later one took %s, want nothing", d)
+			}
+			time.Sleep(time.Second)
+		}
+		if n := value(t, w.metrics.EndpointOpenings, "reg", "first.test"); n != 1 {
+			t.Errorf("its breaker opened %v times, want once", n)
+		}
+	})
+}
+
+// A slow first endpoint that has what a second lacks still serves it.
+func TestASlowFirstEndpointIsWaitedForIfTheSecondHasNothing(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.host("first.test:443", func(rw http.ResponseWriter, req *http.Request) {
+			if req.URL.Path != "/v2/" {
+				time.Sleep(5 * time.Second)
+			}
+			serveImage(rw, req)
+		})
+		w.host("second.test:443", status(404))
+		r := two(w)
+		wantManifest(t, r, "a")
+		w.wantCount("GET second.test/v2/a/", 1)
+	})
+}
+
+// While a breaker is open, a pull waits for a probe, and is sent if that is answered.
+func TestAPullAtAnOpenBreakerIsSentIfTheEndpointIsBack(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		r := w.registry(Options{})
+		_ = resolve(t, r, "1")
+		w.wantBreaker("reg.test", breakerOpen, 1)
+		time.Sleep(10 * time.Minute) // probes are rare by now
+		wantError(t, pull(t, r, "a"), oci.CodeUnavailable, 503, "left alone")
+		dials := w.dialled("reg.test:443")
+		for range 10 {
+			wantError(t, pull(t, r, "a"), oci.CodeUnavailable, 503, "left alone")
+		}
+		if n := w.dialled("reg.test:443") - dials; n > 0 {
+			t.Errorf("%d dials right after one that failed", n)
+		}
+		time.Sleep(retestPause)
+		w.host("reg.test:443", serveImage)
+		began := time.Now()
+		wantManifest(t, r, "a")
+		if d := time.Since(began); d != 0 {
+			t.Errorf("it took %s, want nothing", d)
+		}
+		w.wantBreaker("reg.test", breakerClosed, 1)
+	})
+}
+
+// A name server that does not answer costs one connect timeout, not one for each try.
+func TestANameServerThatDoesNotAnswerCostsOneTimeout(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		r := w.registry(Options{})
+		r.routes.named.Load().shared.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			select {
+			case <-time.After(10 * time.Second):
+			case <-ctx.Done():
+			}
+			return nil, &net.OpError{Op: "dial", Net: network, Err: &net.DNSError{Err: "i/o timeout", Name: addr, IsTimeout: true, IsTemporary: true}}
+		}
+		began := time.Now()
+		wantError(t, pull(t, r, "a"), oci.CodeUnavailable, 504, "name server does not answer")
+		if d := time.Since(began); d > 10*time.Second {
+			t.Errorf("it took %s, want at most 10s", d)
+		}
+		time.Sleep(time.Minute) // the dials
+	})
+}

@@ -20,6 +20,9 @@ const (
 	lookEvery   = 500 * time.Millisecond
 	lookAgain   = 5 * time.Second
 	lookTimeout = 5 * time.Second
+	// goneAfter is how many probes in a row are not answered by an endpoint that is gone.
+	// A busy one may take a while.
+	goneAfter = 2
 )
 
 // errOvertaken is the cause with which an attempt is cancelled that another overtook.
@@ -103,9 +106,9 @@ func (t *try) good() bool {
 // hedge sends a request to l's endpoint. If it is silent for hedgeAfter, hedge sends it
 // once more on a new connection, beside the first, and returns the first good answer.
 // It does so
-//   - once, if the first has no connection yet, so that nothing was sent; if it went out
-//     on a connection that was used before, which may be dead; or if somebody else has
-//     joined (see oci.Joins);
+//   - once, if the first has no connection yet, so that nothing was sent. For anything but
+//     blobs also if it went out on a connection that was used before, which may be dead,
+//     or if somebody else has joined (see oci.Joins);
 //   - each time the endpoint answers again after a while without any answer.
 //
 // A request that is merely slow to be answered is not sent twice for one client. At most
@@ -117,6 +120,8 @@ func (r *Registry) hedge(ctx context.Context, l *lookout, send sender) (*http.Re
 	var extra *try
 	var back <-chan struct{} // closed when the endpoint answers again
 	joined := oci.Joined(ctx)
+	// Of a blob that is merely slow to begin, two requests would both send bytes.
+	bulk, _ := ctx.Value(bulkKey{}).(bool)
 	isJoined, sentTwice := false, false
 	timer := time.NewTimer(hedgeAfter)
 	defer timer.Stop()
@@ -180,7 +185,7 @@ func (r *Registry) hedge(ctx context.Context, l *lookout, send sender) (*http.Re
 				back = l.enter()
 				defer l.leave()
 			}
-			if !sentTwice && (!connected || reused || isJoined) {
+			if !sentTwice && (!connected || !bulk && (reused || isJoined)) {
 				again()
 			}
 			timer.Reset(hedgeAfter)
@@ -391,7 +396,7 @@ func (l *lookout) run() {
 				}
 			}
 		case <-pause.C:
-			if misses++; misses > 1 {
+			if misses++; misses >= goneAfter {
 				l.note(true)
 			}
 		case <-ctx.Done():

@@ -811,10 +811,6 @@ func (f *fill) want(off int64) {
 		return
 	}
 	for _, w := range f.writers {
-		if w.at <= off && off < w.end && f.size >= 2*f.segment() && off-w.at >= f.segment() && len(f.writers) < maxWriters {
-			w.end = off // too far from the start of a claim on all of the blob
-			continue
-		}
 		// Within a claim, or so close behind one that its writer will be there
 		// before a new connection is.
 		if w.at <= off && off < w.end+f.least/4 {

@@ -183,7 +183,7 @@ func hostilities(elsewhere string) map[string]hostility {
 		"two-lengths":        {path: tag, answer: once("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}}"), statuses: failed},
 		"lying-digest":       {path: tag, answer: saying(manifest, naming(1), "Docker-Content-Digest", zeroes), statuses: failed},
 		"another-digest":     {path: "manifests/" + zeroes, answer: saying(manifest, naming(1)), statuses: failed},
-		"index-in-index":     {path: tag, headers: []string{"Accept", manifest}, answer: saying(index, `{"mediaType":"`+index+`","manifests":[{"mediaType":"`+index+`","digest":"`+zeroes+`","platform":{"os":"linux","architecture":"amd64"}}]}`), statuses: []int{404}},
+		"index-in-index":     {path: tag, headers: []string{"Accept", manifest}, answer: saying(index, `{"mediaType":"`+index+`","manifests":[{"mediaType":"`+index+`","digest":"`+zeroes+`","platform":{"os":"linux","architecture":"amd64"}}]}`), statuses: failed},
 		"index-of-itself":    {path: tag, headers: []string{"Accept", manifest}, answer: saying(index, `{"mediaType":"`+index+`","manifests":[{"mediaType":"`+manifest+`","digest":"`+zeroes+`","platform":{"os":"linux","architecture":"amd64"}}]}`), statuses: failed},
 		"odd-platforms":      {path: tag, headers: []string{"Accept", manifest}, answer: saying(index, `{"mediaType":"`+index+`","manifests":[{"mediaType":"evil\r\nX-Forged: y","digest":"`+zeroes+`","platform":{"os":"\u001b[31m","architecture":"\u0000\n"}}]}`), statuses: []int{404}},
 		"odd-content-type":   {path: tag, answer: saying("application/x\x1b[31m\x00", naming(1)), statuses: []int{200, 502}},
@@ -211,18 +211,18 @@ func hostilities(elsewhere string) map[string]hostility {
 		"no-http": {path: tag, answer: once("SSH-2.0-OpenSSH\r\n"), statuses: failed},
 		"silence": {path: tag, answer: once(""), statuses: failed},
 		// Lists.
-		"endless-tags":        {path: tags, times: 4, answer: endlessly("application/json", `{"tags":[`, `"",`), statuses: failed, words: []string{"8388608"}},
+		"endless-tags":        {path: tags, times: 4, answer: endlessly("application/json", `{"tags":[`, `"",`), statuses: failed, words: []string{"list of tags"}},
 		"empty-tags":          {path: tags, answer: saying("application/json", `{"tags":[`+strings.Repeat(`"",`, 2_700_000)+`""]}`), statuses: failed},
 		"endless-pages":       {path: tags, answer: pages(next, many), statuses: failed, words: []string{"does not end"}},
-		"endless-small-pages": {path: tags, answer: pages(next, `{"tags":["a"]}`), statuses: failed, words: []string{"10000 pages"}},
+		"endless-small-pages": {path: tags, answer: pages(next, `{"tags":["a"]}`), statuses: failed, words: []string{"does not end"}},
 		"endless-small-referrers": {path: "referrers/" + zeroes, answer: func(w http.ResponseWriter, r *http.Request) {
 			saying(index, `{"manifests":[{"digest":"`+zeroes+`"}]}`, "Link", next(r))(w, r)
-		}, statuses: failed, words: []string{"10000 pages"}},
+		}, statuses: failed, words: []string{"does not end"}},
 		"pages-in-a-circle": {path: tags, answer: pages(func(r *http.Request) string { return "<" + r.URL.Path + `?last=x>; rel="next"` }, `{"tags":["a"]}`), statuses: failed, words: []string{"does not end"}},
-		"page-elsewhere":    {path: tags, answer: pages(to("<http://"+elsewhere+`/v2/a/tags/list>; rel="next"`), `{"tags":["a"]}`), statuses: failed, words: []string{"another host"}},
+		"page-elsewhere":    {path: tags, answer: pages(to("<http://"+elsewhere+`/v2/a/tags/list>; rel="next"`), `{"tags":["a"]}`), statuses: failed, words: []string{"does not end"}},
 		"page-of-a-file":    {path: tags, answer: pages(to(`<file:///etc/passwd>; rel="next"`), `{"tags":["a"]}`), statuses: failed},
-		"many-links":        {path: tags, answer: pages(to(strings.Repeat(`<x>; rel="prev", `, 10_000)), `{"tags":["a"]}`), statuses: []int{200}},
-		"endless-referrers": {path: "referrers/" + zeroes, times: 4, answer: endlessly(index, `{"manifests":[`, "{},"), statuses: failed, words: []string{"8388608"}},
+		"many-links":        {path: tags, answer: pages(to(strings.Repeat(`<x>; rel="prev", `, 10_000)), `{"tags":["a"]}`), statuses: failed, words: []string{"16384"}},
+		"endless-referrers": {path: "referrers/" + zeroes, times: 4, answer: endlessly(index, `{"manifests":[`, "{},"), statuses: failed, words: []string{"list of referrers"}},
 		"empty-referrers":   {path: "referrers/" + zeroes, times: 4, answer: saying(index, `{"manifests":[`+strings.Repeat("{},", 2_700_000)+"{}]}"), statuses: []int{502, 503}},
 		"deep-referrers":    {path: "referrers/" + zeroes, answer: saying(index, strings.Repeat(`{"manifests":[`, 500_000)), statuses: failed},
 		// Tokens.

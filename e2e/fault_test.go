@@ -51,6 +51,10 @@ func faults(list ...hub.Fault) func(*hub.Hub) {
 	}
 }
 
+// leads gives how many bytes come twice because each request that resumes a blob asks for
+// some that are here, and compares them.
+func leads(h *hub.Hub) int64 { return int64(len(h.Requests())) * 4 << 10 }
+
 // breaksOnce is a transfer that breaks, once: what follows happens to the
 // request that resumes it.
 var breaksOnce = hub.CutAfter(breakAt).Times(1)
@@ -76,7 +80,7 @@ func mendable() map[string]trouble {
 		"tells no lengths":                                 {begin: faults(hub.NoLength(), hub.CutAfter(breakAt).Times(2))},
 		"names another digest":                             {begin: faults(hub.WrongDigest().Of(hub.BlobGet)), hub: hub.Options{NoCDN: true}, unseen: true},
 		"answers 200 to a Range":                           {begin: faults(hub.IgnoreRange(), hub.CutAfter(breakAt).Times(2)), again: 2 * breakAt},
-		"lets the signed URL expire":                       {begin: faults(breaksOnce, hub.ExpireURL().After(1).Times(2))},
+		"lets the signed URL expire":                       {begin: faults(breaksOnce, hub.ExpireURL().After(1).Times(2)), again: breakAt},
 		"goes from 307 to 403":                             {begin: faults(breaksOnce, midBlob(hub.BlobGet, 403).Times(2))},
 		"wants another token":                              {begin: faults(breaksOnce, midBlob(hub.BlobGet, 401).Times(1))},
 		"has a registry that limits, mid-blob":             {begin: faults(breaksOnce, midBlob(hub.BlobGet, 429).With("Retry-After", "1").Times(1))},
@@ -94,9 +98,11 @@ func mendable() map[string]trouble {
 		"closes without a CDN":              {hub: hub.Options{NoCDN: true}, begin: faults(hub.CutAfter(breakAt).Times(3))},
 		"closes behind a relative redirect": {hub: hub.Options{RelativeRedirect: true}, begin: faults(hub.CutAfter(breakAt).Times(3))},
 	}
+	// A range that is refused twice is taken for one that is not supported: the whole
+	// comes again.
 	for _, status := range []int{500, 502, 503, 504} {
-		list[fmt.Sprintf("has a registry that answers %d, mid-blob", status)] = trouble{begin: faults(breaksOnce, midBlob(hub.BlobGet, status).Times(2))}
-		list[fmt.Sprintf("has a CDN that answers %d, mid-blob", status)] = trouble{begin: faults(breaksOnce, midBlob(hub.CDNGet, status).Times(2))}
+		list[fmt.Sprintf("has a registry that answers %d, mid-blob", status)] = trouble{begin: faults(breaksOnce, midBlob(hub.BlobGet, status).Times(2)), again: breakAt}
+		list[fmt.Sprintf("has a CDN that answers %d, mid-blob", status)] = trouble{begin: faults(breaksOnce, midBlob(hub.CDNGet, status).Times(2)), again: breakAt}
 	}
 	return list
 }
@@ -117,7 +123,7 @@ func TestAnUpstreamThatBreaksOffIsResumedUnseen(t *testing.T) {
 			p.WaitIdle(t)
 			saw(t, p, layer, h)
 			sent := h.Sent(layer.Digest)
-			if sent < layer.Size || sent > layer.Size+c.again {
+			if sent < layer.Size || sent > layer.Size+c.again+leads(h) {
 				t.Errorf("the upstream sent %d bytes of %d; at most %d may come again", sent, layer.Size, c.again)
 			}
 			if n := resumptions(h); n == 0 && !c.unseen {
@@ -249,7 +255,7 @@ func TestAFillGoesOnAtTheNextEndpoint(t *testing.T) {
 			wantBytes(t, "layer", content, got)
 			p.WaitIdle(t)
 			saw(t, p, layer, first, second)
-			if sent := first.Sent(layer.Digest) + second.Sent(layer.Digest); sent > layer.Size+c.again {
+			if sent := first.Sent(layer.Digest) + second.Sent(layer.Digest); sent > layer.Size+c.again+leads(first)+leads(second) {
 				t.Errorf("the upstreams sent %d bytes of %d; at most %d may come again", sent, layer.Size, c.again)
 			}
 			if n := second.Sent(layer.Digest); n == 0 {
@@ -439,7 +445,7 @@ func TestAFillOutlastsAnUpstreamThatIsLeftAlone(t *testing.T) {
 	wantBytes(t, "layer", content, got)
 	p.WaitIdle(t)
 	saw(t, p, layer, h)
-	if sent := h.Sent(layer.Digest); sent != layer.Size {
+	if sent := h.Sent(layer.Digest); sent < layer.Size || sent > layer.Size+leads(h) {
 		t.Errorf("the upstream sent %d bytes of %d", sent, layer.Size)
 	}
 }

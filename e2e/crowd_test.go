@@ -72,7 +72,13 @@ func TestACrowdOfChunksOfAColdBlobIsOneFetch(t *testing.T) {
 			sent, c := h.Sent(d), h.Counts()
 			t.Logf("%d clients took %d chunks, %d bytes, all right; the upstream sent %d bytes of a blob of %d (%.4fx) in %d requests",
 				clients, right.Load(), taken.Load(), sent, size, float64(sent)/float64(size), c.CDNGets)
-			if sent != int64(size) {
+			most := int64(size) + leads(h)
+			if !known {
+				// The first connection asks for all of it, and is closed where the second
+				// begins: what is on its way then is lost.
+				most += int64(size) / 4
+			}
+			if sent < int64(size) || sent > most {
 				t.Errorf("the upstream sent %d bytes of a blob of %d: %.4fx", sent, size, float64(sent)/float64(size))
 			}
 			h.Down()

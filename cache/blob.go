@@ -383,6 +383,11 @@ func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, w
 			c.prefetch(up, t)
 		}
 		told, err := f.ready(ctx)
+		if err == nil && w.hint.From >= told && told > 0 {
+			// An upstream that sends too little says so of the size too. Nobody is told
+			// that the blob ends before the range, until the digest has shown it.
+			told, err = f.settled(ctx)
+		}
 		if err == nil {
 			var b *follower
 			if b, err = follow(ctx, f.fill, told); err == nil {

@@ -836,6 +836,20 @@ func (f *fill) ready(ctx context.Context) (int64, error) {
 	return size, err
 }
 
+// settled waits until the digest has shown how large the blob is, and returns that size. Its
+// error is why the fill brought nothing, or that ctx has ended.
+func (f *fill) settled(ctx context.Context) (int64, error) {
+	var size int64
+	err := f.wait(ctx, func() (bool, error) {
+		size = f.size
+		if f.ended {
+			return true, f.err
+		}
+		return f.right, nil
+	})
+	return size, err
+}
+
 // failure gives why the fill, which has ended, brought nothing to read; nil while it
 // runs.
 func (f *fill) failure() error {

@@ -263,9 +263,7 @@ func TestFewFilesLowerTheLimits(t *testing.T) {
 	const files = 300
 	h := hub.New(t, hub.Options{})
 	p := proxy.Start(t, proxy.Options{Upstreams: map[string]*hub.Hub{"docker.io": h}, Config: believing, Ulimit: fmt.Sprintf("-n %d", files)})
-	if !strings.Contains(p.Log(), "the limits were lowered") {
-		t.Error("the log does not say that the limits were lowered")
-	}
+	until(t, "the log says it", func() bool { return strings.Contains(p.Log(), "the limits were lowered") })
 	m := p.Metrics(t)
 	if n := m.Sum("entrepot_limit", "limit", "files"); n != files {
 		t.Errorf("want a limit of %d files, got %v", files, n)

@@ -172,9 +172,7 @@ access:
 			wantBytes(t, name, img.Bytes(), a.body)
 		}
 	}
-	if !strings.Contains(p.Log(), `"caller":"oidc:builder-7"`) {
-		t.Error("the log does not say who asked")
-	}
+	until(t, "the log says it", func() bool { return strings.Contains(p.Log(), `"caller":"oidc:builder-7"`) })
 	if n := h.Counts().Leaks; n != 0 {
 		t.Errorf("tokens reached the upstream %d times", n)
 	}

@@ -705,7 +705,7 @@ func TestSHA512ContentIsServedByItsDigest(t *testing.T) {
 
 func TestRepositoriesMayBeCalledLikeThePathsParts(t *testing.T) {
 	h, p := start(t, "")
-	for n, name := range []string{"a/manifests", "manifests/manifests", "blobs/b", "tags/list", "v2/referrers/x", "library/a__b--c.d"} {
+	for n, name := range []string{"a/manifests", "manifests/manifests", "blobs/b", "tags/list", "app/v2/referrers/x", "library/a__b--c.d"} {
 		i := image.New(image.Options{Seed: uint64(n)})
 		h.Push(name, "latest", i)
 		a := get(t, p, "/v2/"+name+"/manifests/latest")

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 	"os"
@@ -209,5 +210,31 @@ func TestABlobIsWaitedForWhileItsUpstreamAnswersOthers(t *testing.T) {
 	if a := <-done; a.status != http.StatusOK || a.err != nil || digest.FromBytes(a.body) != digest.FromBytes(slow) {
 		a.body = nil
 		t.Errorf("want 200 and the blob, got %s", a)
+	}
+}
+
+// An upstream that sends too little says by that how large the blob is. A client whose range
+// lies behind that end is told of a failure, never that the blob has no such bytes.
+func TestARangeBehindTheEndOfWhatCameIsNoRangeError(t *testing.T) {
+	t.Parallel()
+	for _, known := range []bool{true, false} {
+		t.Run(fmt.Sprintf("size known %v", known), func(t *testing.T) {
+			h, p := start(t, "")
+			_, content, path := blobOf(h, "library/app", 1, 600_000)
+			if known {
+				get(t, p, "/v2/library/app/manifests/1.0")
+			}
+			undo := h.Inject(hub.TruncateAfter(100_000))
+			for range 4 {
+				if a := ask(t, p, http.MethodGet, path, "Range", "bytes=300000-"); a.status == http.StatusRequestedRangeNotSatisfiable {
+					t.Errorf("a client was told of the upstream's end: %s", a)
+				}
+			}
+			undo()
+			until(t, "the range is served", func() bool {
+				a := ask(t, p, http.MethodGet, path, "Range", "bytes=300000-")
+				return a.status == http.StatusPartialContent && a.err == nil && bytes.Equal(a.body, content[300_000:])
+			})
+		})
 	}
 }

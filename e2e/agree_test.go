@@ -248,6 +248,7 @@ func doAll(c lister, i *image.Image) map[string]did {
 // What works directly works through the cache, with every client and every quirk of
 // registries that we know: cold, and again.
 func TestWhatWorksDirectlyWorksThroughTheCache(t *testing.T) {
+	t.Parallel()
 	clients := map[string]func(t *testing.T, host, repo string) lister{"crane": listWithCrane, "regclient": listWithRegclient, "oras": listWithORAS}
 	if skopeo, err := exec.LookPath("skopeo"); err == nil {
 		clients["skopeo"] = func(t *testing.T, host, repo string) lister {

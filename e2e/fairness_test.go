@@ -55,6 +55,7 @@ func crowd(t *testing.T, p *proxy.Proxy, size int, path func(n int) string, head
 }
 
 func TestACrowdThatAsksForAnythingDoesNotShutOutAnImage(t *testing.T) {
+	t.Parallel()
 	h, p := private(t, hub.Options{}, "")
 	for n := range 10 {
 		h.Push(fmt.Sprintf("public/app-%d", n), "1", image.New(image.Options{Seed: uint64(n)}))

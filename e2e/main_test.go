@@ -5,12 +5,15 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"os"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +27,17 @@ import (
 	"github.com/entrepot-dev/entrepot/oci"
 )
 
-func TestMain(m *testing.M) { os.Exit(proxy.Main(m)) }
+// waiters is how many tests run at a time: most of them wait for a time-out or for an
+// upstream that is slow, and leave the processors alone.
+const waiters = 6
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue && !proxy.Raced {
+		_ = f.Value.Set(strconv.Itoa(max(waiters, runtime.GOMAXPROCS(0))))
+	}
+	os.Exit(proxy.Main(m))
+}
 
 // believing is a configuration under which a tag is fresh for as long as a test
 // may take; doubting one under which it is never.

@@ -104,7 +104,9 @@ func TestAnyMixOfRangesOfAColdBlobIsOneFetch(t *testing.T) {
 		t.Error(err)
 	}
 	p.WaitIdle(t)
-	if got := h.Sent(layer.Digest); got != layer.Size {
+	// No manifest has told the size, so the first connection asks for all of it. What is on its
+	// way when it is cut, because others fetch the rest, is lost.
+	if got := h.Sent(layer.Digest); got < layer.Size || got > layer.Size+layer.Size/4+leads(h) {
 		t.Errorf("the upstream sent %d bytes of a blob of %d: %.4fx", got, layer.Size, float64(got)/float64(layer.Size))
 	}
 }

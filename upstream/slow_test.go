@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,9 +62,9 @@ func TestWhatIsSmallMustComeInTime(t *testing.T) {
 // Each page is another and comes quickly; together they have a time.
 func TestAListOfSlowPagesEnds(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
-		n := 0
+		var pages atomic.Int64
 		w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
-			n++
+			n := pages.Add(1)
 			select {
 			case <-time.After(27 * time.Second):
 			case <-req.Context().Done():

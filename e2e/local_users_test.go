@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -257,16 +256,27 @@ func TestOtherUsersOfTheHostAreRefused(t *testing.T) {
 	if err := os.WriteFile(config, settings, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	var log bytes.Buffer
+	log, err := os.Create(filepath.Join(base, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	logged := func() string {
+		b, err := os.ReadFile(log.Name())
+		if err != nil {
+			t.Error(err)
+		}
+		return string(b)
+	}
 	serve := asUser(exec.Command(binary, "serve", "--config", config), service, serviceHome)
-	serve.Stdout, serve.Stderr = &log, &log
+	serve.Stdout, serve.Stderr = log, log
 	if err := serve.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
 		_ = serve.Process.Signal(syscall.SIGTERM)
 		if err := serve.Wait(); err != nil || t.Failed() {
-			t.Errorf("serve: %v\n%s", err, &log)
+			t.Errorf("serve: %v\n%s", err, logged())
 		}
 	}()
 	registry, at := "http://127.0.0.1:"+frontPort, "127.0.0.1:"+adminPort
@@ -347,7 +357,7 @@ func TestOtherUsersOfTheHostAreRefused(t *testing.T) {
 	} else {
 		_ = res.Body.Close()
 	}
-	if token, err := admin.ReadToken(filepath.Join(cache, admin.TokenFile)); err != nil || strings.Contains(log.String(), token.Secret) {
+	if token, err := admin.ReadToken(filepath.Join(cache, admin.TokenFile)); err != nil || strings.Contains(logged(), token.Secret) {
 		t.Errorf("the log has the token, or there is none: %v", err)
 	}
 }

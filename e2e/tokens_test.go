@@ -19,7 +19,7 @@ func TestTokensOfAStrangersRegistryTakeBoundedMemory(t *testing.T) {
 	i := image.New(image.Options{Seed: 1})
 	var length atomic.Int64
 	var registry *httptest.Server
-	registry = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	registry = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.URL.Path == "/token":
 			fmt.Fprintf(w, `{"token":"%s","expires_in":3600}`, strings.Repeat("t", int(length.Load())))
@@ -32,8 +32,9 @@ func TestTokensOfAStrangersRegistryTakeBoundedMemory(t *testing.T) {
 			_, _ = w.Write(i.Bytes())
 		}
 	}))
-	t.Cleanup(registry.Close)
 	registry.Config.MaxHeaderBytes = 1 << 20
+	registry.Start()
+	t.Cleanup(registry.Close)
 	p := proxy.Start(t, proxy.Options{Upstreams: map[string]*hub.Hub{"docker.io": hub.New(t, hub.Options{})},
 		Config: fmt.Sprintf("upstreams: {%q: {endpoints: [%q], realms: [%q]}}\nlog: {level: warn}\n", "strange.test", registry.URL, registry.URL)})
 	before := boundsOf(t, p)

@@ -94,13 +94,16 @@ func hoarding(t *testing.T, h hoarder) (p *proxy.Proxy, base string, peak func()
 		t.Fatal(err)
 	}
 	p = proxy.Start(t, proxy.Options{Dir: nested(t), Config: string(config)})
-	before := residentBytes(t, p.PID())
+	pid := p.PID()
+	before := residentBytes(t, pid)
 	var most atomic.Int64
 	watching, stop := context.WithCancel(t.Context())
 	var watch sync.WaitGroup
 	watch.Go(func() {
 		for watching.Err() == nil {
-			most.Store(max(most.Load(), residentBytes(t, p.PID())))
+			if n, err := resident(pid); err == nil { // it may be stopped just now
+				most.Store(max(most.Load(), n))
+			}
 			time.Sleep(20 * time.Millisecond)
 		}
 	})

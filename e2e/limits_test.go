@@ -3,8 +3,10 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -62,21 +64,29 @@ func dial(t *testing.T, p *proxy.Proxy) *net.TCPConn {
 // residentBytes is what the process has in memory.
 func residentBytes(t *testing.T, pid int) int64 {
 	t.Helper()
+	n, err := resident(pid)
+	if errors.Is(err, fs.ErrNotExist) {
+		t.Skipf("there is no /proc to read the memory of a process from: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// resident is residentBytes for a process that may be ending, which has no memory.
+func resident(pid int) (int64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		t.Skipf("there is no /proc to read the memory of a process from: %v", err)
+		return 0, err
 	}
 	for line := range strings.Lines(string(b)) {
 		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
 			kb, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(v), " kB"), 10, 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return kb << 10
+			return kb << 10, err
 		}
 	}
-	t.Fatal("no VmRSS in /proc/…/status")
-	return 0
+	return 0, fmt.Errorf("no VmRSS in /proc/%d/status", pid)
 }
 
 // smallPaths pushes and pulls what others pull.

@@ -246,6 +246,7 @@ func TestWhatAnIndexThatIsNotRestoredLacksIsNotDenied(t *testing.T) {
 		was := c.index
 		c.index = lost
 		defer func() {
+			synctest.Wait() // what was verified for a request is recorded behind it
 			c.index = was
 			if err := lost.Close(); err != nil {
 				t.Error(err)
@@ -307,10 +308,12 @@ func TestDenialThatIsLateForALostIndexChangesNothing(t *testing.T) {
 
 				c = open(t, o, map[string]*registry{"docker.io": hub})
 				<-c.reconciled
+				settle()
 				lost := lostIndex(t, filepath.Join(o.Dir, "index.backup"))
 				was := c.index
 				c.index = lost
 				defer func() {
+					synctest.Wait() // what was verified for a request is recorded behind it
 					c.index = was
 					if err := lost.Close(); err != nil {
 						t.Error(err)

@@ -49,8 +49,6 @@ func (c *credulous) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	repo, kind, ref := parts[1], parts[2], parts[3]
 	key := func(ref string) string { return repo + " " + kind + " " + ref }
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	switch r.Method {
 	case http.MethodPost: // of an upload, which one PUT completes
 		w.Header().Set("Location", "/v2/"+repo+"/blobs/uploads")
@@ -62,11 +60,17 @@ func (c *credulous) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		d := digest.FromBytes(b).String()
+		c.mu.Lock()
 		c.content[key(d)], c.content[key(ref)] = b, b
 		c.types[key(d)] = r.Header.Get("Content-Type")
+		c.mu.Unlock()
 		w.WriteHeader(http.StatusCreated)
 	default:
+		// A body may be held: no other request waits for it.
+		c.mu.Lock()
 		b, ok := c.content[key(ref)]
+		contentType := c.types[key(digest.FromBytes(b).String())]
+		c.mu.Unlock()
 		if !ok {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusNotFound)
@@ -75,7 +79,7 @@ func (c *credulous) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		d := digest.FromBytes(b).String()
 		w.Header().Set("Docker-Content-Digest", d)
-		w.Header().Set("Content-Type", c.types[key(d)])
+		w.Header().Set("Content-Type", contentType)
 		if kind == "blobs" {
 			w.Header().Set("Content-Type", oci.MediaTypeOctetStream)
 		}

@@ -71,8 +71,11 @@ type quota struct {
 	known     bool
 	resets    time.Time
 	expiry    *time.Timer
-	// begun counts the pulls that were sent, or are about to be.
-	begun uint64
+	// begun counts the pulls that were sent, or are about to be, and ended those of them
+	// that were answered or failed. unread counts the pulls under way that began while it
+	// wasn't known how many remain, so that they were not taken off.
+	begun, ended uint64
+	unread       int
 	// reads counts the answers that said what is left, as of after all pulls before.
 	reads uint64
 	usage usage
@@ -159,7 +162,8 @@ func (g *governor) heldAll() (limited, bool) {
 }
 
 // spend notes that a pull of what is about to be sent for who. If it must not be sent,
-// held is true and the hold says for how long. Give the answer to settle.
+// held is true and the hold says for how long. Give s to settle once, with the answer or
+// without one.
 func (g *governor) spend(who account, what string) (s sent, l limited, held bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -174,6 +178,8 @@ func (g *governor) spend(who account, what string) (s sent, l limited, held bool
 	s = sent{counted: q.remaining > 0, needed: !q.usage.takePromise(now), reads: q.reads}
 	if s.counted {
 		q.remaining--
+	} else {
+		q.unread++
 	}
 	if s.needed {
 		q.usage.needed++
@@ -182,15 +188,20 @@ func (g *governor) spend(who account, what string) (s sent, l limited, held bool
 	return s, limited{}, false
 }
 
-// settle takes back what spend counted if the answer to s, sent for who, doesn't say what
-// is left: Docker Hub doesn't count such pulls.
-func (g *governor) settle(who account, s sent, status int, h http.Header) {
-	if status == http.StatusTooManyRequests || h.Get("RateLimit-Remaining") != "" {
-		return
-	}
+// settle ends the pull s that was sent for who. If res, its answer, doesn't say what is
+// left, it takes back what spend counted: Docker Hub doesn't count such pulls. Without an
+// answer, res is nil: the upstream may have counted the pull.
+func (g *governor) settle(who account, s sent, res *answer) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	q := g.of(who)
+	q.ended = min(q.ended+1, q.begun)
+	if !s.counted {
+		q.unread = max(q.unread-1, 0)
+	}
+	if res == nil || res.StatusCode == http.StatusTooManyRequests || res.Header.Get("RateLimit-Remaining") != "" {
+		return
+	}
 	if s.counted && s.reads == q.reads {
 		q.remaining++
 	}
@@ -199,25 +210,27 @@ func (g *governor) settle(who account, s sent, status int, h http.Header) {
 	}
 }
 
-// turn gives how many pulls have begun for who. Whoever is about to send a request
-// gives it to note, with the answer.
+// turn returns how many pulls for who have ended. Take it before a request is sent, and
+// give it to note with the answer: the upstream has certainly counted these pulls by then,
+// and may have counted those under way before the request or after it.
 func (g *governor) turn(who account) uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.of(who).begun
+	return g.of(who).ended
 }
 
 // note learns from an answer of the endpoint to a request of operation op for who. It
 // takes a 429 for the quota's if it answers a pull and the upstream mentions the quota,
 // or is known to have none left. It takes any other 429 for a limit on op, or on
-// everything (see governor). turn is that of before the request was sent.
+// everything (see governor). turn is that of before the request was sent. If the request
+// is a pull, note comes before its settle.
 func (g *governor) note(who account, turn uint64, op string, pull bool, status int, h http.Header) limited {
 	now := time.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	q := g.of(who)
 	g.last = who
-	told := g.read(q, turn, h, now)
+	told := g.read(q, turn, pull, h, now)
 	if status != http.StatusTooManyRequests {
 		g.answered = now
 		g.all.pause = 0
@@ -290,7 +303,7 @@ func (h *hold) set(now time.Time, d time.Duration, told bool) {
 //
 // The headers are those of Docker Hub, "ratelimit-limit: 100;w=21600", and of
 // draft-ietf-httpapi-ratelimit-headers.
-func (g *governor) read(q *quota, turn uint64, h http.Header, now time.Time) bool {
+func (g *governor) read(q *quota, turn uint64, pull bool, h http.Header, now time.Time) bool {
 	limit, window, okLimit := readQuota(h.Get("RateLimit-Limit"))
 	remaining, window2, okRemaining := readQuota(h.Get("RateLimit-Remaining"))
 	if okLimit {
@@ -306,9 +319,12 @@ func (g *governor) read(q *quota, turn uint64, h http.Header, now time.Time) boo
 	if window == 0 {
 		window = defaultWindow
 	}
-	// A request that was sent before other pulls began may be answered after them, and
-	// say what was left before.
+	// The answer may leave out the pulls that were under way beside the request: answers
+	// come in another order than the upstream has counted the pulls.
 	late := int(q.begun - min(turn, q.begun)) // #nosec G115 -- a count of requests
+	if pull {
+		late = max(late-1, 0) // itself
+	}
 	if q.known && now.Before(q.resets) && remaining <= q.remaining+late {
 		remaining = min(remaining, q.remaining)
 	}
@@ -393,7 +409,7 @@ func (g *governor) spare(n int, operator bool) (s spared, ok bool) {
 	if operator {
 		promised = 0 // its own may be among them
 	}
-	if q.remaining-promised-n < s.kept {
+	if q.remaining-q.unread-promised-n < s.kept {
 		return s, false
 	}
 	q.usage.promise(now)

@@ -505,38 +505,122 @@ func (c *changing) Credential(context.Context, string) (Credential, error) {
 	return c.c, nil
 }
 
+// counting is a governor with a reserve of 10, and the answers of its upstream.
+type counting struct {
+	*governor
+	t *testing.T
+}
+
+func newCounting(t *testing.T) counting {
+	g := newGovernor("docker.io", metrics.Discard(), reserve{fixed: 10})
+	t.Cleanup(g.close)
+	return counting{g, t}
+}
+
+func says(left int) *answer {
+	return &answer{Response: &http.Response{StatusCode: http.StatusOK, Header: http.Header{
+		"Ratelimit-Limit": {"100;w=21600"}, "Ratelimit-Remaining": {fmt.Sprintf("%d;w=21600", left)}}}}
+}
+
+// head begins a HEAD; call answered with what its answer says.
+func (c counting) head() (answered func(left int)) {
+	turn := c.turn(account{})
+	return func(left int) { c.note(account{}, turn, "resolve", false, http.StatusOK, says(left).Header) }
+}
+
+// get begins a pull; call answered with what its answer says.
+func (c counting) get() (answered func(left int)) {
+	c.t.Helper()
+	s, _, held := c.spend(account{}, "a")
+	if held {
+		c.t.Fatal("a pull is held")
+	}
+	turn := c.turn(account{})
+	return func(left int) {
+		c.note(account{}, turn, "manifest", true, http.StatusOK, says(left).Header)
+		c.settle(account{}, s, says(left))
+	}
+}
+
+func (c counting) wantLeft(want int) {
+	c.t.Helper()
+	if s, _ := c.spare(1, true); s.left != want {
+		c.t.Errorf("%d pulls are left, want %d", s.left, want)
+	}
+}
+
 // The answer of a HEAD that was sent before a pull began may come after the pull's,
 // and says what was left before it.
 func TestLateAnswerGrantsNoPullTwice(t *testing.T) {
-	g := newGovernor("docker.io", metrics.Discard(), reserve{fixed: 10})
-	t.Cleanup(g.close)
-	says := func(left int) http.Header {
-		return http.Header{"Ratelimit-Limit": {"100;w=21600"}, "Ratelimit-Remaining": {fmt.Sprintf("%d;w=21600", left)}}
-	}
-	who := account{}
-	note := func(turn uint64, pull bool, left int) { g.note(who, turn, "manifest", pull, http.StatusOK, says(left)) }
-	note(g.turn(who), false, 12)
-
-	head := g.turn(who)
-	if _, _, held := g.spend(who, "a"); held {
-		t.Fatal("a pull is held though there are 12")
-	}
-	note(g.turn(who), true, 11)
-	note(head, false, 12)
-	if s, _ := g.spare(1, true); s.left != 11 {
-		t.Errorf("%d pulls are left after a late answer, want 11", s.left)
-	}
+	g := newCounting(t)
+	g.head()(12)
+	head := g.head()
+	g.get()(11)
+	head(12)
+	g.wantLeft(11)
 	// What is sent after it and says more is believed, and so is a new window.
-	note(g.turn(who), false, 12)
-	if s, _ := g.spare(1, true); s.left != 12 {
-		t.Errorf("%d pulls are left, want the 12 of the last answer", s.left)
+	g.head()(12)
+	g.wantLeft(12)
+	head = g.head()
+	g.get()
+	head(100)
+	g.wantLeft(100)
+}
+
+// The upstream counts pulls that are sent beside each other in any order, and their
+// answers come in any order.
+func TestAnswersOfPullsBesideEachOtherGrantNoPullTwice(t *testing.T) {
+	for name, known := range map[string]bool{"what remains is known": true, "nothing is known yet": false} {
+		t.Run(name, func(t *testing.T) {
+			g := newCounting(t)
+			if known {
+				g.head()(13)
+			}
+			a, b := g.get(), g.get()
+			head := g.head()
+			a(11) // counted after b
+			b(12)
+			g.wantLeft(11)
+			head(13) // counted before both
+			g.wantLeft(11)
+			g.head()(11)
+			g.wantLeft(11)
+		})
 	}
-	head = g.turn(who)
-	if _, _, held := g.spend(who, "a"); held {
-		t.Fatal("a pull is held though there are 12")
+}
+
+func TestPullsUnderWayArentSparedTwiceWhileNothingIsKnown(t *testing.T) {
+	g := newCounting(t)
+	a := g.get()
+	g.get() // the upstream counts it later
+	a(12)
+	if _, ok := g.spare(2, true); ok {
+		t.Error("two more pulls are spared, though 11 of 12 are left for them and 10 are kept")
 	}
-	note(head, false, 100)
-	if s, _ := g.spare(1, true); s.left != 100 {
-		t.Errorf("%d pulls are left, want the 100 of a new window", s.left)
+	if _, ok := g.spare(1, true); !ok {
+		t.Error("no pull is spared of the one beyond the reserve")
 	}
+}
+
+// A pull without an answer may have been counted, and is under way no longer.
+func TestAFailedPullIsUnderWayNoLonger(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		m := &meter{limit: 100, remaining: 50, window: 21600}
+		broken := true
+		w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+			if broken {
+				panic(http.ErrAbortHandler)
+			}
+			m.serve(rw, req)
+		})
+		r := w.registry(Options{QuotaReserve: 10})
+		_, err := r.Manifest(t.Context(), "a", "latest")
+		wantError(t, err, oci.CodeUnavailable, 502)
+		broken = false
+		wantManifest(t, r, "a")
+		q := r.endpoints[0].governor.of(r.endpoints[0].governor.last)
+		if q.begun != q.ended || q.unread != 0 || q.remaining != 49 {
+			t.Errorf("%d of %d pulls have ended, %d weren't taken off, %d remain; want all, none and 49", q.ended, q.begun, q.unread, q.remaining)
+		}
+	})
 }

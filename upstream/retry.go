@@ -285,18 +285,18 @@ func (r *Registry) attempt(ctx context.Context, ep *endpoint, a *ask) (*answer, 
 	}
 	var res *answer
 	var turn uint64
-	var pull sent
-	who := l.who
-	for first := true; ; first = false {
+	settle := func(*answer) {} // ends the pull that was counted last
+	defer func() { settle(res) }()
+	for first, who := true, l.who; ; first = false {
 		if a.pull && (first || l.who != who) {
-			if !first {
-				ep.governor.settle(who, pull, res.StatusCode, res.Header)
-			}
-			var hold limited
-			var held bool
-			if pull, hold, held = ep.governor.spend(l.who, a.what); held {
+			settle(res)
+			settle = func(*answer) {}
+			pull, hold, held := ep.governor.spend(l.who, a.what)
+			if held {
 				return nil, r.held(hold)
 			}
+			payer := l.who
+			settle = func(res *answer) { ep.governor.settle(payer, pull, res) }
 		}
 		who = l.who
 		turn = ep.governor.turn(who)
@@ -318,9 +318,6 @@ func (r *Registry) attempt(ctx context.Context, ep *endpoint, a *ask) (*answer, 
 	}
 	if !res.away {
 		r.noteLimits(ep, l.who, turn, res)
-	}
-	if a.pull {
-		ep.governor.settle(who, pull, res.StatusCode, res.Header)
 	}
 	if res.StatusCode >= 200 && res.StatusCode < 300 {
 		l.worked()

@@ -26,6 +26,8 @@ func (x *exchange) sendBlob() {
 		status := fasthttp.StatusOK
 		if unmodified {
 			status = fasthttp.StatusNotModified
+		} else {
+			x.location()
 		}
 		x.stream(status, blobType(outcome), size)
 		return
@@ -56,6 +58,9 @@ func (x *exchange) sendBlob() {
 		status = fasthttp.StatusPartialContent
 		x.contentRange(x.span, size)
 	}
+	if status == fasthttp.StatusOK {
+		x.location()
+	}
 	// While bytes are still to come from the upstream, the client has the
 	// header at least; and what is large goes around fasthttp's buffer.
 	coming := outcome.Status == cache.Miss || outcome.Status == cache.Collapsed
@@ -76,6 +81,17 @@ func blobType(o cache.Outcome) string {
 func (x *exchange) blobHeaders() {
 	x.digestHeaders(x.target.Digest)
 	x.known(headerAcceptRanges, valueBytes)
+}
+
+// location sets Location to the path that the client asked for. Ollama expects a
+// registry to redirect to its storage, and takes the URL of all further requests from
+// that header of the last answer, a 200 included.
+func (x *exchange) location() {
+	x.scratch = append(x.scratch[:0], x.request.Path...)
+	if x.request.Query != "" {
+		x.scratch = append(append(x.scratch, '?'), x.request.Query...)
+	}
+	x.known(headerLocation, x.scratch)
 }
 
 // contentRange says which span of size bytes is sent.

@@ -190,6 +190,7 @@ var (
 	headerCacheStatus  = []byte("Cache-Status")
 	headerAge          = []byte("Age")
 	headerVary         = []byte("Vary")
+	headerLocation     = []byte("Location")
 
 	valueAPIVersion = []byte("registry/2.0")
 	valueBytes      = []byte("bytes")

@@ -86,11 +86,15 @@ func TestAnswersOfTheAPI(t *testing.T) {
 		{"ns that is not configured", "/v2/nginx/manifests/1?ns=quay.io", nil, 404, map[string]string{"OCI-Namespace": "-"}, "docker.io, ghcr.io"},
 		{"blob", blob, nil, 200, map[string]string{
 			"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes", "ETag": blobTag, "Docker-Content-Digest": string(blobDigest),
+			"Location": blob,
+		}, string(blobBytes)},
+		{"blob by prefix and ns", "/v2/docker.io/library/nginx/blobs/" + string(blobDigest) + "?ns=docker.io", nil, 200, map[string]string{
+			"Location": "/v2/docker.io/library/nginx/blobs/" + string(blobDigest) + "?ns=docker.io",
 		}, string(blobBytes)},
 		{"empty blob", blobPath(emptyDigest), nil, 200, nil, ""},
-		{"no blob", blobPath(manifestSum), nil, 404, map[string]string{"Accept-Ranges": "-"}, "BLOB_UNKNOWN"},
-		{"blob that the client has", blob, []string{"If-None-Match: W/" + blobTag}, 304, nil, ""},
-		{"range", blob, []string{"Range: bytes=3-5"}, 206, map[string]string{"Content-Range": "bytes 3-5/1000000"}, "345"},
+		{"no blob", blobPath(manifestSum), nil, 404, map[string]string{"Accept-Ranges": "-", "Location": "-"}, "BLOB_UNKNOWN"},
+		{"blob that the client has", blob, []string{"If-None-Match: W/" + blobTag}, 304, map[string]string{"Location": "-"}, ""},
+		{"range", blob, []string{"Range: bytes=3-5"}, 206, map[string]string{"Content-Range": "bytes 3-5/1000000", "Location": "-"}, "345"},
 		{"open range", blob, []string{"Range: bytes=999998-"}, 206, map[string]string{"Content-Range": "bytes 999998-999999/1000000"}, "89"},
 		{"range of all", blob, []string{"Range: bytes=0-"}, 206, map[string]string{"Content-Range": "bytes 0-999999/1000000"}, string(blobBytes)},
 		{"suffix range", blob, []string{"Range: bytes=-2"}, 206, map[string]string{"Content-Range": "bytes 999998-999999/1000000"}, "89"},

@@ -6,13 +6,17 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 )
 
-// program is the package of the command.
-const program = "github.com/entrepot-dev/entrepot/cmd/proxy"
+const (
+	module = "github.com/entrepot-dev/entrepot"
+	// program is the package of the command.
+	program = module + "/cmd/proxy"
+)
 
 // build is the one build of a test process.
 var build = struct {
@@ -54,7 +58,14 @@ func Build(dir string) (string, error) {
 	if Raced {
 		args = append(args, "-race")
 	}
+	// In the program's own module, so that it has the dependencies it is released with: the tests
+	// of real clients are a module with many more.
+	root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module).Output()
+	if err != nil {
+		return "", fmt.Errorf("go list -m %s: %w", module, err)
+	}
 	cmd := exec.CommandContext(ctx, "go", append(args, program)...)
+	cmd.Dir = strings.TrimSpace(string(root))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build %s: %w\n%s", program, err, out)
 	}

@@ -108,3 +108,23 @@ func TestStrangeFilesInTheCacheDirectoryHangNothingAndAreNotFollowed(t *testing.
 		})
 	}
 }
+
+// What stands in the place of the quota's history is neither waited for nor followed.
+func TestStrangeFilesBesideTheCacheHoldUpNoStart(t *testing.T) {
+	t.Parallel()
+	p := proxy.New(t, hub.New(t, hub.Options{}))
+	p.Stop(t)
+	outside := filepath.Join(t.TempDir(), "precious")
+	if err := errors.Join(os.WriteFile(outside, []byte("precious"), 0o600),
+		unix.Mkfifo(filepath.Join(p.Dir, "quota.json"), 0o600), os.Symlink(outside, filepath.Join(p.Dir, "quota.json.new"))); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	if err := p.Launch(); err != nil {
+		t.Fatalf("after %s: %v", time.Since(begun), err)
+	}
+	p.Stop(t)
+	if b, err := os.ReadFile(outside); err != nil || string(b) != "precious" {
+		t.Errorf("the file outside of the cache is now %q (%v)", b, err)
+	}
+}

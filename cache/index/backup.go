@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/entrepot-dev/entrepot/cache/store"
 )
 
 // The backup is a file beside the index that holds what no look at the tree can
@@ -96,7 +98,7 @@ func backupPath(index string) string { return strings.TrimSuffix(index, ".db") +
 func (ix *Index) Restore() (restored int, err error) {
 	d := ix.db.Load()
 	restored, err = ix.salvage(d)
-	f, failed := os.Open(ix.backup)
+	f, failed := store.OpenOwn(ix.backup)
 	if failed == nil {
 		defer f.Close()
 		var more int

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"syscall"
 	"time"
 
 	berrors "go.etcd.io/bbolt/errors"
@@ -23,6 +24,11 @@ var errDamaged = errors.New("the index is damaged")
 func damaged(err error) bool {
 	if err == nil || errors.Is(err, berrors.ErrTimeout) || errors.Is(err, fs.ErrPermission) {
 		return false
+	}
+	for _, lost := range []error{syscall.EIO, syscall.EBADMSG} {
+		if errors.Is(err, lost) {
+			return true // the disk has lost a part of it
+		}
 	}
 	var path *fs.PathError
 	return !errors.As(err, &path)

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -130,4 +132,71 @@ func TestFileThatIsCutShortIsFoundAtTheStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantFilled(t, ix, 3000)
+}
+
+// The disk may lose pages of a quarantined file too, in the moment in which they are read:
+// what is mapped of it is then no memory.
+func TestQuarantinedFileThatCannotBeReadEndsNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "index.db")
+	filled(t, path, 3000)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := syscall.Mmap(int(f.Fd()), 0, int(st.Size()), syscall.PROT_READ, syscall.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = syscall.Munmap(data) }()
+	if whole, _ := leavesOf(data); len(whole) == 0 {
+		t.Fatal("the file has no leaves")
+	}
+	for _, left := range []int64{st.Size() / 2, 0} {
+		if err := f.Truncate(left); err != nil {
+			t.Fatal(err)
+		}
+		if found, _ := leavesOf(data); left == 0 && len(found) > 0 {
+			t.Errorf("found %d leaves in an empty file", len(found))
+		}
+	}
+}
+
+func TestIndexThatTheDiskHasLostIsQuarantined(t *testing.T) {
+	for cause, want := range map[error]bool{syscall.EIO: true, syscall.EBADMSG: true, syscall.EACCES: false, syscall.EROFS: false, syscall.ENOSPC: false} {
+		if got := damaged(&fs.PathError{Op: "read", Path: "index.db", Err: cause}); got != want {
+			t.Errorf("%v counts as damage: %v, want %v", cause, got, want)
+		}
+	}
+}
+
+// A pipe in the place of the backup has no other end to wait for.
+func TestStrangeBackupHoldsUpNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "index.db")
+	filled(t, path, 10)
+	if err := errors.Join(os.Remove(path), os.Remove(backupPath(path)), syscall.Mkfifo(backupPath(path), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	ix, _, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closed(t, ix)
+	done := make(chan error, 1)
+	go func() {
+		_, err := ix.Restore()
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err == nil || !ix.Whole() {
+			t.Errorf("restored from a pipe: %v, whole %v", err, ix.Whole())
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the restore waits for the other end of a pipe")
+	}
 }

@@ -182,19 +182,23 @@ type meta struct{ root, freeList, pages, txid uint64 }
 // metaOf returns the meta page that bbolt goes by; false if there is none.
 func metaOf(data []byte, size int) (m meta, ok bool) {
 	for i := range 2 {
-		if len(data) < i*size+metaAt+metaLen {
-			break
-		}
-		b := data[i*size+metaAt:][:metaLen]
-		if !metaIntact(b) {
-			continue
-		}
-		n := meta{root: pageOrder.Uint64(b[16:]), freeList: pageOrder.Uint64(b[32:]), pages: pageOrder.Uint64(b[metaPages:]), txid: pageOrder.Uint64(b[48:])}
-		if !ok || n.txid > m.txid {
+		if n, is := metaOn(data, size, i); is && (!ok || n.txid > m.txid) {
 			m, ok = n, true
 		}
 	}
 	return m, ok
+}
+
+// metaOn returns the meta page that is page i; false if it isn't intact.
+func metaOn(data []byte, size, i int) (meta, bool) {
+	if len(data) < i*size+metaAt+metaLen {
+		return meta{}, false
+	}
+	b := data[i*size+metaAt:][:metaLen]
+	if !metaIntact(b) {
+		return meta{}, false
+	}
+	return meta{root: pageOrder.Uint64(b[16:]), freeList: pageOrder.Uint64(b[32:]), pages: pageOrder.Uint64(b[metaPages:]), txid: pageOrder.Uint64(b[48:])}, true
 }
 
 // freePages returns the list of free pages that m names, and how many more pages than one

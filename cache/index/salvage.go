@@ -4,9 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/entrepot-dev/entrepot/cache/store"
 )
 
 // asideKey holds, in an index that was begun after damage, the name of the quarantined file.
@@ -24,7 +25,7 @@ func (ix *Index) salvage(d *db) (restored int, err error) {
 	if err != nil || name == nil {
 		return 0, err
 	}
-	f, err := os.Open(filepath.Join(filepath.Dir(ix.path), filepath.Base(string(name)))) // #nosec G304 -- in the cache directory
+	f, err := store.OpenOwn(filepath.Join(filepath.Dir(ix.path), filepath.Base(string(name))))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
@@ -95,16 +96,26 @@ func entriesOf(p page, outer bool) (list []entry) {
 // that its tree leads to and, if the tree is broken, those that its list of free pages
 // doesn't name. Pages that are free hold what was dropped.
 func leavesOf(data []byte) (leaves []uint64, size int) {
-	var m meta
 	for at := 0; at <= maxPage && size == 0; at = max(2*at, minPage) {
-		if len(data) >= at+metaAt+metaLen && metaIntact(data[at+metaAt:]) {
-			size = int(pageOrder.Uint32(data[at+metaAt+metaPageSize:]))
-		}
+		_ = guarded(func() error { // the disk may have lost this page
+			if len(data) >= at+metaAt+metaLen && metaIntact(data[at+metaAt:]) {
+				size = int(pageOrder.Uint32(data[at+metaAt+metaPageSize:]))
+			}
+			return nil
+		})
 	}
 	if size < minPage || size > maxPage {
 		return nil, 0
 	}
-	m, ok := metaOf(data, size)
+	m, ok := meta{}, false
+	for i := range 2 {
+		_ = guarded(func() error {
+			if n, is := metaOn(data, size, i); is && (!ok || n.txid > m.txid) {
+				m, ok = n, true
+			}
+			return nil
+		})
+	}
 	if !ok {
 		return nil, 0
 	}

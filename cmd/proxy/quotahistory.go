@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/upstream"
 )
 
@@ -35,7 +36,7 @@ type quotaHistory struct {
 // readQuotaHistory reads the file of a cache directory, which need not exist.
 func readQuotaHistory(dir string, log *zap.Logger) *quotaHistory {
 	h := &quotaHistory{path: filepath.Join(dir, quotaFile), log: log, keys: map[string]upstream.QuotaNeeds{}}
-	f, err := os.Open(h.path)
+	f, err := store.OpenOwn(h.path)
 	if err == nil {
 		defer f.Close()
 		err = json.NewDecoder(io.LimitReader(f, maxQuotaFile)).Decode(&h.keys)
@@ -67,7 +68,7 @@ func (h *quotaHistory) Save(key string, n upstream.QuotaNeeds) {
 	h.keys[key] = n
 	text, err := json.Marshal(h.keys)
 	if err == nil {
-		err = os.WriteFile(h.path+".new", text, 0o600)
+		err = writeNew(h.path+".new", text)
 	}
 	if err == nil {
 		err = os.Rename(h.path+".new", h.path)
@@ -75,4 +76,17 @@ func (h *quotaHistory) Save(key string, n upstream.QuotaNeeds) {
 	if err != nil {
 		h.log.Warn("quota history not saved", zap.String("file", h.path), zap.Error(err))
 	}
+}
+
+// writeNew writes a file in place of whatever has that name, a symbolic link included.
+func writeNew(path string, text []byte) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // #nosec G304 -- in the cache directory
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	return errors.Join(err, f.Close())
 }

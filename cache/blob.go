@@ -144,18 +144,25 @@ func (c *Cache) Stat(ctx context.Context, t rewrite.Target) (int64, Outcome, err
 }
 
 // manifestTypeOf returns the media type of t's digest if t's repository knows it as a
-// manifest, else "". It allocates nothing, and reads memory only for what is hot.
+// manifest, else "". It allocates nothing for what is hot. Memory may not know a link yet
+// that has just been put, or not any more, so the index decides.
 func (c *Cache) manifestTypeOf(t rewrite.Target) string {
 	l, ok := c.memory.link(t.Upstream, t.Repository, t.Digest)
-	if !ok || !l.Manifest {
-		return ""
+	if !ok {
+		t = owned(t)
+		l, ok = c.link(t.Upstream, t.Repository, t.Digest)
 	}
-	if l.MediaType == "" {
-		if m, ok := c.memory.manifest(t.Digest); ok {
+	switch {
+	case !ok:
+		return ""
+	case l.Manifest && l.MediaType == "": // an older version has put the link
+		if m, ok := c.keptManifest(t.Digest, ""); ok {
 			return m.MediaType
 		}
+	case l.Manifest, rewrite.IsManifest(l.MediaType), rewrite.IsIndex(l.MediaType):
+		return l.MediaType
 	}
-	return l.MediaType
+	return ""
 }
 
 // stat is Stat, for what is known by now.

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -237,4 +239,43 @@ func TestARangeOfAManifestIsAnsweredByItsPart(t *testing.T) {
 		}
 	}
 	wantBytes(t, "all", b, get(t, p, tagPath, "Range", fmt.Sprintf("bytes=%d-", len(b))).body)
+}
+
+// Whoever asks for a manifest as a blob is told its type, whether memory knows it or only the
+// index: containerd keeps what it gets as application/octet-stream as an image that it cannot
+// read (containerd#13007).
+func TestAManifestAskedForAsABlobHasItsMediaType(t *testing.T) {
+	for _, memory := range []string{"64MiB", "0"} {
+		t.Run("memory "+memory, func(t *testing.T) {
+			t.Parallel()
+			h, p := start(t, "cache: {memory: "+memory+"}\n"+believing)
+			i := image.New(image.Options{Seed: 1, Layers: []image.Layer{{Size: 5 << 10}}})
+			h.Push("library/app", "1.0", i)
+			get(t, p, tagPath, "Accept", anything)
+			p.WaitIdle(t)
+			wantType := func() {
+				t.Helper()
+				for _, q := range [][]string{{"HEAD"}, {"GET"}, {"GET", "Range", "bytes=0-9"}, {"GET", "If-None-Match", `"` + i.Digest.String() + `"`}} {
+					for _, repo := range []string{"library/app", "docker.io/library/app", "index.docker.io/library/app"} {
+						a := ask(t, p, q[0], "/v2/"+repo+"/blobs/"+i.Digest.String(), q[1:]...)
+						if a.status >= 400 || a.header.Get("Content-Type") != v1.MediaTypeImageManifest {
+							t.Errorf("%s of %s %v: want a status below 400 and the manifest's type, got %s", q[0], repo, q[1:], a)
+						}
+					}
+				}
+			}
+			wantType()
+			p.Restart(t)
+			wantType()
+			p.Stop(t)
+			if err := os.Remove(filepath.Join(p.Dir, "index.db")); err != nil {
+				t.Fatal(err)
+			}
+			if err := p.Launch(); err != nil {
+				t.Fatal(err)
+			}
+			wantType()
+			get(t, p, "/v2/library/app/blobs/"+i.Parsed(i.Digest).Config.Digest.String()).wantHeader(t, "Content-Type", oci.MediaTypeOctetStream)
+		})
+	}
 }

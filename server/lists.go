@@ -106,12 +106,18 @@ func (x *exchange) referrers() {
 		x.fail(err)
 		return
 	}
+	t := turn{s: x.s}
+	defer t.end()
 	if wanted, ok := rewrite.QueryValue(x.request.Query, "artifactType"); ok && wanted != "" {
+		if len(found) > shortList { // a crowd must not wait with a copy each
+			if err := t.take(); err != nil {
+				x.fail(err)
+				return
+			}
+		}
 		found = slices.DeleteFunc(slices.Clone(found), func(d v1.Descriptor) bool { return d.ArtifactType != wanted })
 		x.header("OCI-Filters-Applied", "artifactType")
 	}
-	t := turn{s: x.s}
-	defer t.end()
 	x.sendList(v1.MediaTypeImageIndex, listing{
 		head: `{"schemaVersion":2,"mediaType":"` + v1.MediaTypeImageIndex + `","manifests":[`, tail: "]}\n", n: len(found),
 		item: func(b []byte, i int) []byte {

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,6 +29,7 @@ import (
 	"github.com/regclient/regclient/scheme"
 	"github.com/regclient/regclient/scheme/reg"
 	"github.com/regclient/regclient/types/ref"
+	"golang.org/x/sync/errgroup"
 	orasremote "oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
 
@@ -50,18 +53,22 @@ var errNoOperation = errors.New("the client has no such operation")
 
 // patienceOfClients bounds one client's work, which may be with a registry that it cannot
 // use.
-const patienceOfClients = 30 * time.Second
+const patienceOfClients = 40 * time.Second
 
 type craneLister struct{ craneClient }
 
-func listWithCrane(t *testing.T, host, repo string) lister {
+func listWithCrane(t *testing.T, host, repo string, as account) lister {
 	r, err := name.NewRepository(host+"/"+repo, name.Insecure)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patienceOfClients)
 	t.Cleanup(cancel)
-	return craneLister{craneClient{r, []remote.Option{remote.WithContext(ctx), remote.WithAuth(authn.Anonymous),
+	who := authn.Anonymous
+	if as.user != "" {
+		who = &authn.Basic{Username: as.user, Password: as.password}
+	}
+	return craneLister{craneClient{r, []remote.Option{remote.WithContext(ctx), remote.WithAuth(who),
 		remote.WithRetryBackoff(remote.Backoff{Duration: time.Millisecond, Factor: 1, Steps: 2})}}}
 }
 
@@ -93,7 +100,7 @@ func (c craneLister) referrers(d digest.Digest) ([]string, error) {
 
 type regLister struct{ regClient }
 
-func listWithRegclient(t *testing.T, host, repo string) lister {
+func listWithRegclient(t *testing.T, host, repo string, as account) lister {
 	r, err := ref.New(host + "/" + repo)
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +108,7 @@ func listWithRegclient(t *testing.T, host, repo string) lister {
 	ctx, cancel := context.WithTimeout(t.Context(), patienceOfClients)
 	t.Cleanup(cancel)
 	cfg := config.HostNewName(host)
-	cfg.TLS = config.TLSDisabled
+	cfg.TLS, cfg.User, cfg.Pass = config.TLSDisabled, as.user, as.password
 	return regLister{regClient{ctx, regclient.New(regclient.WithConfigHost(*cfg), regclient.WithSlog(slog.New(slog.NewTextHandler(io.Discard, nil))),
 		regclient.WithRegOpts(reg.WithDelay(time.Millisecond, 10*time.Millisecond), reg.WithRetryLimit(2))), r}}
 }
@@ -136,13 +143,13 @@ func (c regLister) referrers(d digest.Digest) ([]string, error) {
 
 type orasLister struct{ orasClient }
 
-func listWithORAS(t *testing.T, host, repo string) lister {
+func listWithORAS(t *testing.T, host, repo string, as account) lister {
 	r, err := orasremote.NewRepository(host + "/" + repo)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.PlainHTTP = true
-	r.Client = &auth.Client{Client: http.DefaultClient}
+	r.Client = &auth.Client{Client: http.DefaultClient, Credential: auth.StaticCredential(host, auth.Credential{Username: as.user, Password: as.password})}
 	ctx, cancel := context.WithTimeout(t.Context(), patienceOfClients)
 	t.Cleanup(cancel)
 	return orasLister{orasClient{ctx, r}}
@@ -171,14 +178,22 @@ func (c orasLister) referrers(d digest.Digest) (digests []string, err error) {
 // skopeoLister is skopeo itself.
 type skopeoLister struct {
 	t      *testing.T
+	ctx    context.Context
 	binary string
 	from   string
+	as     account
+}
+
+// login is the option that gives the account.
+func (c *skopeoLister) login(option string) []string {
+	if c.as.user == "" {
+		return nil
+	}
+	return []string{option, c.as.user + ":" + c.as.password}
 }
 
 func (c *skopeoLister) run(args ...string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(c.t.Context(), patienceOfClients)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, c.binary, append([]string{"--insecure-policy"}, args...)...)
+	cmd := exec.CommandContext(c.ctx, c.binary, append([]string{"--insecure-policy"}, args...)...)
 	// As root it would note in /var/lib/containers/cache which blobs it has seen.
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + c.t.TempDir(), "_CONTAINERS_ROOTLESS_UID=1000"}
 	out, err := cmd.Output()
@@ -191,7 +206,8 @@ func (c *skopeoLister) run(args ...string) ([]byte, error) {
 // pull copies the image with all its layers.
 func (c *skopeoLister) pull(tag string) ([]byte, error) {
 	dir := c.t.TempDir()
-	if _, err := c.run("copy", "--retry-times", "0", "--all", "--src-tls-verify=false", c.from+":"+tag, "dir:"+dir); err != nil {
+	args := append([]string{"copy", "--retry-times", "0", "--all", "--src-tls-verify=false"}, c.login("--src-creds")...)
+	if _, err := c.run(append(args, c.from+":"+tag, "dir:"+dir)...); err != nil {
 		return nil, err
 	}
 	return os.ReadFile(filepath.Join(dir, "manifest.json"))
@@ -200,7 +216,8 @@ func (c *skopeoLister) pull(tag string) ([]byte, error) {
 func (c *skopeoLister) blob(digest.Digest) ([]byte, error) { return nil, errNoOperation }
 
 func (c *skopeoLister) tags() ([]string, error) {
-	out, err := c.run("list-tags", "--retry-times", "0", "--tls-verify=false", c.from)
+	args := append([]string{"list-tags", "--retry-times", "0", "--tls-verify=false"}, c.login("--creds")...)
+	out, err := c.run(append(args, c.from)...)
 	if err != nil {
 		return nil, err
 	}
@@ -217,103 +234,198 @@ type did struct {
 	err error
 }
 
-// doAll does all that a client can do with a repository of agreeing.
-func doAll(c lister, i *image.Image) map[string]did {
+// doAll does all that a client can do with a repository of agreeing, but for what without
+// lists.
+func doAll(c lister, i *image.Image, without map[string]bool) map[string]did {
 	all := map[string]did{}
-	note := func(what string, got string, err error) {
-		if err != errNoOperation {
+	note := func(what string, do func() (string, error)) {
+		if without[what] {
+			return
+		}
+		if got, err := do(); err != errNoOperation {
 			all[what] = did{got, err}
 		}
 	}
-	for _, tag := range []string{"app", "base"} {
-		b, err := c.pull(tag)
-		note("pull "+tag, digest.FromBytes(b).String(), err)
-	}
-	for _, d := range slices.Sorted(maps.Keys(i.Blobs)) {
-		b, err := c.blob(d)
-		note("blob "+d.String(), digest.FromBytes(b).String(), err)
-	}
-	list := func(what string, l []string, err error) {
+	content := func(b []byte, err error) (string, error) { return digest.FromBytes(b).String(), err }
+	list := func(l []string, err error) (string, error) {
 		l = slices.Clone(l)
 		slices.Sort(l)
-		note(what, strings.Join(slices.Compact(l), " "), err)
+		return strings.Join(slices.Compact(l), " "), err
 	}
-	tags, err := c.tags()
-	list("tags", tags, err)
-	referrers, err := c.referrers(i.Digest)
-	list("referrers", referrers, err)
+	for _, tag := range []string{"app", "base"} {
+		note("pull "+tag, func() (string, error) { return content(c.pull(tag)) })
+	}
+	for _, d := range slices.Sorted(maps.Keys(i.Blobs)) {
+		note("blob "+d.String(), func() (string, error) { return content(c.blob(d)) })
+	}
+	note("tags", func() (string, error) { return list(c.tags()) })
+	note("referrers", func() (string, error) { return list(c.referrers(i.Digest)) })
 	return all
+}
+
+// rightFor is what doAll gives where all is well.
+func rightFor(i, base *image.Image, referrers string) map[string]string {
+	right := map[string]string{"pull app": i.Digest.String(), "pull base": base.Digest.String(), "tags": "app base c", "referrers": referrers}
+	for d := range i.Blobs {
+		right["blob "+d.String()] = d.String()
+	}
+	return right
+}
+
+// agrees says whether what came through the cache is as good as what came directly.
+func agrees(direct, through, right string) bool {
+	// Some clients read the first page of a list only, or take for referrers what isn't.
+	return through == direct || through == right || through == "" && direct != right
+}
+
+// account is how a client logs in; it is anonymous if user is empty.
+type account struct{ user, password string }
+
+// quirky is a registry with a quirk, and a proxy in front of it.
+type quirky struct {
+	// host is where clients reach the registry directly.
+	host  string
+	proxy *proxy.Proxy
+	// direct is the account that the registry wants. Entrepot has it too, and wants none.
+	direct account
+	// content is the hub that has the content.
+	content *hub.Hub
+	// sever loses all connections that exist.
+	sever func()
+}
+
+func startQuirky(t *testing.T, q hub.Quirk) *quirky {
+	// Some clients follow nobody to a private address: neither to a token server nor
+	// to a CDN.
+	o := hub.Options{Auth: hub.Open, NoCDN: true}
+	var settings []string
+	s := &quirky{sever: func() {}}
+	if q.Login {
+		o.Auth, o.Users, s.direct = hub.Basic, map[string]string{"alice": secret}, account{"alice", secret}
+		settings = append(settings, alicesCredentials)
+	}
+	if q.Tokens {
+		o.Auth = hub.Bearer
+	}
+	h := hub.New(t, o)
+	s.host, s.content = h.Host(), h
+	if q.RedirectTo != 0 {
+		s.content = hub.New(t, hub.Options{Auth: hub.Open, NoCDN: true})
+		h.Inject(hub.RedirectAll(q.RedirectTo, s.content.URL()))
+		settings = append(settings, fmt.Sprintf("redirect_hosts: [%q]", s.content.Host()))
+	}
+	if q.Severed {
+		w := hub.NewWire(t, h)
+		s.host = strings.TrimPrefix(w.URL(h.URL()), "http://")
+		s.sever = func() { w.Lose(); w.Mend() }
+		settings = append(settings, fmt.Sprintf("endpoints: [%q]", w.URL(h.URL())))
+	}
+	for _, f := range q.Faults {
+		h.Inject(f)
+	}
+	s.proxy = proxy.Start(t, proxy.Options{Upstreams: map[string]*hub.Hub{"docker.io": h}, Config: docker(settings...)})
+	return s
 }
 
 // What works directly works through the cache, with every client and every quirk of
 // registries that we know: cold, and again.
 func TestWhatWorksDirectlyWorksThroughTheCache(t *testing.T) {
 	t.Parallel()
-	clients := map[string]func(t *testing.T, host, repo string) lister{"crane": listWithCrane, "regclient": listWithRegclient, "oras": listWithORAS}
+	clients := map[string]func(t *testing.T, host, repo string, as account) lister{"crane": listWithCrane, "regclient": listWithRegclient, "oras": listWithORAS}
 	if skopeo, err := exec.LookPath("skopeo"); err == nil {
-		clients["skopeo"] = func(t *testing.T, host, repo string) lister {
-			return &skopeoLister{t, skopeo, "docker://" + host + "/" + repo}
+		clients["skopeo"] = func(t *testing.T, host, repo string, as account) lister {
+			ctx, cancel := context.WithTimeout(t.Context(), patienceOfClients)
+			t.Cleanup(cancel)
+			return &skopeoLister{t, ctx, skopeo, "docker://" + host + "/" + repo, as}
 		}
 	} else if os.Getenv("ENTREPOT_REQUIRE_CLIENTS") == "1" {
 		t.Error("skopeo is not installed")
 	}
+	base := image.New(image.Options{Seed: 1})
+	images := map[bool]map[string]*image.Image{false: {}, true: {}} // by whether they are large
+	for n, client := range slices.Sorted(maps.Keys(clients)) {
+		for large, size := range map[bool]int{false: 100 << 10, true: 20 << 20} {
+			images[large][client] = image.New(image.Options{Seed: uint64(n) + 2, Layers: []image.Layer{{Size: size}, {}}})
+		}
+	}
+	// Most of a row is waiting.
+	var rows errgroup.Group
+	rows.SetLimit(4)
 	for _, q := range hub.Quirks() {
-		t.Run(q.Name, func(t *testing.T) {
-			// Some clients follow nobody to a private address: neither to a token server nor
-			// to a CDN.
-			h := hub.New(t, hub.Options{Auth: hub.Open, NoCDN: true})
-			p := proxy.New(t, h)
-			layer := image.Layer{Size: 100 << 10}
-			if q.Large {
-				layer.Size = 20 << 20
-			}
-			base := image.New(image.Options{Seed: 1})
-			// Some clients read the first page only, or take for referrers what isn't.
-			right := map[string]map[string]string{}
-			images := map[string]*image.Image{}
-			for n, client := range slices.Sorted(maps.Keys(clients)) {
-				repo := "org/" + client
-				i := image.New(image.Options{Seed: uint64(n) + 2, Layers: []image.Layer{layer, {}}})
-				h.Push(repo, "app", i)
-				h.Push(repo, "base", base) // that another repository may have brought in
-				h.Push(repo, "c", base)
-				of := i.Descriptor()
-				var referrers []string
-				for n := range 3 {
-					a := image.Artifact(uint64(n)+40, "application/x.sig", 100, &of)
-					h.Push(repo, "", a)
-					referrers = append(referrers, a.Digest.String())
-				}
-				slices.Sort(referrers)
-				right[client] = map[string]string{"tags": "app base c", "referrers": strings.Join(referrers, " ")}
-				images[client] = i
-			}
-			for _, f := range q.Faults {
-				h.Inject(f)
-			}
-			for client, connect := range clients {
-				repo := "org/" + client
-				direct := doAll(connect(t, h.Host(), repo), images[client])
-				for _, state := range []string{"cold", "warm"} {
-					through := doAll(connect(t, p.Host(), "docker.io/"+repo), images[client])
-					for what, d := range direct {
-						switch got := through[what]; {
-						case d.err != nil: // so nothing is promised
-						case got.err != nil:
-							t.Errorf("%s, %s, %s: it works directly, and through the cache: %v", client, state, what, got.err)
-						case got.got != d.got && got.got != right[client][what] && (got.got != "" || d.got == right[client][what]):
-							t.Errorf("%s, %s, %s: directly %s, through the cache %s", client, state, what, d.got, got.got)
+		rows.Go(func() error {
+			t.Run(q.Name, func(t *testing.T) {
+				s := startQuirky(t, q)
+				var worked atomic.Int64 // operations that work directly
+				var connected, severed sync.WaitGroup
+				connected.Add(len(clients))
+				severed.Go(func() { connected.Wait(); s.sever() })
+				var work errgroup.Group
+				for client, connect := range clients {
+					repo, i := "org/"+client, images[q.Large][client]
+					right := rightFor(i, base, pushQuirky(s, q, repo, i, base))
+					work.Go(func() error {
+						direct := doAll(connect(t, s.host, repo, s.direct), i, nil)
+						fails := map[string]bool{}
+						for what, d := range direct {
+							isList := what == "tags" || what == "referrers"
+							switch {
+							case d.err == nil && (isList || d.got == right[what]):
+								worked.Add(1)
+							case q.Name == "none":
+								t.Errorf("%s, %s: directly: %s %v", client, what, d.got, d.err)
+							case !q.Beyond: // so nothing is promised
+								fails[what] = true
+							}
 						}
-					}
-				}
-				if q.Name == "none" {
-					for what, d := range direct {
-						if d.err != nil {
-							t.Errorf("%s, %s: %v directly", client, what, d.err)
+						if q.Severed {
+							get(t, s.proxy, "/v2/docker.io/"+repo+"/manifests/c")
 						}
-					}
+						connected.Done()
+						severed.Wait()
+						for _, state := range []string{"cold", "warm"} {
+							for what, got := range doAll(connect(t, s.proxy.Host(), "docker.io/"+repo, account{}), i, fails) {
+								want := direct[what]
+								if q.Beyond {
+									want.got = right[what]
+								}
+								switch {
+								case got.err != nil:
+									t.Errorf("%s, %s, %s: it works directly, and through the cache: %v", client, state, what, got.err)
+								case !agrees(want.got, got.got, right[what]):
+									t.Errorf("%s, %s, %s: directly %s, through the cache %s", client, state, what, want.got, got.got)
+								}
+							}
+						}
+						return nil
+					})
 				}
-			}
+				_ = work.Wait() // nothing gives an error
+				if worked.Load() == 0 != q.Beyond {
+					t.Errorf("%d operations work directly: a row is beyond clients if none does", worked.Load())
+				}
+			})
+			return nil
 		})
 	}
+	_ = rows.Wait() // nothing gives an error
+}
+
+// pushQuirky pushes i, which has three referrers, beside base, which another repository
+// may have brought in. It returns the referrers' digests.
+func pushQuirky(s *quirky, q hub.Quirk, repo string, i, base *image.Image) string {
+	s.content.Push(repo, "app", i)
+	s.content.Push(repo, "base", base)
+	s.content.Push(repo, "c", base)
+	of := i.Descriptor()
+	var referrers []string
+	for n := range 3 {
+		a := image.Artifact(uint64(n)+40, "application/x.sig", 100, &of)
+		s.content.Push(repo, "", a)
+		referrers = append(referrers, a.Digest.String())
+	}
+	if q.Login {
+		s.content.MakePrivate(repo, s.direct.user)
+	}
+	slices.Sort(referrers)
+	return strings.Join(referrers, " ")
 }

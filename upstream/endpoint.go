@@ -45,6 +45,9 @@ type endpoint struct {
 
 	// rangeless is until when ranges are known not to work, in Unix nanoseconds.
 	rangeless atomic.Int64
+	// rangeDoubt is since when parts fail and whole blobs come, in Unix nanoseconds; 0 if
+	// they don't.
+	rangeDoubt atomic.Int64
 
 	mu    sync.Mutex
 	until time.Time // passed over until then

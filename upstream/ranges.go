@@ -12,40 +12,68 @@ import (
 // blobs only.
 const rangelessFor = 10 * time.Minute
 
+const (
+	// rangeTries is how often a part of a blob is asked for, if that fails in a way that
+	// may pass, before the whole is.
+	rangeTries = 3
+	// rangeDoubt is how long parts must have failed in such a way, and whole blobs come,
+	// before the endpoint counts as one whose ranges don't work.
+	rangeDoubt = 2 * time.Second
+)
+
 // attemptSpan is attempt for what may be a part of a blob. That only a part is asked for
-// is our own wish: whoever pulls directly asks for the whole. So a refused range, or an
-// answer that is not the part, says nothing of the blob, its endpoint or the client's
-// rights: the whole blob is asked for instead, and that answer counts. If it is good, the
-// endpoint is asked for whole blobs for rangelessFor.
+// is our own wish: a client that pulls directly asks for the whole. So a refused range, or
+// an answer that isn't the part, says nothing about the blob, its endpoint or the client's
+// rights: attemptSpan asks for the whole blob instead, and that answer counts.
+//
+// If the whole comes, and the range was refused in so many words, the endpoint is asked
+// for whole blobs for rangelessFor. Failures that may pass (5xx, a reset) are retried
+// first, since the whole may be a thousand times the part. They count against the
+// endpoint's ranges only if they come again after rangeDoubt.
 func (r *Registry) attemptSpan(ctx context.Context, ep *endpoint, a *ask) (*answer, *failure) {
 	if a.span == nil {
 		return r.attempt(ctx, ep, a)
 	}
-	refused := false
-	for !ep.isRangeless() {
+	var why *failure // of the last request for the part
+	for p := newPauses(); !ep.isRangeless(); {
 		part := *a
 		part.header = http.Header{"Range": {rangeHeader(*a.span)}}
 		res, f := r.attempt(ctx, ep, &part)
 		if f == nil {
 			if f = r.unfitPart(res, *a.span); f == nil {
+				ep.rangeDoubt.Store(0)
 				return res, nil
 			}
 			_ = res.body.Close()
 		} else if !mayMeanRange(f) || ctx.Err() != nil {
 			return nil, f
 		}
-		again := !refused && !a.refused && !isDefinite(f)
-		refused, a.refused = true, true
-		if !again {
+		why = f
+		most := 2 // it may have been chance, or a signature that has expired
+		switch {
+		case isDefinite(f):
+			most = 1
+		case mayPass(f) && a.span.From > 0:
+			most = rangeTries
+		}
+		if a.parts++; a.parts >= most {
 			break
 		}
-		// It may have been chance, or a signature that has expired.
+		if most == rangeTries && !p.wait(ctx) {
+			return nil, r.gaveUp(ctx)
+		}
 	}
 	res, f := r.attempt(ctx, ep, a)
-	if f == nil && refused {
+	if f == nil && why != nil && (!mayPass(why) || ep.doubtRanges()) {
 		ep.forgoRanges()
 	}
 	return res, f
+}
+
+// mayPass says whether f, the failure of a request for a range, is one that any request
+// meets now and then.
+func mayPass(f *failure) bool {
+	return f.status == 0 || f.status >= http.StatusInternalServerError && f.status != http.StatusNotImplemented
 }
 
 // mayMeanRange says whether f, the failure of a request for a range, may be due to that.
@@ -87,5 +115,15 @@ func (r *Registry) unfitPart(res *answer, span oci.Span) *failure {
 // isRangeless says whether the endpoint is to be asked for whole blobs only.
 func (e *endpoint) isRangeless() bool { return time.Now().UnixNano() < e.rangeless.Load() }
 
+// doubtRanges notes that a part didn't come for a reason that may pass, and then the whole
+// did. It reports whether that has been so for rangeDoubt, and no part came since.
+func (e *endpoint) doubtRanges() bool {
+	now := time.Now().UnixNano()
+	return !e.rangeDoubt.CompareAndSwap(0, now) && now-e.rangeDoubt.Load() >= int64(rangeDoubt)
+}
+
 // forgoRanges has the endpoint asked for whole blobs only for a while.
-func (e *endpoint) forgoRanges() { e.rangeless.Store(time.Now().Add(rangelessFor).UnixNano()) }
+func (e *endpoint) forgoRanges() {
+	e.rangeDoubt.Store(0)
+	e.rangeless.Store(time.Now().Add(rangelessFor).UnixNano())
+}

@@ -110,6 +110,44 @@ func TestOneRefusedRangeIsChance(t *testing.T) {
 	})
 }
 
+// A part that fails for a moment is asked for again: the whole may be much more.
+func TestARangeOutlastsAMomentOfFailures(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.host("reg.test:443", failing(2, 503, serveContent))
+		r := w.registry(Options{})
+		b, err := r.Blob(t.Context(), "a", layerDigest, oci.Span{From: 4, To: 9})
+		if err != nil || b.Span != (oci.Span{From: 4, To: 9}) {
+			t.Fatalf("got %+v, %v; want the part", b, err)
+		}
+		_ = b.Close()
+		w.wantCount("GET reg.test/", 3)
+	})
+}
+
+// Failures that ended by chance when the whole was asked for don't mean that ranges don't
+// work, however many connections met them.
+func TestFailuresInARowDontMeanThatRangesDontWork(t *testing.T) {
+	for name, span := range map[string]oci.Span{"from the first byte": {From: 0, To: 9}, "from within": {From: 4, To: 9}} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				n := 3
+				if span.From == 0 {
+					n = 2
+				}
+				w.host("reg.test:443", failing(n, 503, serveContent))
+				r := w.registry(Options{})
+				for i, want := range []oci.Span{{From: 0, To: int64(len(layer))}, span} {
+					b, err := r.Blob(t.Context(), "a", layerDigest, span)
+					if err != nil || b.Span != want {
+						t.Fatalf("%d: got %+v, %v; want %v", i, b, err, want)
+					}
+					_ = b.Close()
+				}
+			})
+		})
+	}
+}
+
 // What stays refused without a range is the answer, and nothing is remembered of ranges.
 func TestABlobThatIsRefusedWithoutARangeTooIsRefused(t *testing.T) {
 	for code, want := range map[int]oci.Code{403: oci.CodeDenied, 404: oci.CodeBlobUnknown, 416: oci.CodeUnavailable, 500: oci.CodeUnavailable} {

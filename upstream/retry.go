@@ -61,9 +61,9 @@ type ask struct {
 	pin    *endpoint
 	header http.Header
 	// span, if it is set, is the part of the blob that is enough; see attemptSpan.
-	// refused is set once such a request has been refused.
-	span    *oci.Span
-	refused bool
+	// parts counts the requests for it that have failed.
+	span  *oci.Span
+	parts int
 	// bulk marks what may take long, and leaves room for what does not.
 	bulk bool
 	// optional marks an API that registries may lack.

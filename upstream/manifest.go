@@ -116,16 +116,16 @@ func (r *Registry) readManifest(ctx context.Context, res *answer, ref string) (*
 	// The bytes take room until they are parsed, which may have to wait for its turn.
 	room := &room{memory: r.memory}
 	defer room.leave()
-	raw, f := r.readSmall(ctx, res, oci.MaxManifestSize, room)
+	want, err := digest.Parse(ref)
+	if err != nil {
+		want = headerDigest(res.Header) // a tag: the upstream should mean what it sends
+	}
+	raw, f := r.readSmall(ctx, res, oci.MaxManifestSize, room, want)
 	if f != nil {
 		if f.err.Code == oci.CodeSizeInvalid {
 			f.err.Code = oci.CodeManifestInvalid
 		}
 		return nil, f
-	}
-	want, err := digest.Parse(ref)
-	if err != nil {
-		want = headerDigest(res.Header) // a tag: the upstream should mean what it sends
 	}
 	algorithm := digest.Canonical
 	if want != "" {
@@ -151,39 +151,43 @@ const smallTimeout = 2 * time.Minute
 // errTooSlow is the cause with which such a request is cancelled.
 var errTooSlow = errors.New("the bytes came too slowly")
 
-// readSmall reads a whole body of at most most bytes, which take room; the caller leaves
-// it when it is done with them. It undoes the gzip of proxies that compress what they were
-// asked not to; what it then is, the caller sees.
-func (r *Registry) readSmall(ctx context.Context, res *answer, most int64, room *room) ([]byte, *failure) {
-	var raw []byte
-	var err error
+// readSmall reads a whole body of at most most bytes, which take room; the caller gives
+// that back when it is done with them. It undoes the gzip of proxies that compress what
+// they were asked not to. A body that breaks off is accepted if the bytes that came are
+// those of want, which may be "": some servers leave out the end of a chunked body.
+// Otherwise the caller checks the bytes.
+func (r *Registry) readSmall(ctx context.Context, res *answer, most int64, room *room, want digest.Digest) ([]byte, *failure) {
+	tooLarge := func() *failure {
+		f := r.garbled(res, "sent more than the %d bytes that are taken", most)
+		f.err.Code = oci.CodeSizeInvalid
+		return f
+	}
+	if res.ContentLength > most {
+		return nil, tooLarge()
+	}
 	late := time.AfterFunc(smallTimeout, func() { res.body.cancel(errTooSlow) })
 	defer late.Stop()
-	if res.ContentLength <= most {
-		raw, err = io.ReadAll(room.reader(io.LimitReader(res.body, most+1)))
-	}
-	if errors.Is(err, errNoRoom) {
+	raw, broken := io.ReadAll(room.reader(io.LimitReader(res.body, most+1)))
+	if errors.Is(broken, errNoRoom) {
 		return nil, r.crowded(res)
 	}
-	if err != nil {
-		return nil, r.broken(ctx, res.from, err)
-	}
-	if res.ContentLength <= most && isGzip(res.Header) && bytes.HasPrefix(raw, []byte{0x1f, 0x8b}) {
+	if isGzip(res.Header) && bytes.HasPrefix(raw, []byte{0x1f, 0x8b}) {
 		z, err := gzip.NewReader(bytes.NewReader(raw))
 		if err == nil {
 			raw, err = io.ReadAll(room.reader(io.LimitReader(z, most+1)))
 		}
-		if errors.Is(err, errNoRoom) {
+		switch {
+		case errors.Is(err, errNoRoom):
 			return nil, r.crowded(res)
-		}
-		if err != nil {
+		case err != nil && broken == nil:
 			return nil, r.garbled(res, "sent what is not gzip, though it says so")
 		}
 	}
-	if res.ContentLength > most || int64(len(raw)) > most {
-		f := r.garbled(res, "sent more than the %d bytes that are taken", most)
-		f.err.Code = oci.CodeSizeInvalid
-		return nil, f
+	switch {
+	case int64(len(raw)) > most:
+		return nil, tooLarge()
+	case broken != nil && (want == "" || want.Algorithm().FromBytes(raw) != want):
+		return nil, r.broken(ctx, res.from, broken)
 	}
 	return raw, nil
 }

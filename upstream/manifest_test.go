@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -91,14 +92,16 @@ func TestWhatIsNoManifestIsAFailure(t *testing.T) {
 	}
 }
 
+// pack compresses s.
+func pack(s string) string {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	_, _ = io.WriteString(z, s)
+	_ = z.Close()
+	return b.String()
+}
+
 func TestTheGzipOfAProxyIsUndone(t *testing.T) {
-	pack := func(s string) string {
-		var b bytes.Buffer
-		z := gzip.NewWriter(&b)
-		_, _ = io.WriteString(z, s)
-		_ = z.Close()
-		return b.String()
-	}
 	inWorld(t, func(t *testing.T, w *world) {
 		w.host("reg.test:443", serve(pack(image), "Content-Type: "+ociImage, "Content-Encoding: gzip", "Docker-Content-Digest: "+imageDigest.String()))
 		wantManifest(t, w.registry(Options{}), "a")
@@ -260,6 +263,55 @@ func TestResolveGivesOnlyTheMediaTypeOfAManifest(t *testing.T) {
 			if err != nil || d.MediaType != c.want {
 				t.Errorf("Content-Type %q: got %q, %v; want %q", c.contentType, d.MediaType, err, c.want)
 			}
+		})
+	}
+}
+
+// unended answers in chunks and leaves out the last one, which ends the body.
+func unended(body string, headers ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		c, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		defer c.Close()
+		headers := slices.Concat(headers, []string{"Transfer-Encoding: chunked"})
+		_, _ = fmt.Fprintf(rw, "HTTP/1.1 200 OK\r\n%s\r\n\r\n%x\r\n%s\r\n", strings.Join(headers, "\r\n"), len(body), body)
+		_ = rw.Flush()
+	}
+}
+
+// A body whose end is missing is accepted if its digest shows that all bytes came.
+func TestAManifestOfWhichOnlyTheEndOfTheBodyIsMissingIsComplete(t *testing.T) {
+	declared := []string{"Content-Type: " + ociImage, "Docker-Content-Digest: " + imageDigest.String()}
+	for name, c := range map[string]struct {
+		ref  string
+		h    http.HandlerFunc
+		want bool
+	}{
+		"by digest":                   {imageDigest.String(), unended(image, declared[0]), true},
+		"by tag":                      {"latest", unended(image, declared...), true},
+		"compressed":                  {"latest", unended(pack(image), append(declared, "Content-Encoding: gzip")...), true},
+		"by tag, and no digest given": {"latest", unended(image, declared[0]), false},
+		"a part, by digest":           {imageDigest.String(), unended(image[:20], declared[0]), false},
+		"a part, by tag":              {"latest", unended(image[:20], declared...), false},
+		"a part, compressed":          {"latest", unended(pack(image)[:30], append(declared, "Content-Encoding: gzip")...), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				w.host("reg.test:443", c.h)
+				r := w.registry(Options{})
+				m, err := r.Manifest(t.Context(), "a", c.ref)
+				switch {
+				case c.want && (err != nil || string(m.Bytes) != image):
+					t.Errorf("got %v, %v; want the manifest", m, err)
+				case !c.want:
+					wantError(t, err, oci.CodeUnavailable, 502, "broke off")
+					if r.endpoints[0].resting() && value(t, w.metrics.DigestMismatches, "reg") != 0 {
+						t.Error("what broke off counts as wrong bytes")
+					}
+				}
+			})
 		})
 	}
 }

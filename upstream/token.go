@@ -437,11 +437,11 @@ func (t *tokens) exchange(ctx context.Context, d *demand, c Credential, scopes [
 	if res.StatusCode < 200 || res.StatusCode > 299 {
 		return t.refused(d, c, res, b, at)
 	}
-	raw, err := io.ReadAll(io.LimitReader(b, maxTokenBody+1))
-	if err != nil {
-		return nil, t.r.broken(ctx, at.Host, err)
-	}
+	raw, broken := io.ReadAll(io.LimitReader(b, maxTokenBody+1))
 	got, err := readToken(raw, time.Now())
+	if broken != nil && err != nil { // what broke off behind the JSON is complete
+		return nil, t.r.broken(ctx, at.Host, broken)
+	}
 	if err != nil {
 		return nil, &failure{err: unavailable(http.StatusBadGateway, nil, "upstream %s: its token server %s gave no usable token: %v", t.r.name, at.Host, err), reason: "protocol"}
 	}

@@ -188,6 +188,23 @@ func TestUnreadableTokensAreAFailure(t *testing.T) {
 	}
 }
 
+func TestATokenOfWhichOnlyTheEndOfTheBodyIsMissingIsComplete(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		s := &tokenServer{realm: "https://auth.test/token", service: "reg", good: map[string]bool{"x": true}}
+		w.host("auth.test:443", unended(`{"token":"x"}`))
+		w.host("reg.test:443", s.guard(serveImage))
+		wantManifest(t, w.registry(Options{Realms: []string{"https://auth.test"}}), "a")
+		w.wantCount("GET auth.test", 1)
+	})
+	inWorld(t, func(t *testing.T, w *world) {
+		s := &tokenServer{realm: "https://auth.test/token", service: "reg"}
+		w.host("auth.test:443", unended(`{"token":"x"`))
+		w.host("reg.test:443", s.guard(serveImage))
+		_, err := w.registry(Options{Realms: []string{"https://auth.test"}}).Manifest(t.Context(), "a", "latest")
+		wantError(t, err, oci.CodeUnavailable, 502, "auth.test", "broke off")
+	})
+}
+
 func TestIdentityTokenIsPosted(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		s := hub(w, "https://reg.test:8443/oauth2/token")

@@ -132,7 +132,7 @@ func (p *process) doctor(cmd *cobra.Command, _ []string) error {
 		return context.Cause(ctx)
 	}
 	if f.client != "" {
-		if e.treat(f, &result) && !f.noPull {
+		if e.treat(ctx, f, &result) && !f.noPull {
 			result.Findings = append(result.Findings, e.trace(ctx, f)...)
 		}
 		if ctx.Err() != nil {

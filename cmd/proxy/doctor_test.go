@@ -14,6 +14,11 @@ func TestDoctorWritesTheConfigurationOfAClientOnce(t *testing.T) {
 	r := startServing(t, nil)
 	root := t.TempDir()
 	path := filepath.Join(root, "etc/docker/daemon.json")
+	t.Setenv("DOCKER_HOST", "") // no daemon of this machine
+	// From an engine that used the classic image store, to which daemon.json alone counts.
+	if err := os.MkdirAll(filepath.Join(root, "var/lib/docker/overlay2/l"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	doctor := func(more ...string) (e examined, got result) {
 		t.Helper()
 		got = runCommand(nil, append([]string{"doctor", "--output", "json", "--url", r.url, "--client", "docker", "--root", root}, more...)...)

@@ -51,7 +51,7 @@ func (f *clientFile) print(w io.Writer) error {
 
 // treat finds out what the files of a client are to say, and has that written where it
 // is to be. It tells whether a pull would show what they say.
-func (e *examination) treat(f doctorFlags, result *examined) (ready bool) {
+func (e *examination) treat(ctx context.Context, f doctorFlags, result *examined) (ready bool) {
 	check := f.client + " configuration"
 	tell := func(s doctor.Status, seen, advice string) {
 		result.Findings = append(result.Findings, doctor.Finding{Check: check, Status: s, Seen: seen, Advice: advice})
@@ -66,7 +66,7 @@ func (e *examination) treat(f doctorFlags, result *examined) (ready bool) {
 			return false
 		}
 	}
-	files, err := client.Plan(f.client, e.site(f))
+	files, err := client.Plan(ctx, f.client, e.site(f))
 	if unmerged := (*client.Unmerged)(nil); errors.As(err, &unmerged) {
 		tell(doctor.Failure, fmt.Sprintf("%s can not be changed: %s", unmerged.Path, unmerged.Why), "put in by hand what is printed below")
 		result.Files = append(result.Files, clientFile{Path: unmerged.Path, Exists: true, Says: unmerged.Text})

@@ -8,6 +8,7 @@ package client
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -80,12 +81,12 @@ func (f *File) Changes() bool { return !f.Exists || !bytes.Equal(f.Old, f.New) }
 // Names are those of the clients that Plan knows.
 func Names() []string { return []string{"docker", "containerd", "podman", "buildkit", "k3s"} }
 
-// Plan reads the files of a client, and gives them as they are to be. An *Unmerged says
-// what to put in by hand.
-func Plan(name string, s Site) ([]*File, error) {
+// Plan reads the files of a client, and returns them as they should be. It asks a running Docker daemon which
+// of its files it reads. An *Unmerged says what to put in by hand.
+func Plan(ctx context.Context, name string, s Site) ([]*File, error) {
 	switch name {
 	case "docker":
-		return planDocker(s)
+		return planDocker(s, dockerEngineOf(ctx, s))
 	case "containerd":
 		return planContainerd(s)
 	case "podman":

@@ -17,6 +17,7 @@ import (
 // site is one whose files are below a directory of the test.
 func site(t *testing.T) Site {
 	t.Helper()
+	t.Setenv("DOCKER_HOST", "") // no daemon of this machine
 	return Site{URL: "http://10.0.0.5:5000", Upstreams: []string{"docker.io", "ghcr.io"}, Root: t.TempDir()}
 }
 
@@ -32,7 +33,7 @@ func put(t *testing.T, s Site, path, text string) {
 // planned plans, writes what is to be written, and checks that nothing is left to do.
 func planned(t *testing.T, name string, s Site) map[string]string {
 	t.Helper()
-	files, err := Plan(name, s)
+	files, err := Plan(t.Context(), name, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +51,7 @@ func planned(t *testing.T, name string, s Site) map[string]string {
 			t.Errorf("%s: backup %q", f.Path, backup)
 		}
 	}
-	again, err := Plan(name, s)
+	again, err := Plan(t.Context(), name, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +98,7 @@ func TestFilesThatAreNotThereAreMadeOfTheReadyOnes(t *testing.T) {
 			}
 		})
 	}
-	if _, err := Plan("rkt", site(t)); err == nil || !strings.Contains(err.Error(), "docker, containerd, podman, buildkit, k3s") {
+	if _, err := Plan(t.Context(), "rkt", site(t)); err == nil || !strings.Contains(err.Error(), "docker, containerd, podman, buildkit, k3s") {
 		t.Errorf("want the names that are known, got %v", err)
 	}
 }
@@ -154,7 +155,8 @@ func TestWhatCanNotBeMergedIsLeftAlone(t *testing.T) {
 		"no JSON":           {"docker", "/etc/docker/daemon.json", "{", "no JSON object"},
 		"mirrors no list":   {"docker", "/etc/docker/daemon.json", `{"registry-mirrors": "x"}`, "is no list"},
 		"no TOML":           {"containerd", "/etc/containerd/certs.d/_default/hosts.toml", "[", "no TOML"},
-		"push alone":        {"containerd", "/etc/containerd/certs.d/_default/hosts.toml", "[host.\"http://10.0.0.5:5000\"]\n  capabilities = [\"push\"]\n", "pull and resolve"},
+		"no referrers":      {"docker", "/etc/docker/certs.d/_default/hosts.toml", "[host.\"http://10.0.0.5:5000\"]\n  capabilities = [\"pull\", \"resolve\"]\n", "lacks the capability referrers"},
+		"push alone":        {"containerd", "/etc/containerd/certs.d/_default/hosts.toml", "[host.\"http://10.0.0.5:5000\"]\n  capabilities = [\"push\"]\n", "lacks the capability pull"},
 		"old config.toml":   {"containerd", "/etc/containerd/config.toml", "[plugins.cri]\n", "version 0"},
 		"deprecated config": {"containerd", "/etc/containerd/config.toml", "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors.\"docker.io\"]\n  endpoint = [\"https://x.test\"]\n", "would not start"},
 		"inline table":      {"buildkit", "/etc/buildkit/buildkitd.toml", "registry = { \"docker.io\" = { http = true } }\n", "could not be changed"},
@@ -168,7 +170,7 @@ func TestWhatCanNotBeMergedIsLeftAlone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := site(t)
 			put(t, s, c.path, c.old)
-			_, err := Plan(c.client, s)
+			_, err := Plan(t.Context(), c.client, s)
 			unmerged := (*Unmerged)(nil)
 			if !errors.As(err, &unmerged) || !strings.Contains(err.Error(), c.why) || unmerged.Text == "" {
 				t.Errorf("want %q and what to put in, got %v", c.why, err)
@@ -183,7 +185,7 @@ func TestWhatCanNotBeMergedIsLeftAlone(t *testing.T) {
 func TestOtherRegistriesOfPodmanAreHeeded(t *testing.T) {
 	s := site(t)
 	put(t, s, "/etc/containers/registries.conf", "unqualified-search-registries = [\"quay.io\"]\n[[registry]]\nlocation = \"docker.io\"\n")
-	files, err := Plan("podman", s)
+	files, err := Plan(t.Context(), "podman", s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +207,7 @@ func TestWriteKeepsModeAndLinkAndRefusesWhatHasChanged(t *testing.T) {
 	if err := os.Symlink(s.at("/srv/daemon.json"), link); err != nil {
 		t.Fatal(err)
 	}
-	stale, err := Plan("docker", s)
+	stale, err := Plan(t.Context(), "docker", s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +219,7 @@ func TestWriteKeepsModeAndLinkAndRefusesWhatHasChanged(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o640 {
 		t.Errorf("want mode 640, got %v, %v", info.Mode(), err)
 	}
-	if _, err := stale[0].Write(time.Now()); err == nil || !strings.Contains(err.Error(), "has changed") {
+	if _, err := stale[len(stale)-1].Write(time.Now()); err == nil || !strings.Contains(err.Error(), "has changed") {
 		t.Errorf("want a refusal of what has changed meanwhile, got %v", err)
 	}
 	left, err := filepath.Glob(s.at("/srv/*"))

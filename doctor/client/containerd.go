@@ -26,33 +26,118 @@ func planContainerd(s Site) ([]*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	var files []*File
-	add := func(dir, name string) error {
-		ready, err := s.ready("containerd/_default/hosts.toml")
-		if err != nil {
-			return err
-		}
-		f, err := plan(filepath.Join(dir, name, "hosts.toml"), ready, func(old string) (string, error) { return mergeHosts(old, s.URL) })
-		if err == nil {
-			files = append(files, f)
-		}
-		return err
-	}
-	if err := add(s.at(dir), "_default"); err != nil {
+	ready, err := s.ready("containerd/_default/hosts.toml")
+	if err != nil {
 		return nil, err
 	}
-	// A registry with a file of its own has no use for the default.
-	for _, name := range s.Upstreams {
-		if _, err := os.Stat(filepath.Join(s.at(dir), name, "hosts.toml")); err == nil {
-			if err := add(s.at(dir), name); err != nil {
-				return nil, err
-			}
-		}
+	files, err := planHosts(s, dir, hostsFile{ready: ready, capabilities: []string{"pull", "resolve"}})
+	if err != nil {
+		return nil, err
 	}
 	if config != nil {
 		files = append(files, config)
 	}
 	return files, nil
+}
+
+// hostsFile is what a hosts.toml has to say about the cache.
+type hostsFile struct {
+	// ready is the text of a new file, which ends with the table of the cache.
+	ready string
+	// capabilities are those of the cache.
+	capabilities []string
+	// refused is a capability that the client does not know; it would ignore the whole file. May be empty.
+	refused string
+}
+
+// planHosts plans the hosts.toml files below dir: the one for all registries, and one for each upstream that
+// has a directory of its own, because the client then ignores the default.
+func planHosts(s Site, dir string, h hostsFile) ([]*File, error) {
+	var tls []string
+	if !s.isPlain() {
+		for _, name := range hostDirs(s.host()) {
+			if tls = certificateLines(s, filepath.Join(dir, name)); len(tls) > 0 {
+				break
+			}
+		}
+	}
+	section := append([]string{fmt.Sprintf("[host.%q]", s.URL), fmt.Sprintf(`  capabilities = ["%s"]`, strings.Join(h.capabilities, `", "`))}, indented(tls)...)
+	ready := h.ready
+	if len(tls) > 0 {
+		ready += strings.Join(indented(tls), "\n") + "\n"
+	}
+	var files []*File
+	add := func(name string) error {
+		text := ready
+		// A hosts.toml replaces the certificate files beside it, which the registry itself may need.
+		if lines := certificateLines(s, filepath.Join(dir, name)); len(lines) > 0 {
+			text = strings.Join(lines, "\n") + "\n\n" + ready
+		}
+		f, err := plan(filepath.Join(s.at(dir), name, "hosts.toml"), text, func(old string) (string, error) { return mergeHosts(old, s.URL, section, h) })
+		if err == nil {
+			files = append(files, f)
+		}
+		return err
+	}
+	if err := add("_default"); err != nil {
+		return nil, err
+	}
+	for _, upstream := range s.Upstreams {
+		for _, name := range hostDirs(upstream) {
+			if _, err := os.Stat(filepath.Join(s.at(dir), name)); err != nil {
+				continue
+			}
+			if err := add(name); err != nil {
+				return nil, err
+			}
+			break
+		}
+	}
+	return files, nil
+}
+
+// hostDirs gives the names that the directory of a registry may have, in the order in which clients look for
+// them (hostPaths in containerd's core/remotes/docker/config).
+func hostDirs(host string) []string {
+	if at := strings.LastIndex(host, ":"); at > 0 {
+		return []string{host[:at] + "_" + host[at+1:] + "_", host}
+	}
+	return []string{host}
+}
+
+// certificateLines gives the lines of a hosts.toml that name the certificate files in a directory of a
+// registry, NAME.crt of authorities and NAME.cert with NAME.key of the client.
+func certificateLines(s Site, dir string) []string {
+	entries, err := os.ReadDir(s.at(dir))
+	if err != nil {
+		return nil
+	}
+	var authorities, pairs []string
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		switch filepath.Ext(path) {
+		case ".crt":
+			authorities = append(authorities, fmt.Sprintf("%q", path))
+		case ".cert":
+			pairs = append(pairs, fmt.Sprintf("[%q, %q]", path, strings.TrimSuffix(path, ".cert")+".key"))
+		}
+	}
+	var lines []string
+	if len(authorities) > 0 {
+		lines = append(lines, "ca = ["+strings.Join(authorities, ", ")+"]")
+	}
+	if len(pairs) > 0 {
+		lines = append(lines, "client = ["+strings.Join(pairs, ", ")+"]")
+	}
+	return lines
+}
+
+func indented(lines []string) []string {
+	var in []string
+	for _, line := range lines {
+		in = append(in, "  "+line)
+	}
+	return in
 }
 
 // HostsDir gives the directory of hosts.toml files of the site, as config.toml names it.
@@ -63,8 +148,8 @@ func HostsDir(s Site) string {
 	return s.at(hostsDir)
 }
 
-// mergeHosts puts url before the other hosts of a hosts.toml.
-func mergeHosts(old, url string) (string, error) {
+// mergeHosts puts section, the table of the cache at url, before the other hosts of a hosts.toml.
+func mergeHosts(old, url string, section []string, want hostsFile) (string, error) {
 	type hosts struct {
 		Host map[string]map[string]any `toml:"host"`
 	}
@@ -72,18 +157,28 @@ func mergeHosts(old, url string) (string, error) {
 	if err := toml.Unmarshal([]byte(old), &was); err != nil {
 		return "", fmt.Errorf("it is no TOML (%w)", err)
 	}
+	if want.refused != "" {
+		for _, h := range was.Host {
+			if list, ok := h["capabilities"].([]any); ok && slices.Contains(list, any(want.refused)) {
+				return "", fmt.Errorf("this client does not know the capability %s in it, and ignores the whole file", want.refused)
+			}
+		}
+	}
 	if h, ok := was.Host[url]; ok {
-		if list, ok := h["capabilities"].([]any); ok && (!slices.Contains(list, any("pull")) || !slices.Contains(list, any("resolve"))) {
-			return "", fmt.Errorf("the host %s in it has not the capabilities pull and resolve", url)
+		if list, ok := h["capabilities"].([]any); ok {
+			for _, c := range want.capabilities {
+				if !slices.Contains(list, any(c)) {
+					return "", fmt.Errorf("the host %s in it lacks the capability %s", url, c)
+				}
+			}
 		}
 		return old, nil
 	}
 	lines := strings.Split(old, "\n")
-	section := []string{fmt.Sprintf("[host.%q]", url), `  capabilities = ["pull", "resolve"]`, ""}
 	at := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(strings.TrimSpace(l), "[") })
-	text := join(old, strings.Join(section[:2], "\n")+"\n")
+	text := join(old, strings.Join(section, "\n")+"\n")
 	if at >= 0 {
-		text = strings.Join(insert(lines, at, section...), "\n")
+		text = strings.Join(insert(lines, at, append(slices.Clone(section), "")...), "\n")
 	}
 	var is hosts
 	if err := toml.Unmarshal([]byte(text), &is); err != nil || is.Host[url] == nil {

@@ -12,21 +12,64 @@ import (
 // mirrorsKey is that of daemon.json.
 const mirrorsKey = "registry-mirrors"
 
-// planDocker adds the cache to the mirrors of daemon.json, as the first of them.
-func planDocker(s Site) ([]*File, error) {
+// planDocker makes the cache the first mirror of Docker, in the files that this Docker reads: daemon.json,
+// hosts.toml files, or both if the doctor cannot tell.
+func planDocker(s Site, e *dockerEngine) ([]*File, error) {
+	var files []*File
+	if e.hosts {
+		hosts, err := planDockerHosts(s, e)
+		if err != nil {
+			return nil, err
+		}
+		files = hosts
+	}
+	if !e.mirrors {
+		return files, nil
+	}
 	ready, err := s.ready("daemon.json")
 	if err != nil {
 		return nil, err
 	}
-	f, err := plan(s.at("/etc/docker/daemon.json"), ready, func(old string) (string, error) { return mergeDaemon(old, s.URL) })
+	f, err := plan(s.at(e.dir+"/daemon.json"), ready, func(old string) (string, error) { return mergeDaemon(old, s.URL) })
 	if err != nil {
 		return nil, err
 	}
 	f.Restart = "systemctl reload docker, or send dockerd a SIGHUP; no container is stopped by that"
+	if e.hosts {
+		f.Notes = append(f.Notes, fmt.Sprintf("no Docker daemon tells which files it reads (%v): Engine 29.2 and newer with the containerd image store reads %s, the others read %s; both are prepared",
+			e.err, files[0].Path, f.Path))
+	}
 	if len(s.Upstreams) > 0 && s.Upstreams[0] != "docker.io" {
 		f.Notes = append(f.Notes, "a Docker daemon asks its mirror for Docker Hub's images without saying so: set default_upstream to docker.io, which is "+s.Upstreams[0])
 	}
-	return []*File{f}, nil
+	return append(files, f), nil
+}
+
+// planDockerHosts plans the hosts.toml files of Docker. It needs no restart: dockerd reads them at each pull.
+func planDockerHosts(s Site, e *dockerEngine) ([]*File, error) {
+	ready, err := s.ready("docker/_default/hosts.toml")
+	if err != nil {
+		return nil, err
+	}
+	h := hostsFile{ready: ready, capabilities: []string{"pull", "resolve", "referrers"}}
+	if !e.referrers {
+		h.ready = strings.ReplaceAll(ready, `, "referrers"]`, "]")
+		h.capabilities = h.capabilities[:2]
+		h.refused = "referrers"
+	}
+	files, err := planHosts(s, e.dir+"/certs.d", h)
+	if err != nil {
+		return nil, err
+	}
+	var daemon struct {
+		Insecure []string `json:"insecure-registries"`
+	}
+	path := s.at(e.dir + "/daemon.json")
+	if text, err := read(path); err == nil && json.Unmarshal(text, &daemon) == nil && slices.Contains(daemon.Insecure, s.host()) {
+		files[0].Notes = append(files[0].Notes, fmt.Sprintf("insecure-registries in %s names the cache, which hosts.toml makes needless. "+
+			"Remove it: since Engine 29.10 Docker asks registries on the loopback for TLS if that list is set", path))
+	}
+	return files, nil
 }
 
 // mergeDaemon puts url before the other mirrors of daemon.json, and changes nothing else.

@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -25,7 +24,7 @@ func Reasons(ctx context.Context, name string, s Site, registry string) []Reason
 		found = dockerReasons(ctx, s, registry)
 	}
 	if len(found) == 0 {
-		found = fileReasons(name, s)
+		found = fileReasons(ctx, name, s)
 	}
 	if name == "podman" {
 		found = append(found, podmanReasons(s)...)
@@ -47,8 +46,8 @@ var daemons = map[string][]string{
 
 // fileReasons looks for files that do not name the cache, and for daemons that run for
 // longer than these say what they say.
-func fileReasons(name string, s Site) []Reason {
-	files, err := Plan(name, s)
+func fileReasons(ctx context.Context, name string, s Site) []Reason {
+	files, err := Plan(ctx, name, s)
 	if unmerged := (*Unmerged)(nil); errors.As(err, &unmerged) {
 		return []Reason{{fmt.Sprintf("%s does not name the cache as it should: %s", unmerged.Path, unmerged.Why), "entrepot doctor --client " + name + " prints what to put in"}}
 	}
@@ -83,30 +82,29 @@ func fileReasons(name string, s Site) []Reason {
 	return found
 }
 
-// dockerReasons asks the running daemon what it has for mirrors and proxies: its file
-// may be another one, and may have changed since it was read.
+// dockerReasons asks the running daemon for its image store, its mirrors and its proxies: its file may be
+// another one, and may have changed since the daemon read it.
 func dockerReasons(ctx context.Context, s Site, registry string) []Reason {
-	if registry != "docker.io" {
-		return []Reason{{"a Docker daemon has mirrors for docker.io alone, and this image is of " + registry,
-			"pull it under the name of the cache, " + s.host() + "/" + registry + "/…, or use the containerd that Docker runs on"}}
+	e := dockerEngineOf(ctx, s)
+	if e.info == nil {
+		return []Reason{{"the Docker daemon does not answer: " + e.err.Error(), "start it, or see DOCKER_HOST and the context of docker"}}
 	}
-	text, err := run(ctx, otherTimeout, "docker", "info", "--format", "{{json .}}")
-	if err != nil {
-		return []Reason{{"the Docker daemon does not answer: " + err.Error(), "start it, or see DOCKER_HOST and the context of docker"}}
-	}
-	var info struct {
-		RegistryConfig struct {
-			Mirrors []string
+	proxies := proxyReason("the Docker daemon", &httpproxy.Config{HTTPProxy: e.info.HTTPProxy, HTTPSProxy: e.info.HTTPSProxy, NoProxy: e.info.NoProxy}, s)
+	if e.hosts {
+		found := append(fileReasons(ctx, "docker", s), proxies...)
+		if len(found) == 0 {
+			dir := s.at(e.dir + "/certs.d")
+			found = []Reason{{"the files in " + dir + " name the cache, and the Docker daemon did not ask it: the daemon may see other files there, in a container or a virtual machine, or may not reach the cache",
+				`see its log for "failed to decode" and "trying next host"`}}
 		}
-		HTTPProxy  string `json:"HttpProxy"`
-		HTTPSProxy string `json:"HttpsProxy"`
-		NoProxy    string
+		return found
 	}
-	if err := json.Unmarshal([]byte(text), &info); err != nil {
-		return []Reason{{"the Docker daemon tells of itself what is not understood", "see docker info"}}
+	if registry != "docker.io" {
+		return []Reason{{"this Docker daemon has mirrors for docker.io alone, because it does not use the containerd image store of Engine 28 or newer, and this image is of " + registry,
+			"pull it under the name of the cache, " + s.host() + "/" + registry + "/…, or let Docker use the containerd image store"}}
 	}
 	var found []Reason
-	mirrors := info.RegistryConfig.Mirrors
+	mirrors := e.info.RegistryConfig.Mirrors
 	for i, m := range mirrors {
 		mirrors[i] = strings.TrimSuffix(m, "/")
 	}
@@ -114,14 +112,13 @@ func dockerReasons(ctx context.Context, s Site, registry string) []Reason {
 	case at > 0:
 		found = append(found, Reason{fmt.Sprintf("the running Docker daemon asks %s before it", mirrors[0]), "entrepot doctor --client docker --write"})
 	case at < 0:
-		found = append(found, withoutMirror(s, mirrors))
+		found = append(found, withoutMirror(s, e, mirrors))
 	}
-	config := &httpproxy.Config{HTTPProxy: info.HTTPProxy, HTTPSProxy: info.HTTPSProxy, NoProxy: info.NoProxy}
-	return append(found, proxyReason("the Docker daemon", config, s)...)
+	return append(found, proxies...)
 }
 
-// withoutMirror tells why a daemon with these mirrors does not ask the cache.
-func withoutMirror(s Site, mirrors []string) Reason {
+// withoutMirror says why a daemon with these mirrors does not ask the cache.
+func withoutMirror(s Site, e *dockerEngine, mirrors []string) Reason {
 	has := "no mirror"
 	if len(mirrors) > 0 {
 		has = "other mirrors, " + strings.Join(mirrors, ", ")
@@ -132,7 +129,7 @@ func withoutMirror(s Site, mirrors []string) Reason {
 			return Reason{fmt.Sprintf("the running Docker daemon has the mirror %s, and the cache is asked by %s", m, s.URL), "write the cache's scheme into registry-mirrors"}
 		}
 	}
-	files, err := planDocker(s)
+	files, err := planDocker(s, e)
 	if err == nil && !files[0].Changes() {
 		return Reason{fmt.Sprintf("the running Docker daemon has %s, though %s names %s: it has not read that since it changed, or reads another file", has, files[0].Path, s.URL), files[0].Restart}
 	}

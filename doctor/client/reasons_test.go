@@ -27,15 +27,17 @@ func wantReason(t *testing.T, found []Reason, words string) {
 
 func TestAMirrorThatIsMissingIsToldOf(t *testing.T) {
 	s := site(t)
-	wantReason(t, []Reason{withoutMirror(s, nil)}, "has no mirror, and not http://10.0.0.5:5000")
-	wantReason(t, []Reason{withoutMirror(s, []string{"https://other.test"})}, "has other mirrors, https://other.test")
-	wantReason(t, []Reason{withoutMirror(s, []string{"https://10.0.0.5:5000"})}, "the cache is asked by http://10.0.0.5:5000")
+	e := &dockerEngine{mirrors: true, dir: dockerDir}
+	wantReason(t, []Reason{withoutMirror(s, e, nil)}, "has no mirror, and not http://10.0.0.5:5000")
+	wantReason(t, []Reason{withoutMirror(s, e, []string{"https://other.test"})}, "has other mirrors, https://other.test")
+	wantReason(t, []Reason{withoutMirror(s, e, []string{"https://10.0.0.5:5000"})}, "the cache is asked by http://10.0.0.5:5000")
 	planned(t, "docker", s)
-	wantReason(t, []Reason{withoutMirror(s, nil)}, "has not read that since it changed")
+	wantReason(t, []Reason{withoutMirror(s, e, nil)}, "has not read that since it changed")
 }
 
 func TestDockerIsAskedWhatItHas(t *testing.T) {
 	s := site(t)
+	t.Setenv("DOCKER_HOST", "tcp://10.0.0.9:2376") // which the docker command asks
 	bin := t.TempDir()
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	docker := func(script string) {
@@ -58,11 +60,11 @@ func TestDockerIsAskedWhatItHas(t *testing.T) {
 
 func TestFilesThatDoNotNameTheCacheAreReasons(t *testing.T) {
 	s := site(t)
-	wantReason(t, fileReasons("k3s", s), "registries.yaml is not there")
+	wantReason(t, fileReasons(t.Context(), "k3s", s), "registries.yaml is not there")
 	put(t, s, "/etc/rancher/k3s/registries.yaml", "mirrors: {}\n")
-	wantReason(t, fileReasons("k3s", s), "registries.yaml does not say")
+	wantReason(t, fileReasons(t.Context(), "k3s", s), "registries.yaml does not say")
 	put(t, s, "/etc/rancher/k3s/registries.yaml", "mirrors: [1]\n")
-	wantReason(t, fileReasons("k3s", s), "no mapping")
+	wantReason(t, fileReasons(t.Context(), "k3s", s), "no mapping")
 	t.Setenv("CONTAINERS_REGISTRIES_CONF", "/x.conf")
 	wantReason(t, podmanReasons(s), "CONTAINERS_REGISTRIES_CONF of this shell names /x.conf")
 }

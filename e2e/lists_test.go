@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -291,41 +290,4 @@ func TestACrowdThatAsksForManyListsTakesLittleMemory(t *testing.T) {
 	}
 	bounded(t, p, "400 readers of 40 lists", before, 300<<20)
 	unmoved(t, "400 readers of 40 lists", alone, others(t, p, small...))
-}
-
-// A list that is filtered for each of a crowd isn't copied for all of them at once.
-func TestACrowdThatFiltersReferrersTakesLittleMemory(t *testing.T) {
-	const entries, readers = 90_000, 400
-	var list strings.Builder
-	list.WriteString(`{"schemaVersion":2,"mediaType":"` + v1.MediaTypeImageIndex + `","manifests":[`)
-	for i := range entries {
-		if i > 0 {
-			list.WriteByte(',')
-		}
-		fmt.Fprintf(&list, `{"mediaType":%q,"digest":%q,"size":5,"artifactType":"a/b"}`, v1.MediaTypeImageManifest, digest.FromString(fmt.Sprint(i)))
-	}
-	list.WriteString(`]}`)
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !strings.Contains(r.URL.Path, "/referrers/") {
-			w.WriteHeader(http.StatusNotFound)
-			return
-		}
-		w.Header().Set("Content-Type", v1.MediaTypeImageIndex)
-		_, _ = io.WriteString(w, list.String())
-	}))
-	t.Cleanup(s.Close)
-	p := proxy.Start(t, proxy.Options{Config: fmt.Sprintf(`
-cache: {memory: 256MiB}
-upstreams: {r.test: {endpoints: ["%s"], tags: [{match: "*", ttl: 1h}]}}
-limits: {connections_per_address: 1000}
-`, s.URL)})
-	path := "/v2/r.test/library/app/referrers/" + digest.FromString("subject").String()
-	get(t, p, path)
-	before := residentBytes(t, p.PID())
-	answered, end := reluctant(t, p, readers, func(i int) string { return fmt.Sprintf("%s?artifactType=x/y%d", path, i) })
-	defer end()
-	if answered["200"] == 0 || answered["200"]+answered["503"] != readers {
-		t.Errorf("want some answered and the others refused for now, got %v", answered)
-	}
-	bounded(t, p, "400 readers that filter a list", before, 250<<20)
 }

@@ -164,3 +164,31 @@ func TestBodiesForSlowReadersAreSharedAndBounded(t *testing.T) {
 		})
 	}
 }
+
+// A long list is copied to be filtered: a crowd does that in turns, whatever comes out.
+func TestLongListsAreFilteredInTurns(t *testing.T) {
+	shelf := newShelf()
+	shelf.referrers = make([]v1.Descriptor, shortList+1)
+	inBubbleWith(t, Options{Content: shelf}, nil, func(t *testing.T, s *Server, l *pipes) {
+		path := "/v2/library/nginx/referrers/" + digest.FromString("subject").String() + "?artifactType=none/such"
+		for range cap(s.turns) {
+			s.turns <- struct{}{}
+		}
+		if c, resp := takingNothing(t, l, path); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
+			t.Errorf("want 503 with Retry-After while others take all turns, got %s", resp.Status)
+		} else {
+			_ = c.Close()
+		}
+		for range cap(s.turns) {
+			<-s.turns
+		}
+		c, resp := takingNothing(t, l, path)
+		if resp.StatusCode != 200 || resp.Header.Get("OCI-Filters-Applied") != "artifactType" {
+			t.Errorf("want 200 and a filtered list, got %s", resp.Status)
+		}
+		_ = c.Close()
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+	})
+}

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"github.com/opencontainers/go-digest"
 	"go.uber.org/zap"
 
 	"github.com/entrepot-dev/entrepot/cache/index"
@@ -36,7 +37,7 @@ func (e *evictor) boundNames(limit int64) {
 // dropNames makes the index as small as its share says.
 func (c *Cache) dropNames() {
 	before, tags, links := c.index.Bytes(), 0, 0
-	err := c.index.DropNames(c.rankOfTag, func(areLinks bool, dropped []index.Name) {
+	err := c.index.DropNames(c.rankOfName, func(areLinks bool, dropped []index.Name) {
 		list := make([]name, 0, len(dropped))
 		for _, n := range dropped {
 			kind := ofTag
@@ -67,18 +68,26 @@ func (c *Cache) dropNames() {
 	c.log.Info("names that were used least recently were dropped from the index, which had more than its share of the cache", fields...)
 }
 
-// rankOfTag returns a number that is greater for tags that are worth more than when they
-// were used last: those whose rule keeps what they were, and those that are held at it.
-func (c *Cache) rankOfTag(n index.Name, rec index.Tag) int {
+// rankOfName returns a number that is greater for names that are worth more than when they
+// were used last. Names of content that isn't stored come first: anybody can make up such
+// names, by HEAD requests to a registry that knows any tag, and they serve nobody while the
+// upstream is gone. Then come those of stored content, those whose rule keeps what they
+// were, and those that are held at it. Names of upstreams that aren't configured come first.
+func (c *Cache) rankOfName(n index.Name, rec index.Tag) int {
 	up, ok := c.settings().upstreams[n.Upstream]
-	switch {
-	case !ok:
+	if !ok {
 		return 0
-	case rec.Held != nil:
-		return 2
+	}
+	if rec.Held != nil {
+		return 3
 	}
 	if rule := up.rules.rule(n.Repository, n.Reference); rule.watches() || rule.KeepHistory > 0 {
-		return 1
+		return 2
+	}
+	for _, d := range []digest.Digest{rec.Digest, rec.Previous} {
+		if d != "" && c.holds(d) {
+			return 1
+		}
 	}
 	return 0
 }

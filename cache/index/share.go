@@ -173,9 +173,15 @@ func nameOf(key []byte) (n Name, ok bool) {
 func (ix *Index) nameUses(rank func(Name, Tag) int) (*nameUses, error) {
 	u := &nameUses{seed: maphash.MakeSeed(), names: map[uint64]int64{}, repos: map[uint64]int64{}}
 	err := ix.chunks(askedBucket, namesChunk, func(key, value []byte) bool {
-		if a, ok := readAsked(key, value); ok {
-			u.use(key, a.Last.UnixMilli())
+		a, ok := readAsked(key, value)
+		if !ok {
+			return true
 		}
+		order := a.Last.UnixMilli()
+		if n, ok := nameOf(key); ok && a.Tag == "" && !a.Referrers {
+			order += int64(rank(n, Tag{Digest: a.Digest})) << rankBits
+		}
+		u.use(key, order)
 		return true
 	}, nil)
 	if err != nil {

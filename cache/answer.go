@@ -100,5 +100,10 @@ type Blob interface {
 	// cuts the connection, for the rest will never be right. The last bytes of
 	// a blob are not given out before its digest is verified.
 	Send(w io.Writer, span oci.Span) (int64, error)
+	// Prepare is told of several spans, in the order in which Send will be called for
+	// them, so that what is missing of them can be fetched at once. It is false if the
+	// upstream would send some bytes more than once for them: then the caller sends one
+	// span only.
+	Prepare(spans []oci.Span) bool
 	Close() error
 }

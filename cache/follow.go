@@ -41,6 +41,9 @@ func (b *storedBlob) Close() error {
 	return file.Close()
 }
 
+// Prepare has nothing to do.
+func (b *storedBlob) Prepare([]oci.Span) bool { return true }
+
 // Send of the whole of an unverified blob holds the last chunk back until it has
 // been hashed; that of a range has it hashed behind.
 func (b *storedBlob) Send(w io.Writer, span oci.Span) (int64, error) {
@@ -81,6 +84,8 @@ type memoryBlob []byte
 func (b memoryBlob) Size() int64  { return int64(len(b)) }
 func (b memoryBlob) Close() error { return nil }
 
+func (b memoryBlob) Prepare([]oci.Span) bool { return true }
+
 func (b memoryBlob) Send(w io.Writer, span oci.Span) (int64, error) {
 	n, err := w.Write(b[span.From:end(span, b.Size())])
 	return int64(n), err
@@ -114,6 +119,16 @@ func (b *follower) Close() error {
 		_ = b.pass.Close() // gives none
 	}
 	return b.file.Close()
+}
+
+// Prepare makes a failing disk end the answer: without the fill's file, each span would
+// cost the upstream a request, and those in the blob's end the whole blob.
+func (b *follower) Prepare([]oci.Span) bool {
+	if b.pass != nil {
+		_ = b.pass.Close() // gives none
+		b.pass = nil
+	}
+	return true
 }
 
 func (b *follower) Send(w io.Writer, span oci.Span) (int64, error) {

@@ -150,6 +150,9 @@ func (a appender) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// Prepare is false if the upstream has to be asked: nothing is stored between two spans.
+func (p *passage) Prepare([]oci.Span) bool { return p.content != nil }
+
 // Send sends span as Blob says.
 func (p *passage) Send(w io.Writer, span oci.Span) (int64, error) {
 	if p.content != nil {

@@ -153,7 +153,10 @@ func TestRangesAreAnsweredColdAndWarm(t *testing.T) {
 		{"bytes=5-4", 0, size, 200, ""},
 		{"bytes=x-y", 0, size, 200, ""},
 		{"lines=1-2", 0, size, 200, ""},
-		{"bytes=0-1,5-6", 0, size, 200, ""},
+		{"bytes=0-9,5-19", 0, 20, 206, ""},
+		{"bytes=700000-,5-6", 5, 7, 206, ""},
+		{"bytes=700000-,-0", 0, 0, 416, ""},
+		{"bytes=0-1,5-6", 0, size, 200, "other"},
 		{"bytes=100-199", 100, 200, 206, "match"},
 		{"bytes=100-199", 0, size, 200, "other"},
 	} {

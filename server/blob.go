@@ -32,13 +32,12 @@ func (x *exchange) sendBlob() {
 		x.stream(status, blobType(outcome), size)
 		return
 	}
-	asked, ranged := parseRange(x.ctx.Request.Header.Peek("Range"))
-	ranged = ranged && isSameForRange(x.ctx.Request.Header.Peek("If-Range"), string(d))
-	hint := oci.Whole
-	if ranged {
-		hint = asked.hint()
+	asked, err := x.askedRanges(string(d))
+	if err != nil {
+		x.fail(err)
+		return
 	}
-	blob, outcome, err := x.s.content.Blob(x.s.base, x.target, hint)
+	blob, outcome, err := x.s.content.Blob(x.s.base, x.target, asked.hint())
 	x.outcome = outcome
 	if err != nil {
 		x.fail(err)
@@ -46,27 +45,44 @@ func (x *exchange) sendBlob() {
 	}
 	x.blob = blob
 	size := blob.Size()
-	x.span = oci.Span{From: 0, To: size}
 	x.blobHeaders()
-	status := fasthttp.StatusOK
-	if ranged && size > 0 {
-		var ok bool
-		if x.span, ok = asked.resolve(size); !ok {
-			x.rangeMissed(size)
-			return
-		}
-		status = fasthttp.StatusPartialContent
-		x.contentRange(x.span, size)
+	span, several, ok := asked.resolve(size)
+	ranged := asked.n > 0 && size > 0
+	switch {
+	case several != nil && !blob.Prepare(several):
+		ranged, several, span = false, nil, oci.Span{From: 0, To: size}
+	case ranged && !ok:
+		x.rangeMissed(size)
+		return
 	}
-	if status == fasthttp.StatusOK {
+	x.span = span
+	status, contentType, length := fasthttp.StatusOK, blobType(outcome), span.To-span.From
+	if ranged {
+		status = fasthttp.StatusPartialContent
+		contentType, length = x.partial(span, several, size, contentType)
+	} else {
 		x.location()
 	}
 	// While bytes are still to come from the upstream, the client has the
 	// header at least; and what is large goes around fasthttp's buffer.
 	coming := outcome.Status == cache.Miss || outcome.Status == cache.Collapsed
-	large := x.span.To-x.span.From > largeSpan
+	large := length > largeSpan*int64(max(1, len(several)))
 	x.ctx.Response.ImmediateHeaderFlush = coming || large
-	x.stream(status, blobType(outcome), x.span.To-x.span.From)
+	x.stream(status, contentType, length)
+}
+
+// partial prepares a 206 of span, or of several spans if there are any, of content of a size
+// and a type. It returns the type and the length of the body.
+func (x *exchange) partial(span oci.Span, several []oci.Span, size int64, contentType string) (string, int64) {
+	if several == nil {
+		x.scratch = appendContentRange(x.scratch[:0], span, size)
+		x.known(headerContentRange, x.scratch)
+		return contentType, span.To - span.From
+	}
+	var length int64
+	x.parts = newByteranges(several, size, contentType)
+	length, x.scratch = x.parts.length(x.scratch)
+	return x.parts.header(), length
 }
 
 // blobType returns the Content-Type of a blob. A client that is sent a manifest without its
@@ -92,17 +108,6 @@ func (x *exchange) location() {
 		x.scratch = append(append(x.scratch, '?'), x.request.Query...)
 	}
 	x.known(headerLocation, x.scratch)
-}
-
-// contentRange says which span of size bytes is sent.
-func (x *exchange) contentRange(span oci.Span, size int64) {
-	b := append(x.scratch[:0], "bytes "...)
-	b = strconv.AppendInt(b, span.From, 10)
-	b = append(b, '-')
-	b = strconv.AppendInt(b, span.To-1, 10)
-	b = append(b, '/')
-	x.scratch = strconv.AppendInt(b, size, 10)
-	x.known(headerContentRange, x.scratch)
 }
 
 // rangeMissed answers a range that lies beyond the blob's end.

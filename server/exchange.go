@@ -38,10 +38,13 @@ type exchange struct {
 	// challenged is set where the caller is asked who it is.
 	challenged bool
 
-	// The body is either bytes or span of blob.
+	// The body is bytes, or span of blob; or, if parts is set, several spans of either.
 	bytes []byte
 	blob  cache.Blob
 	span  oci.Span
+	parts *byteranges
+	// length is the number of bytes of the body.
+	length int64
 	// held has bytes, if other clients may be reading them too.
 	held *heldBody
 
@@ -209,7 +212,7 @@ func (x *exchange) send(status int, contentType string, b []byte) {
 // stream makes the exchange itself the answer's body of size bytes. On HEAD and
 // 304 the header alone is sent.
 func (x *exchange) stream(status int, contentType string, size int64) {
-	x.status = status
+	x.status, x.length = status, size
 	x.outcomeHeaders()
 	x.ctx.Response.SetStatusCode(status) // before the length, which 304 leaves out
 	x.ctx.Response.Header.SetContentType(contentType)
@@ -237,25 +240,37 @@ func (x *exchange) WriteTo(w io.Writer) (n int64, err error) {
 	}()
 	x.out = pacer{
 		w: w, conn: x.ctx.Conn(), stall: x.s.stall, last: x.begin, putsOff: x.out.putsOff,
-		direct: x.ctx.Response.ImmediateHeaderFlush && x.s.tls == nil, left: x.span.To - x.span.From,
+		direct: x.ctx.Response.ImmediateHeaderFlush && x.s.tls == nil, left: x.length,
 	}
 	if c := own(x.out.conn); c != nil {
 		x.out.socket = c.socket
 	}
-	if x.blob == nil {
-		x.out.left = int64(len(x.bytes))
+	switch {
+	case x.parts != nil:
+		err = x.sendParts()
+	case x.blob != nil:
+		err = x.sendSpan(x.span)
+	default:
 		_, err = x.out.Write(x.bytes)
-		return x.out.sent, err
-	}
-	want := x.span.To - x.span.From
-	if want == 0 {
-		return 0, nil
-	}
-	_, err = x.blob.Send(&x.out, x.span)
-	if err == nil && x.out.sent != want {
-		err = fmt.Errorf("%w: sent %d bytes of %d", io.ErrUnexpectedEOF, x.out.sent, want)
 	}
 	return x.out.sent, err
+}
+
+// sendSpan sends a span of the blob, or of the bytes if there is no blob.
+func (x *exchange) sendSpan(span oci.Span) error {
+	if span.From == span.To {
+		return nil
+	}
+	if x.blob == nil {
+		_, err := x.out.Write(x.bytes[span.From:span.To])
+		return err
+	}
+	before, want := x.out.sent, span.To-span.From
+	_, err := x.blob.Send(&x.out, span)
+	if sent := x.out.sent - before; err == nil && sent != want {
+		err = fmt.Errorf("%w: sent %d bytes of %d", io.ErrUnexpectedEOF, sent, want)
+	}
+	return err
 }
 
 // Close is called by fasthttp when the body is sent or will not be.

@@ -113,6 +113,7 @@ type parcel struct {
 	bytes  []byte
 	send   func(w io.Writer, span oci.Span) (int64, error)
 	closed chan struct{} // where set, gets a value on each Close
+	whole  bool          // it can't send several spans
 }
 
 func (p *parcel) Size() int64 { return int64(len(p.bytes)) }
@@ -124,6 +125,8 @@ func (p *parcel) Send(w io.Writer, span oci.Span) (int64, error) {
 	n, err := w.Write(p.bytes[span.From:span.To])
 	return int64(n), err
 }
+
+func (p *parcel) Prepare([]oci.Span) bool { return !p.whole }
 
 func (p *parcel) Close() error {
 	if p.closed != nil {

@@ -51,31 +51,24 @@ func (x *exchange) manifest() {
 		}
 		x.bytes = x.held.bytes
 	}
-	size := m.Size
+	contentType, size := m.MediaType, m.Size
 	if status == fasthttp.StatusOK && !x.ctx.IsHead() {
-		if span, ok := x.manifestRange(m); ok {
-			status, size = fasthttp.StatusPartialContent, span.To-span.From
-			x.bytes = x.bytes[span.From:span.To]
+		// containerd asks for manifests in chunks (containerd#12291).
+		asked, err := x.askedRanges(string(m.Digest))
+		if err != nil {
+			x.release()
+			x.fail(err)
+			return
+		}
+		if span, several, ok := asked.resolve(m.Size); ok && asked.n > 0 {
+			status = fasthttp.StatusPartialContent
+			if contentType, size = x.partial(span, several, m.Size, contentType); several == nil {
+				x.bytes = x.bytes[span.From:span.To]
+			}
 		}
 	}
 	x.ctx.Response.ImmediateHeaderFlush = size > largeBody
-	x.stream(status, m.MediaType, size)
-}
-
-// manifestRange returns the span of m that the request's Range asks for, and sets the
-// headers of a partial answer. False means the whole manifest: there is no Range, or not
-// one that m can satisfy. containerd asks so for manifests in chunks (containerd#12291).
-func (x *exchange) manifestRange(m *cache.Manifest) (oci.Span, bool) {
-	asked, ok := parseRange(x.ctx.Request.Header.Peek("Range"))
-	if !ok || !isSameForRange(x.ctx.Request.Header.Peek("If-Range"), string(m.Digest)) {
-		return oci.Span{}, false
-	}
-	span, ok := asked.resolve(m.Size)
-	if !ok {
-		return oci.Span{}, false
-	}
-	x.contentRange(span, m.Size)
-	return span, true
+	x.stream(status, contentType, size)
 }
 
 // accept reads what the client takes. Most clients say the same in all requests

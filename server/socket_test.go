@@ -36,8 +36,9 @@ func (f filed) Blob(context.Context, rewrite.Target, oci.Span) (cache.Blob, cach
 	return f, cache.Outcome{Status: cache.Hit}, nil
 }
 
-func (f filed) Size() int64  { return f.size }
-func (f filed) Close() error { return nil }
+func (filed) Prepare([]oci.Span) bool { return true }
+func (f filed) Size() int64           { return f.size }
+func (f filed) Close() error          { return nil }
 func (f filed) Send(w io.Writer, span oci.Span) (int64, error) {
 	return w.(interface {
 		SendFile(cache.File, int64, int64) (int64, error)

@@ -145,8 +145,13 @@ func (b *breaker) refusal() (cause *oci.Error, wait time.Duration, refused bool)
 func (b *breaker) success() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.clear()
 	b.pauses.Reset()
+	b.well()
+}
+
+// well closes the breaker after a good answer. b.mu is held.
+func (b *breaker) well() {
+	b.clear()
 	if b.now != breakerClosed {
 		b.set(breakerClosed)
 	}
@@ -223,7 +228,7 @@ func (b *breaker) confirm(began time.Time, h, worst health) verdict {
 	defer b.mu.Unlock()
 	b.doubting = false
 	if h == healthGood {
-		b.clear()
+		b.well() // it may have opened meanwhile
 	}
 	if h < worst || b.now != breakerClosed || b.answered.After(began) || b.cause == nil {
 		return carryOn
@@ -263,8 +268,7 @@ func (b *breaker) end(h health) {
 	switch {
 	case b.now == breakerClosed: // a request was answered meanwhile
 	case h == healthGood:
-		b.clear()
-		b.set(breakerClosed)
+		b.well()
 	default:
 		b.trial = h == healthFailing
 		b.set(breakerOpen)
@@ -352,44 +356,35 @@ func (r *Registry) revive(b *breaker, host string, probe func(context.Context) h
 	}
 }
 
-// probe returns the probe of ep: a GET of /v2/, where an endpoint without a token
-// answers too. If only that fails, the probe asks for a by HEAD, which is no pull.
+// probe returns the probe of ep after a failed: see ping.
 func (r *Registry) probe(ep *endpoint, a *ask) func(context.Context) health {
-	return func(ctx context.Context) health {
-		if _, held := ep.governor.held("probe"); held {
-			return healthUnknown
-		}
-		res := r.knock(ctx, http.MethodGet, ep.ping(), nil)
-		answered := res != nil
-		if answered && res.StatusCode >= 500 && a.page == nil {
-			res = r.knock(ctx, http.MethodHead, ep.url(a.repo+"/"+a.path), a.header)
-		}
-		if res != nil && res.StatusCode == http.StatusTooManyRequests {
-			ep.governor.note(account{}, ep.governor.turn(account{}), "probe", false, res.StatusCode, res.Header)
-		}
-		switch {
-		case res != nil && (res.StatusCode < 500 || res.StatusCode == http.StatusNotImplemented):
-			return healthGood
-		case answered:
-			return healthFailing
-		}
-		return healthSilent
-	}
+	return func(ctx context.Context) health { return r.ping(ctx, ep, a) }
 }
 
-// ping probes ep by a GET of /v2/.
-func (r *Registry) ping(ctx context.Context, ep *endpoint) health {
+// ping probes ep by a GET of /v2/ on a new connection: an endpoint without a token answers
+// too. If that gets a failure, and failed isn't nil, ping asks for that by HEAD, which is
+// no pull: some endpoints fail the GET of /v2/ only.
+func (r *Registry) ping(ctx context.Context, ep *endpoint, failed *ask) health {
 	if _, held := ep.governor.held("probe"); held {
 		return healthUnknown
 	}
+	fails := func(res *http.Response) bool {
+		return res.StatusCode >= 500 && res.StatusCode != http.StatusNotImplemented
+	}
 	res := r.knock(ctx, http.MethodGet, ep.ping(), nil)
-	switch {
-	case res == nil:
+	if res == nil {
 		return healthSilent
-	case res.StatusCode >= 500 && res.StatusCode != http.StatusNotImplemented:
-		return healthFailing
-	case res.StatusCode == http.StatusTooManyRequests:
+	}
+	if fails(res) && failed != nil && failed.page == nil {
+		if res = r.knock(ctx, http.MethodHead, ep.url(failed.repo+"/"+failed.path), failed.header); res == nil {
+			return healthFailing
+		}
+	}
+	if res.StatusCode == http.StatusTooManyRequests {
 		ep.governor.note(account{}, ep.governor.turn(account{}), "probe", false, res.StatusCode, res.Header)
+	}
+	if fails(res) {
+		return healthFailing
 	}
 	return healthGood
 }
@@ -419,7 +414,7 @@ func (r *Registry) retest(ctx context.Context, ep *endpoint) {
 		started := r.spawn(func() {
 			ctx, cancel := context.WithTimeout(r.life, retestTimeout)
 			defer cancel()
-			if h := r.ping(ctx, ep); h == healthGood {
+			if h := r.ping(ctx, ep, nil); h == healthGood {
 				ep.breaker.end(h)
 			}
 			t.mu.Lock()
@@ -441,16 +436,18 @@ func (r *Registry) retest(ctx context.Context, ep *endpoint) {
 }
 
 // knock sends a probe on a new connection and returns the answer, whose body is closed;
-// nil if there was none.
+// nil if there was none. Only the end of ctx counts, not its values: ctx may be that of
+// another request, whose progress is watched.
 func (r *Registry) knock(ctx context.Context, method string, u *url.URL, header http.Header) *http.Response {
-	ctx, cancel := context.WithCancelCause(ctx)
+	own, cancel := context.WithCancelCause(fresh(context.Background()))
 	defer cancel(nil)
-	req := (&http.Request{Method: method, URL: u, Header: http.Header{}}).WithContext(ctx)
+	defer context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })()
+	req := (&http.Request{Method: method, URL: u, Header: http.Header{}}).WithContext(own)
 	maps.Copy(req.Header, header)
 	req.Header.Del("Range")
 	req.Header.Set("User-Agent", r.userAgent)
 	began := time.Now()
-	res, err := r.routes.roundTrip(req.WithContext(fresh(ctx)))
+	res, err := r.routes.roundTrip(req)
 	if err != nil {
 		r.observe("probe", 0, began)
 		return nil

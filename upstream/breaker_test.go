@@ -609,3 +609,27 @@ func TestAProbeThatIsLimitedHoldsTheNext(t *testing.T) {
 		w.wantCount("HEAD ", 0)
 	})
 }
+
+// The answer to the probe of an endpoint that was suspected may come when the breaker has
+// opened for another reason.
+func TestAProbeThatIsAnsweredClosesABreakerThatHasOpenedMeanwhile(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		r := w.registry(Options{})
+		b := r.endpoints[0].breaker
+		began := time.Now()
+		cause := unavailable(502, nil, "it failed")
+		if v := b.failure(blamed{how: blameSilent, began: began, cause: cause}); v != suspect {
+			t.Fatalf("the verdict is %v, want suspect", v)
+		}
+		for range breakAfter {
+			b.failure(blamed{how: blameGone, began: began, cause: cause})
+		}
+		if r.left(b) == nil {
+			t.Fatal("the breaker is closed")
+		}
+		b.confirm(began, healthGood, healthSilent)
+		if f := r.left(b); f != nil {
+			t.Errorf("the breaker is open: %v", f.err)
+		}
+	})
+}

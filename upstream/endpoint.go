@@ -32,8 +32,6 @@ type endpoint struct {
 	greeting atomic.Pointer[greeting]
 	// scopes says how its challenges name repositories, if not by their paths.
 	scopes atomic.Pointer[scopeRule]
-	// speaks is whether it answered GET /v2/ when a 404 of its made that doubtful.
-	speaks atomic.Pointer[spoken]
 	// breaker says whether it is asked at all.
 	breaker *breaker
 	// governor knows what it grants.

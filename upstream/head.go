@@ -140,14 +140,9 @@ const (
 	formPage               // HTML or text, for people
 )
 
-// speaksTime is how long it is remembered whether an endpoint answers as a registry.
+// speaksTime is how old an answer to GET /v2/ may be that says whether an endpoint is a
+// registry.
 const speaksTime = 5 * time.Second
-
-// spoken is whether an endpoint answered GET /v2/ as a registry does.
-type spoken struct {
-	registry bool
-	until    time.Time
-}
 
 // believe returns f, the failure of an answer, unless that is a 404 that no registry
 // sent: an ingress whose backend is gone answers 404 to everything. Such a 404 is a
@@ -173,20 +168,9 @@ func (r *Registry) believe(ctx context.Context, res *answer, f *failure) *failur
 	return no
 }
 
-// speaks asks ep whether there is a registry: anything but a 404 to GET /v2/ says so.
+// speaks reports whether there is a registry at ep: anything but a 404 or a failure to
+// GET /v2/ says so.
 func (r *Registry) speaks(ctx context.Context, ep *endpoint) bool {
-	if g := ep.greeting.Load(); g != nil && g.err == nil && time.Now().Before(g.until) && len(g.header.Values("WWW-Authenticate")) > 0 {
-		return true
-	}
-	if s := ep.speaks.Load(); s != nil && time.Now().Before(s.until) {
-		return s.registry
-	}
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	res := r.knock(ctx, http.MethodGet, ep.ping(), nil)
-	s := &spoken{registry: res != nil && res.StatusCode != http.StatusNotFound && res.StatusCode < 500, until: time.Now().Add(speaksTime)}
-	if ctx.Err() == nil {
-		ep.speaks.Store(s)
-	}
-	return s.registry
+	g, err := r.tokens.greeting(ctx, ep, speaksTime)
+	return err == nil && g.status != http.StatusNotFound && g.status < 500
 }

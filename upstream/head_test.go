@@ -64,6 +64,31 @@ func TestA404IsBelievedOnTheEvidenceOfItsBody(t *testing.T) {
 	}
 }
 
+// What an endpoint said to GET /v2/ a while ago says nothing about a 404 now.
+func TestA404IsNotBelievedBecauseThereWasARegistryBefore(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		gone := false
+		w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+			if gone {
+				rw.WriteHeader(http.StatusNotFound)
+				return
+			}
+			rw.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+			if req.URL.Path != "/v2/" {
+				rw.Header().Del("WWW-Authenticate")
+			}
+			rw.WriteHeader(http.StatusUnauthorized)
+		})
+		r := w.registry(Options{})
+		_, err := r.Manifest(t.Context(), "a", "latest") // asks GET /v2/ how to log in
+		wantError(t, err, oci.CodeDenied, 403)
+		time.Sleep(time.Minute)
+		gone = true
+		_, err = r.Manifest(t.Context(), "a", "latest")
+		wantError(t, err, oci.CodeUnavailable, 502, "no registry sends")
+	})
+}
+
 func TestHEADThatGETContradictsIsLeftOutForAWhile(t *testing.T) {
 	for name, limit := range map[string]string{"no quota": "", "a quota": "100;w=3600"} {
 		t.Run(name, func(t *testing.T) {

@@ -197,3 +197,42 @@ func TestANameServerThatDoesNotAnswerCostsOneTimeout(t *testing.T) {
 		time.Sleep(time.Minute) // the dials
 	})
 }
+
+// The question whether the host of a silent blob answers goes out on a connection of its
+// own, which may take a while. That isn't the blob's connection.
+func TestABlobIsNotSentTwiceBecauseAProbeIsSlowToConnect(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+			if req.URL.Path != "/v2/" {
+				select {
+				case <-time.After(45 * time.Second):
+				case <-req.Context().Done():
+				}
+			}
+			serveLayer(rw, req)
+		})
+		began := time.Now()
+		slow := 0
+		r, err := build(Options{Name: "reg", Endpoints: []string{"https://reg.test"}, CAFile: w.ca, Metrics: w.metrics, Log: w.log},
+			func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if time.Since(began) == 20*time.Second { // two thirds of the header timeout
+					slow++
+					time.Sleep(4 * time.Second)
+				}
+				return w.dial(ctx, network, addr)
+			}, noProxy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		b, err := r.Blob(t.Context(), "a", layerDigest, oci.Whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = b.Close()
+		if slow != 1 {
+			t.Errorf("%d connections were slow, want that of one probe", slow)
+		}
+		w.wantCount("GET reg.test/v2/a/", 1)
+	})
+}

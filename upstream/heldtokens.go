@@ -31,7 +31,7 @@ type heldToken struct {
 }
 
 func (h *heldToken) size() int {
-	n := tokenOverhead + len(h.key.realm) + len(h.key.service) + len(h.key.scope) + len(h.token.value)
+	n := tokenOverhead + len(h.key.realm) + len(h.key.service) + len(h.key.scope) + len(h.token.value) + len(h.token.spare)
 	for _, s := range h.token.scopes {
 		n += len(s)
 	}

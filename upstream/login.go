@@ -266,7 +266,7 @@ func (l *login) greet(ctx context.Context, res *answer, c Credential) (string, e
 		return "", nil
 	}
 	l.pinged = true
-	g, err := l.t.greeting(ctx, l.ep)
+	g, err := l.t.greeting(ctx, l.ep, greetingTime)
 	if err != nil {
 		if res.StatusCode != http.StatusNotFound {
 			err = nil // the refusal says enough
@@ -345,16 +345,25 @@ func basic(c Credential) string {
 
 // greeting is an endpoint's answer to GET /v2/ without credentials.
 type greeting struct {
+	status int         // 0 if there was no answer, for the reason err
 	header http.Header // WWW-Authenticate only
 	err    error
-	until  time.Time
+	at     time.Time
+}
+
+// isFresh reports whether g is at most most old. A failure is believed for a short time.
+func (g *greeting) isFresh(most time.Duration) bool {
+	if g.status == 0 || g.status >= 500 || g.status == http.StatusTooManyRequests {
+		most = min(most, noGreetingTime)
+	}
+	return time.Since(g.at) < most
 }
 
 // greeting returns what ep answers to GET /v2/ without credentials (distribution-spec,
-// "Determining Support"). It asks once for all, and remembers the answer for a while. It
-// fails if there was none.
-func (t *tokens) greeting(ctx context.Context, ep *endpoint) (*greeting, error) {
-	if g := ep.greeting.Load(); g != nil && time.Now().Before(g.until) {
+// "Determining Support"), at most most ago. It asks once for all. It fails if there was
+// no answer. To find out whether an endpoint answers now, see Registry.ping.
+func (t *tokens) greeting(ctx context.Context, ep *endpoint, most time.Duration) (*greeting, error) {
+	if g := ep.greeting.Load(); g != nil && g.isFresh(most) {
 		return g, g.err
 	}
 	got, err := t.fly(ctx, "/v2/ "+ep.base.String(), func(ctx context.Context) (any, error) {
@@ -368,18 +377,16 @@ func (t *tokens) greeting(ctx context.Context, ep *endpoint) (*greeting, error) 
 		res, at, err := t.r.send(req, cancel, nil)
 		if err != nil {
 			t.r.observe("ping", 0, began)
-			g.err, g.until = t.r.broken(ctx, at.Host, causeOr(reqCtx, err)).err, time.Now().Add(noGreetingTime)
+			g.err = t.r.broken(ctx, at.Host, causeOr(reqCtx, err)).err
 		} else {
 			t.r.observe("ping", res.StatusCode, began)
 			t.r.discard(res.Body, cancel)
-			g.until = time.Now().Add(greetingTime)
-			if res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests {
-				g.until = time.Now().Add(noGreetingTime)
-			}
+			g.status = res.StatusCode
 			if sameRegistry(ep.base, at) {
 				g.header["Www-Authenticate"] = res.Header.Values("WWW-Authenticate")
 			}
 		}
+		g.at = time.Now()
 		ep.greeting.Store(g)
 		return g, nil
 	})

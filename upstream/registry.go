@@ -167,7 +167,7 @@ func build(o Options, dial dialer, proxy func(*http.Request) (*url.URL, error)) 
 		}
 		ep.breaker = newBreaker(r.metrics.EndpointState.WithLabelValues(r.name, ep.label), r.metrics.EndpointOpenings.WithLabelValues(r.name, ep.label))
 		ep.governor = newGovernor(r.name, r.metrics, reserve{fixed: o.QuotaReserve, history: o.QuotaHistory, key: r.name + " " + ep.label})
-		ep.lookout = &lookout{r: r, probe: func(ctx context.Context) health { return r.ping(ctx, ep) }, answered: ep.breaker.end}
+		ep.lookout = &lookout{r: r, probe: func(ctx context.Context) health { return r.ping(ctx, ep, nil) }, answered: ep.breaker.end}
 		r.endpoints = append(r.endpoints, ep)
 	}
 	trust, err := newTrust(r.endpoints, o.Realms, o.RedirectHosts)

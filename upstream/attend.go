@@ -18,9 +18,9 @@ func (r *Registry) hop(req *http.Request, cancel context.CancelCauseFunc) (*http
 
 // attend watches over the wait for the header of a blob's response. A host that has been
 // silent for the header timeout is asked for something small: if it answers, it is busy
-// and is waited for, up to blobPatience; if it doesn't, or if another endpoint may have
-// the blob, the request ends with a timeout. The caller calls stop once the header is
-// there.
+// and is waited for, up to blobPatience. If it doesn't, the request ends with a timeout;
+// so it does if there are more than two endpoints, since no third one is asked while two
+// are silent. The caller calls stop once the header is there.
 func (r *Registry) attend(req *http.Request, cancel context.CancelCauseFunc) (stop func()) {
 	ctx, end := context.WithCancel(req.Context())
 	done := make(chan struct{})
@@ -38,7 +38,7 @@ func (r *Registry) attend(req *http.Request, cancel context.CancelCauseFunc) (st
 			small := *req.URL
 			small.Path, small.RawPath, small.RawQuery = "/v2/", "", ""
 			soon, over := context.WithTimeout(ctx, knocking)
-			alive := len(r.endpoints) == 1 && r.knock(soon, http.MethodGet, &small, nil) != nil
+			alive := len(r.endpoints) <= 2 && r.knock(soon, http.MethodGet, &small, nil) != nil
 			if !alive {
 				<-soon.Done()
 			}

@@ -218,7 +218,9 @@ func clean(s string) string {
 
 // rejected tells what an answer that is no success means.
 func (r *Registry) rejected(a *answer) *failure {
+	late := time.AfterFunc(r.stall, func() { a.body.cancel(errTooSlow) })
 	s := readSaid(a.body)
+	late.Stop()
 	f := &failure{reason: "status", status: a.StatusCode, away: a.away, form: s.form}
 	tail := ""
 	if s.message != "" {

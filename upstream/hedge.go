@@ -20,9 +20,9 @@ const (
 	lookEvery   = 500 * time.Millisecond
 	lookAgain   = 5 * time.Second
 	lookTimeout = 5 * time.Second
-	// goneAfter is how many probes in a row are not answered by an endpoint that is gone.
-	// A busy one may take a while.
-	goneAfter = 2
+	// goneAfter is how many probes in a row are not answered yet when an endpoint counts as
+	// gone: 2 s, since a probe of one far away takes three long round trips.
+	goneAfter = 4
 )
 
 // errOvertaken is the cause with which an attempt is cancelled that another overtook.

@@ -236,3 +236,31 @@ func TestABlobIsNotSentTwiceBecauseAProbeIsSlowToConnect(t *testing.T) {
 		w.wantCount("GET reg.test/v2/a/", 1)
 	})
 }
+
+// Far away, a probe takes a second or two: a connection, TLS and the answer are three
+// round trips. The endpoint is there all the same, and no request is sent twice.
+func TestAnEndpointFarAwayIsNotGone(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+			if req.URL.Path != "/v2/" {
+				select {
+				case <-time.After(25 * time.Second):
+				case <-req.Context().Done():
+				}
+			}
+			serveImage(rw, req)
+		})
+		r, err := build(Options{Name: "reg", Endpoints: []string{"https://reg.test"}, CAFile: w.ca, Metrics: w.metrics, Log: w.log},
+			func(ctx context.Context, network, addr string) (net.Conn, error) {
+				time.Sleep(1700 * time.Millisecond)
+				return w.dial(ctx, network, addr)
+			}, noProxy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantManifest(t, r, "a")
+		w.wantCount("GET reg.test/v2/a/", 1)
+		r.Close()
+		time.Sleep(2 * time.Second) // connections on the way
+	})
+}

@@ -229,7 +229,9 @@ func (g *governor) note(who account, turn uint64, op string, pull bool, status i
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	q := g.of(who)
-	g.last = who
+	if op != "probe" { // which is nobody's
+		g.last = who
+	}
 	told := g.read(q, turn, pull, h, now)
 	if status != http.StatusTooManyRequests {
 		g.answered = now

@@ -624,3 +624,14 @@ func TestAFailedPullIsUnderWayNoLonger(t *testing.T) {
 		}
 	})
 }
+
+// A probe shows no credentials. What it is told says nothing about the account that pulls.
+func TestAProbeThatIsLimitedDoesNotOpenTheReserve(t *testing.T) {
+	g := newCounting(t)
+	alice := account{1}
+	g.note(alice, g.turn(alice), "resolve", false, http.StatusOK, says(5).Header)
+	g.note(account{}, 0, "probe", false, http.StatusTooManyRequests, http.Header{})
+	if _, ok := g.spare(1, false); ok {
+		t.Error("a pull is spared, though 5 are left and 10 are kept")
+	}
+}

@@ -59,6 +59,23 @@ func TestWhatIsSmallMustComeInTime(t *testing.T) {
 	}
 }
 
+// What a refusal says must come in time too, though nobody cares for the bytes.
+func TestTheBodyOfAnErrorMustComeInTime(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+			rw.WriteHeader(http.StatusForbidden)
+			trickle(rw, req)
+		})
+		began := time.Now()
+		r := w.registry(Options{})
+		_, err := r.Manifest(t.Context(), "a", "latest")
+		wantError(t, err, oci.CodeDenied, 403)
+		if d := time.Since(began); d > 2*r.stall { // the greeting has such a body too
+			t.Errorf("it ended after %s, want %s at most", d, 2*r.stall)
+		}
+	})
+}
+
 // Each page is another and comes quickly; together they have a time.
 func TestAListOfSlowPagesEnds(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
@@ -97,5 +114,28 @@ func TestAListOfTooManyReferrersEnds(t *testing.T) {
 		if errors.As(err, &e) && n != maxReferrers/50_000+1 {
 			t.Errorf("%d pages were taken, want %d", n, maxReferrers/50_000+1)
 		}
+	})
+}
+
+// Registries that are caches may fetch all of a blob before they send its first byte.
+func TestABlobIsWaitedForAtTwoEndpointsThatAnswerOtherRequests(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		for _, host := range []string{"one.test:443", "two.test:443"} {
+			w.host(host, func(rw http.ResponseWriter, req *http.Request) {
+				if req.URL.Path != "/v2/" {
+					select {
+					case <-time.After(time.Minute):
+					case <-req.Context().Done():
+					}
+				}
+				serveLayer(rw, req)
+			})
+		}
+		r := w.registry(Options{Endpoints: []string{"https://one.test", "https://two.test"}})
+		b, err := r.Blob(t.Context(), "a", layerDigest, oci.Whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = b.Close()
 	})
 }

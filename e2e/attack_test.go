@@ -198,6 +198,8 @@ func TestHostileHeadersAreAnsweredOrCutOff(t *testing.T) {
 		"many cookies":              {path, slices.Repeat([]string{"Cookie: a=b"}, 1000), 200, 0},
 		"a thousand ranges":         {blob, []string{ranges(1000)}, 206, 1},
 		"more than a thousand":      {blob, []string{ranges(1025)}, 400, 0},
+		"ranges of 200 KB":          {blob, []string{ranges(50_000)}, 400, 0},
+		"ranges of 60 KB":           {blob, []string{"Range: bytes=" + strings.Repeat(" ", 60<<10) + "0-0,2-2"}, 206, 0},
 		"overlapping ranges":        {blob, []string{"Range: bytes=0-,0-,0-,0-"}, 206, len(content)},
 		"a range among nonsense":    {blob, []string{"Range: bytes=0-0,x"}, 200, len(content)},
 		"ranges of nothing":         {blob, []string{"Range: bytes=-0,99999999999999-,-0"}, 416, 0},

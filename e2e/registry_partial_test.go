@@ -115,7 +115,7 @@ func TestSeveralRangesComeColdAndWarm(t *testing.T) {
 	p := proxy.New(t, h)
 	const size = 12 << 20
 	pieces := func(step, length int64) (spans []oci.Span) {
-		for at := int64(0); at+length <= size && len(spans) < 700; at += step {
+		for at := int64(0); at+length <= size && len(spans) < 1024; at += step {
 			spans = append(spans, oci.Span{From: at, To: at + length})
 		}
 		return spans

@@ -47,6 +47,7 @@ func (x *exchange) sendBlob() {
 	size := blob.Size()
 	x.blobHeaders()
 	span, several, ok := asked.resolve(size)
+	x.forgetRange()
 	ranged := asked.n > 0 && size > 0
 	switch {
 	case several != nil && !blob.Prepare(several):

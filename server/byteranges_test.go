@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/rand"
 	"crypto/tls"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"mime"
 	"mime/multipart"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -15,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/entrepot-dev/entrepot/oci"
 )
@@ -157,14 +160,129 @@ func TestSeveralRangesAllocateTheSameHoweverManyThereAre(t *testing.T) {
 		return "GET " + blobPath(blobDigest) + " HTTP/1.1\r\nHost: cache:5000\r\nRange: " + rangesOf(spans) + "\r\n\r\n"
 	}
 	allocated := map[int]float64{}
-	for _, n := range []int{2, 700} {
+	for _, n := range []int{2, 200, 700} { // the header of 700 comes in pieces
 		ask := asker(t, still{s}, request(n))
 		for range 10 { // buffers grow
 			ask()
 		}
 		allocated[n] = testing.AllocsPerRun(100, ask)
 	}
-	if allocated[700] > allocated[2]+1 || allocated[2] > 6 {
+	if allocated[200] > allocated[2]+1 || allocated[700] > allocated[2]+6 || allocated[2] > 6 {
 		t.Errorf("want some allocations for an answer and none for a range, got %v", allocated)
+	}
+}
+
+func TestALongRangeHeaderIsRead(t *testing.T) {
+	lender := httptest.NewUnstartedServer(nil)
+	lender.StartTLS()
+	defer lender.Close()
+	many := func(n int) (spans []oci.Span) {
+		for i := range int64(n) {
+			spans = append(spans, oci.Span{From: 100_000 + 800*i, To: 100_000 + 800*i + 3})
+		}
+		return spans
+	}
+	thousand := rangesOf(many(maxRanges))
+	padded := "bytes=" + strings.Repeat(" ", maxRangeBytes-4096-len(thousand)) + strings.TrimPrefix(thousand, "bytes=")
+	for _, secure := range []bool{false, true} {
+		s, base := start(t, newShelf(), func(o *Options) {
+			if secure {
+				o.TLS = &tls.Config{Certificates: lender.TLS.Certificates}
+			}
+		})
+		dialed := func() net.Conn {
+			c := dial(t, base)
+			if secure {
+				c = tls.Client(c, &tls.Config{InsecureSkipVerify: true}) // #nosec G402 -- a test's own server
+			}
+			return c
+		}
+		for name, c := range map[string]struct {
+			lines  []string
+			status int
+			parts  int
+		}{
+			"a thousand":                {[]string{"Range: " + thousand}, 206, maxRanges},
+			"a thousand, padded":        {[]string{"Range: " + padded}, 206, maxRanges},
+			"other spelling":            {[]string{"X: y", "rAnGe:" + thousand, "Accept: */*"}, 206, maxRanges},
+			"behind long headers":       {[]string{"Authorization: Basic " + strings.Repeat("QQ", 3000), "Range: " + thousand, "X: " + strings.Repeat("y", 4000)}, 206, maxRanges},
+			"too many":                  {[]string{"Range: " + rangesOf(many(1100))}, 400, 0},
+			"far too many":              {[]string{"Range: " + strings.Repeat("0-0,", 50_000)}, 400, 0},
+			"twice":                     {[]string{"Range: bytes=0-0", "Range: " + thousand}, 200, 0},
+			"malformed at its end":      {[]string{"Range: " + thousand + ",x"}, 200, 0},
+			"in a header of other name": {[]string{"Ranges: " + padded}, 431, 0},
+			"with another long header":  {[]string{"Range: " + thousand, "X: " + strings.Repeat("y", maxHeaderBytes)}, 431, 0},
+		} {
+			for _, piece := range []int{1 << 20, 1000} {
+				conn := dialed()
+				r := bufio.NewReader(conn)
+				request := "GET " + blobPath(blobDigest) + " HTTP/1.1\r\nHost: x\r\n" + strings.Join(c.lines, "\r\n") + "\r\n\r\n" +
+					"GET " + blobPath(blobDigest) + " HTTP/1.1\r\nHost: x\r\nRange: bytes=5-7\r\n\r\n"
+				go func() {
+					for b := []byte(request); len(b) > 0; {
+						n, err := conn.Write(b[:min(len(b), piece)])
+						if b = b[n:]; err != nil {
+							return // refused before its end
+						}
+					}
+				}()
+				resp, err := http.ReadResponse(r, nil)
+				if err != nil {
+					if c.status != 431 { // what was refused was still being sent
+						t.Errorf("%s: %v", name, err)
+					}
+					continue
+				}
+				if c.parts > 0 {
+					wantParts(t, resp, blobBytes, oci.MediaTypeOctetStream, many(c.parts))
+				} else if _, err := io.Copy(io.Discard, resp.Body); resp.StatusCode != c.status || err != nil {
+					t.Errorf("%s: want %d, got %s, %v", name, c.status, resp.Status, err)
+				}
+				if c.status >= 400 && c.status != 400 || resp.Close {
+					continue
+				}
+				// Nothing of it stays for the next request on the connection.
+				if resp, err = http.ReadResponse(r, nil); err != nil {
+					t.Errorf("%s, the request behind: %v", name, err)
+					continue
+				}
+				if b, err := io.ReadAll(resp.Body); string(b) != "567" || err != nil {
+					t.Errorf("%s, the request behind: got %q, %v", name, b, err)
+				}
+				conn.Close()
+			}
+		}
+		for i := 0; s.longRanges.Load() != 0; i++ {
+			if i == 1000 {
+				t.Fatalf("%d places are still taken", s.longRanges.Load())
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+}
+
+// Without a place for a long header, clients are told to ask for less.
+func TestLongRangeHeadersAreBounded(t *testing.T) {
+	s, base := start(t, newShelf())
+	s.longRanges.Store(maxLongRanges)
+	var spans []oci.Span
+	for i := range int64(700) {
+		spans = append(spans, oci.Span{From: 900 * i, To: 900*i + 3})
+	}
+	req, _ := http.NewRequest(http.MethodGet, base+blobPath(blobDigest), nil)
+	req.Header.Set("Range", rangesOf(spans))
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantParts(t, resp, blobBytes, oci.MediaTypeOctetStream, spans) // it fits the connection's buffer
+	resp.Body.Close()
+	conn := dial(t, base)
+	long := "GET " + blobPath(blobDigest) + " HTTP/1.1\r\nHost: x\r\nRange: bytes=" + strings.Repeat("0-0,", maxHeaderBytes/4)
+	if _, err := io.WriteString(conn, long); err != nil {
+		t.Fatal(err)
+	}
+	if resp, err = http.ReadResponse(bufio.NewReader(conn), nil); err == nil && resp.StatusCode != 400 {
+		t.Errorf("want 400, got %s", resp.Status)
 	}
 }

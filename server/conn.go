@@ -47,6 +47,8 @@ type conn struct {
 	pulledBy netip.Addr
 	// headNoted is when a HEAD of it was last told to the bypasses; for the same.
 	headNoted time.Time
+	// long reads the end of a long Range header.
+	long longRange
 	// greeted is set once the first bytes are known to be TLS; for the goroutine
 	// that reads.
 	greeted bool
@@ -70,12 +72,32 @@ func own(c net.Conn) *conn {
 	switch c := c.(type) {
 	case *conn:
 		return c
-	case *tls.Conn:
-		if c, ok := c.NetConn().(*conn); ok {
-			return c
-		}
+	case *secureConn:
+		return c.conn
 	}
 	return nil
+}
+
+// A secureConn is TLS over a conn.
+type secureConn struct {
+	*tls.Conn
+	conn *conn
+}
+
+func (c *secureConn) Read(b []byte) (int, error) { return c.conn.readRequest(b, c.Conn) }
+
+// secureListener speaks TLS to those whom the gate lets in.
+type secureListener struct {
+	gate
+	config *tls.Config
+}
+
+func (l secureListener) Accept() (net.Conn, error) {
+	c, err := l.gate.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &secureConn{tls.Server(c, l.config), own(c)}, nil
 }
 
 func (c *conn) enter(phase int32) {
@@ -88,6 +110,7 @@ func (c *conn) Close() error {
 	if !c.closed.Swap(true) {
 		c.server.door.leave(c.counted)
 	}
+	c.dropLongRange()
 	return c.Conn.Close()
 }
 
@@ -99,6 +122,18 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 }
 
 func (c *conn) Read(b []byte) (int, error) {
+	if c.server.tls != nil {
+		return c.readSocket(b)
+	}
+	return c.readRequest(b, (*socketReader)(c))
+}
+
+// A socketReader reads what a conn's socket brings.
+type socketReader conn
+
+func (c *socketReader) Read(b []byte) (int, error) { return (*conn)(c).readSocket(b) }
+
+func (c *conn) readSocket(b []byte) (int, error) {
 	if c.pending {
 		c.pending = false
 		if err := c.setReadDeadline(c.readBy); err != nil {

@@ -92,6 +92,8 @@ func (s *Server) badRequest(ctx *fasthttp.RequestCtx, err error) {
 	var small *fasthttp.ErrSmallBuffer
 	var timeout interface{ Timeout() bool }
 	switch {
+	case isLongRange(own(ctx.Conn()), err):
+		e = errLongRange
 	case errors.As(err, &small):
 		e.Status = fasthttp.StatusRequestHeaderFieldsTooLarge
 		e.Message = "the request's header is larger than " + strconv.Itoa(maxHeaderBytes) + " bytes"

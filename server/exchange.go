@@ -276,6 +276,7 @@ func (x *exchange) sendSpan(span oci.Span) error {
 // Close is called by fasthttp when the body is sent or will not be.
 func (x *exchange) Close() error {
 	x.release()
+	x.forgetRange()
 	x.record()
 	s := x.s
 	*x = exchange{scratch: x.scratch, out: pacer{putsOff: x.out.putsOff}}

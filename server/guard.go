@@ -1,7 +1,6 @@
 package server
 
 import (
-	"crypto/tls"
 	"crypto/x509"
 	"net/netip"
 	"slices"
@@ -72,7 +71,7 @@ func (x *exchange) client() string {
 // c or TLS over c, has verified; nil for none. It is for the goroutine that
 // answers.
 func (c *conn) certificate(over any) *x509.Certificate {
-	secure, ok := over.(*tls.Conn)
+	secure, ok := over.(*secureConn)
 	if !ok {
 		return nil
 	}

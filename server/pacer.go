@@ -1,7 +1,6 @@
 package server
 
 import (
-	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -122,7 +121,7 @@ func (p *pacer) copyFile(file cache.File, from, to int64) (int64, error) {
 var copyBuffers = sync.Pool{New: func() any { return new([copyPiece]byte) }}
 
 func (p *pacer) piece() int {
-	if _, ok := p.conn.(*tls.Conn); ok {
+	if _, ok := p.conn.(*secureConn); ok {
 		return tlsPiece
 	}
 	return piece

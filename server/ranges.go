@@ -41,9 +41,8 @@ type ranges struct {
 // askedRanges returns the ranges that the request asks for of content whose entity tag is tag.
 // The error is errTooManyRanges.
 func (x *exchange) askedRanges(tag string) (ranges, error) {
-	h := &x.ctx.Request.Header
-	v := h.Peek("Range")
-	if len(v) == 0 || !isSameForRange(h.Peek("If-Range"), tag) {
+	v := x.rangeHeader()
+	if len(v) == 0 || !isSameForRange(x.ctx.Request.Header.Peek("If-Range"), tag) {
 		return ranges{}, nil
 	}
 	first, n, err := scanRanges(v)

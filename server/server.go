@@ -130,6 +130,7 @@ type Server struct {
 	shared      []netip.Prefix
 	maxRequests int64
 	requests    atomic.Int64 // in flight
+	longRanges  atomic.Int64 // places that are taken
 	refused     refused
 	lists       *holding       // the lists that clients are reading
 	manifests   *holding       // and the manifests
@@ -229,11 +230,11 @@ func (s *Server) Admit(guard Guard, grants Grants) {
 // Serve answers on a listener until Shutdown, and then gives nil at once while
 // running requests go on. It may be called for several listeners.
 func (s *Server) Serve(l net.Listener) error {
-	l = gate{Listener: l, s: s}
+	g := gate{Listener: l, s: s}
 	if s.tls != nil {
-		l = tls.NewListener(l, s.tls)
+		return s.http.Serve(secureListener{g, s.tls})
 	}
-	return s.http.Serve(l)
+	return s.http.Serve(g)
 }
 
 // Shutdown closes the listeners and the connections that are not being answered

@@ -138,8 +138,8 @@ const (
 	AccessPassthrough = "passthrough"
 )
 
-// Credentials are a user with one kind of password, or a place that knows
-// both; never two of these.
+// Credentials are a user with one kind of password, a place that knows both, or
+// the login of a cloud; never two of these.
 type Credentials struct {
 	Username string `yaml:"username,omitempty"`
 	Password Secret `yaml:"password,omitempty"`
@@ -153,6 +153,37 @@ type Credentials struct {
 	// Helper is the suffix of a credential helper: "ecr-login" runs
 	// docker-credential-ecr-login.
 	Helper string `yaml:"helper,omitempty"`
+	// ECR, Google and Azure are short-lived logins of those clouds, got with what the cloud
+	// gives this process.
+	ECR    *ECR    `yaml:"ecr,omitempty"`
+	Google *Google `yaml:"google,omitempty"`
+	Azure  *Azure  `yaml:"azure,omitempty"`
+}
+
+// ECR is the login of Amazon ECR.
+type ECR struct {
+	// Region is that of Hosts, whose names don't tell it.
+	Region string `yaml:"region,omitempty"`
+	// Hosts may have the login beside ECR's own: hosts, which stand for https, or URLs, of
+	// which scheme and host count.
+	Hosts []string `yaml:"hosts,omitempty"`
+}
+
+// Google is the login of Google Artifact Registry and Container Registry.
+type Google struct {
+	// File is a key of a service account or a configuration of workload identity
+	// federation; GOOGLE_APPLICATION_CREDENTIALS if it is empty, else the metadata server.
+	File string `yaml:"file,omitempty"`
+	// Hosts may have the login beside Google's own, as those of ECR.
+	Hosts []string `yaml:"hosts,omitempty"`
+}
+
+// Azure is the login of Azure Container Registry.
+type Azure struct {
+	// ClientID is that of the identity; AZURE_CLIENT_ID if it is empty.
+	ClientID string `yaml:"client_id,omitempty"`
+	// Hosts may have the login beside Azure's own, as those of ECR.
+	Hosts []string `yaml:"hosts,omitempty"`
 }
 
 // Account is the credentials for some repositories of an upstream.

@@ -69,6 +69,9 @@ func documentedDefault(k Key) string {
 	if k.value.Kind() == reflect.Slice && k.value.Type().Elem().Kind() == reflect.Struct {
 		return "–"
 	}
+	if k.value.Kind() == reflect.Pointer {
+		return "–"
+	}
 	if list, ok := k.value.Interface().([]string); ok {
 		if len(list) == 0 {
 			return "–"

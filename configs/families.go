@@ -105,7 +105,7 @@ func (l *loader) checkFamily(key, name string, u *Upstream) bool {
 		l.reportKey(key+".aliases", "a pattern of hosts has no aliases")
 	}
 	if u.Credentials.Username != "" || slices.ContainsFunc(u.Accounts, func(a Account) bool { return a.Credentials.Username != "" }) {
-		l.reportKey(key+".credentials", "has a password, which every host that matches the pattern would see; use docker_config or helper, which know credentials by host")
+		l.reportKey(key+".credentials", "has a password, which every host that matches the pattern would see; use docker_config, helper or the login of a cloud (ecr, google, azure), which know credentials by host")
 	}
 	if name == l.cfg.DefaultUpstream {
 		l.reportKey("default_upstream", "%q is a pattern of hosts; write one of them, and list it in upstreams", name)

@@ -29,7 +29,8 @@ func Keys() []Key {
 	return keysIn(reflect.ValueOf(&cfg).Elem(), "")
 }
 
-// oneOfEach gives each list of mappings that is empty by default one, for its keys.
+// oneOfEach fills each list of mappings and each mapping that is not there by default, for
+// their keys.
 func oneOfEach(c *Config) {
 	c.Auth.Tokens, c.Auth.Networks, c.Auth.Groups = []Token{{}}, []Network{{}}, []Group{{}}
 	c.Admin.Auth.Tokens = []Token{{}}
@@ -37,7 +38,9 @@ func oneOfEach(c *Config) {
 	c.Upstreams = maps.Clone(c.Upstreams)
 	for name, u := range c.Upstreams {
 		one := *u
-		one.Accounts = []Account{{}}
+		every := Credentials{ECR: &ECR{}, Google: &Google{}, Azure: &Azure{}}
+		one.Accounts = []Account{{Credentials: every}}
+		one.Credentials.ECR, one.Credentials.Google, one.Credentials.Azure = every.ECR, every.Google, every.Azure
 		c.Upstreams[name] = &one
 	}
 }
@@ -54,6 +57,14 @@ func keysIn(v reflect.Value, path string) []Key {
 		m := v.Interface().(map[string]*Upstream)
 		for _, name := range names(m) {
 			keys = append(keys, keysIn(reflect.ValueOf(m[name]).Elem(), childKey(path, name))...)
+		}
+	case v.Kind() == reflect.Pointer:
+		// A variable can't tell a mapping that is empty from none.
+		keys = append(keys, Key{Path: path, value: v})
+		if !v.IsNil() {
+			for _, k := range keysIn(v.Elem(), path) {
+				keys = append(keys, Key{Path: k.Path, value: k.value})
+			}
 		}
 	case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Struct:
 		// An item is known by its place in a list, which no variable can name.

@@ -107,7 +107,7 @@ func (l *loader) checkUpstream(key, name string, u *Upstream) {
 			l.reportKey(fmt.Sprintf("%s.redirect_hosts[%d]", key, i), "%q is no host; write it without scheme and path, such as cdn.example.com or 10.0.0.7:9000", redact(h))
 		}
 	}
-	l.checkCredentials(key+".credentials", u.Credentials)
+	l.checkCredentials(key+".credentials", u.Credentials, u.Endpoints)
 	for i, a := range u.Accounts {
 		k := fmt.Sprintf("%s.accounts[%d]", key, i)
 		if len(a.Repositories) == 0 {
@@ -118,7 +118,7 @@ func (l *loader) checkUpstream(key, name string, u *Upstream) {
 				l.reportKey(fmt.Sprintf("%s.repositories[%d]", k, j), "%q matches no repository; write its name without the registry, such as \"team-a/*\"", p)
 			}
 		}
-		l.checkCredentials(k+".credentials", a.Credentials)
+		l.checkCredentials(k+".credentials", a.Credentials, u.Endpoints)
 	}
 	l.checkAccess(key, u)
 	for i, t := range u.Tags {
@@ -158,8 +158,8 @@ func (l *loader) checkMoves(key string, t TagRule) {
 }
 
 // checkCredentials reports what can not be meant: two ways at once, or half of
-// one.
-func (l *loader) checkCredentials(key string, c Credentials) {
+// one. endpoints are those of the upstream.
+func (l *loader) checkCredentials(key string, c Credentials, endpoints []string) {
 	var passwords, ways []string
 	for _, p := range []struct{ name, value string }{
 		{"password", c.Password.Reveal()}, {"password_file", c.PasswordFile}, {"password_env", c.PasswordEnv},
@@ -174,6 +174,11 @@ func (l *loader) checkCredentials(key string, c Credentials) {
 		if w.value != "" {
 			ways = append(ways, w.name)
 		}
+	}
+	l.checkRegion(key, c.ECR)
+	for _, login := range c.logins() {
+		ways = append(ways, login.key)
+		l.checkLogin(key+"."+login.key, login, endpoints)
 	}
 	switch {
 	case c.Password == hidden:

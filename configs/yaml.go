@@ -84,6 +84,13 @@ func (w walk) node(n ast.Node, key string, v reflect.Value) {
 	switch {
 	case v.Kind() == reflect.Struct:
 		w.mapping(n, key, v)
+	case v.Kind() == reflect.Pointer:
+		if _, null := n.(*ast.NullNode); null {
+			w.l.reportKey(key, "has no value; write {} for the defaults")
+			return
+		}
+		v.Set(reflect.New(v.Type().Elem()))
+		w.mapping(n, key, v.Elem())
 	case v.Kind() == reflect.Map:
 		w.upstreams(n, key, v.Interface().(map[string]*Upstream))
 	case v.Kind() == reflect.Slice:

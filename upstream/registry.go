@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -26,7 +27,8 @@ type Options struct {
 	// /v2, unless it begins with /v2 itself: then what follows is put before
 	// each repository.
 	Endpoints []string
-	// Credentials are asked for by the host of an endpoint. Nil is anonymous.
+	// Credentials are asked for by the host of an endpoint. Nil is anonymous. Those here and
+	// in Accounts that are an io.Closer are closed with the registry.
 	Credentials Credentials
 	// Accounts are other credentials for some repositories. The first that matches counts.
 	Accounts []Account
@@ -215,6 +217,11 @@ func (r *Registry) Close() {
 		r.mu.Unlock()
 		r.running.Wait()
 		r.tokens.wait()
+		for _, a := range append([]Account{{Credentials: r.tokens.credentials}}, r.accounts...) {
+			if c, ok := a.Credentials.(io.Closer); ok {
+				_ = c.Close()
+			}
+		}
 		for _, ep := range r.endpoints {
 			ep.governor.close()
 		}

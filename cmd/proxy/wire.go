@@ -15,6 +15,7 @@ import (
 
 	"github.com/entrepot-dev/entrepot/access"
 	"github.com/entrepot-dev/entrepot/cache"
+	"github.com/entrepot-dev/entrepot/clouds"
 	"github.com/entrepot-dev/entrepot/configs"
 	"github.com/entrepot-dev/entrepot/grants"
 	"github.com/entrepot-dev/entrepot/metrics"
@@ -224,13 +225,13 @@ func sameRegistry(a, b *configs.Upstream) bool {
 // newRegistry makes the client of an upstream, and the leases of its clients where each
 // has credentials of its own; those are to be closed whatever the error.
 func newRegistry(name string, u *configs.Upstream, history upstream.QuotaHistory, memory *semaphore.Weighted, environ []string, b build, log *zap.Logger, m *metrics.Metrics) (r *upstream.Registry, leases *grants.Leases, err error) {
-	credentials, err := newCredentials(u.Credentials, environ)
+	credentials, err := newCredentials(u.Credentials, environ, b, log)
 	if err != nil {
 		return nil, nil, fmt.Errorf("upstreams.%s.credentials.%w", name, err)
 	}
 	var accounts []upstream.Account
 	for i, a := range u.Accounts {
-		c, err := newCredentials(a.Credentials, environ)
+		c, err := newCredentials(a.Credentials, environ, b, log)
 		if err != nil {
 			return nil, nil, fmt.Errorf("upstreams.%s.accounts[%d].credentials.%w", name, i, err)
 		}
@@ -275,8 +276,18 @@ func newRegistry(name string, u *configs.Upstream, history upstream.QuotaHistory
 }
 
 // newCredentials gives what a registry is shown. Nil is anonymous.
-func newCredentials(c configs.Credentials, environ []string) (upstream.Credentials, error) {
+func newCredentials(c configs.Credentials, environ []string, b build, log *zap.Logger) (upstream.Credentials, error) {
+	o := clouds.Options{Env: variables(environ), UserAgent: "entrepot/" + b.Version, Log: log}
 	switch {
+	case c.ECR != nil:
+		o.Hosts = c.ECR.Hosts
+		return cloudLogins{clouds.NewECR(o, c.ECR.Region)}, nil
+	case c.Google != nil:
+		o.Hosts = c.Google.Hosts
+		return cloudLogins{clouds.NewGoogle(o, c.Google.File)}, nil
+	case c.Azure != nil:
+		o.Hosts = c.Azure.Hosts
+		return cloudLogins{clouds.NewAzure(o, c.Azure.ClientID)}, nil
 	case c.Helper != "":
 		return upstream.CredentialHelper(c.Helper), nil
 	case c.DockerConfig != "":
@@ -304,6 +315,25 @@ func newCredentials(c configs.Credentials, environ []string) (upstream.Credentia
 		return upstream.StaticCredentials(upstream.Credential{Username: c.Username, Password: c.Password.Reveal()}), nil
 	}
 	return nil, nil
+}
+
+// cloudLogins are the logins of a cloud as credentials of an upstream, which closes them.
+type cloudLogins struct{ *clouds.Provider }
+
+// Credential returns the login for host, nothing for a host that may not have one.
+func (c cloudLogins) Credential(ctx context.Context, host string) (upstream.Credential, error) {
+	l, err := c.Login(ctx, host)
+	return upstream.Credential{Username: l.Username, Password: l.Password, IdentityToken: l.IdentityToken}, err
+}
+
+// variables returns a function that gives the variables of environ.
+func variables(environ []string) func(string) string {
+	m := map[string]string{}
+	for _, pair := range environ {
+		name, value, _ := strings.Cut(pair, "=")
+		m[name] = value
+	}
+	return func(name string) string { return m[name] }
 }
 
 func tagRules(rules []configs.TagRule) []cache.TagRule {

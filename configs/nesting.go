@@ -19,14 +19,20 @@ const (
 	// maxDocuments bounds the documents of one text: the parser copies all that is left of the
 	// text for each.
 	maxDocuments = 10
+	// maxEmptyLines bounds the empty lines in a row: the scanner copies a block text for each
+	// that it ends with.
+	maxEmptyLines = 100
 )
 
-// CheckYAML reports what would cost the YAML parser memory or time out of proportion:
-// deep nesting, very many words and signs, keys of one mapping or documents, and more aliases than
-// the given number. It returns nil, or one sentence, and the token it is about. Call it before
-// text is parsed by goccy/go-yaml, whose own scanner it uses, so that both read the same. Its time
-// and memory are linear in text.
+// CheckYAML reports what would cost the YAML parser memory or time out of proportion: deep
+// nesting, very many words and signs, keys of one mapping, documents or empty lines in a row,
+// and more aliases than the given number. It returns nil, or one sentence, and the token it is
+// about. Call it before text is parsed by goccy/go-yaml, whose own scanner it uses, so that both
+// read the same. Its time and memory are linear in text.
 func CheckYAML(text []byte, aliases int) (*token.Token, error) {
+	if line := emptyLines(text); line > 0 {
+		return &token.Token{Position: &token.Position{Line: line, Column: 1}}, fmt.Errorf("it has more than %d empty lines in a row", maxEmptyLines)
+	}
 	var s scanner.Scanner
 	s.Init(string(text))
 	n := nesting{}
@@ -61,6 +67,28 @@ func CheckYAML(text []byte, aliases int) (*token.Token, error) {
 			}
 		}
 	}
+}
+
+// emptyLines returns the number of the line by which text has more than maxEmptyLines lines in
+// a row that have nothing but white space; 0 if there is none.
+func emptyLines(text []byte) int {
+	line, empty := 1, 0
+	for i, c := range text {
+		switch c {
+		case ' ', '\t':
+		case '\r', '\n':
+			if c == '\r' && i+1 < len(text) && text[i+1] == '\n' {
+				continue // the line ends with both
+			}
+			line++
+			if empty++; empty > maxEmptyLines {
+				return line
+			}
+		default:
+			empty = 0
+		}
+	}
+	return 0
 }
 
 // nesting is how deep the tokens read so far lie in each other.

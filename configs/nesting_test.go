@@ -99,7 +99,13 @@ func TestManyKeysAndDocumentsAreToldInOneSentence(t *testing.T) {
 		return b.String() + after
 	}
 	const keys, documents = "more than 2000 keys lie side by side", "it has more than 10 documents; write only one"
+	const empty = "it has more than 100 empty lines in a row"
 	for text, want := range map[string]string{
+		"a: >" + strings.Repeat("\n", 500_000):                          empty,
+		"a: |\n  x" + strings.Repeat("\n \t", 200_000):                  empty,
+		"a: |" + strings.Repeat("\r\n", 200_000):                        empty,
+		"a: |" + strings.Repeat("\r", 200_000):                          empty,
+		many("a: |\n", "  x%d"+strings.Repeat("\n", 500), ""):           empty,
 		strings.Repeat("---\na: 1\n", 50_000):                           documents,
 		strings.Repeat("a: 1\n...\n", 50_000):                           documents,
 		many("", "k%d: 1\n", ""):                                        keys,
@@ -128,6 +134,7 @@ func TestOrdinaryDocumentsAreNotDeep(t *testing.T) {
 	for _, text := range []string{
 		long.String(), "a:\n  b:\n    c:\n      - d: 1\n        e:\n        - f\ng: 1\n", strings.Repeat("a:\n  - b: [c]\n    d: {e: f}\n", 1000), strings.Repeat("# [[[[{{{{\n", 1000),
 		"a: [" + strings.Repeat("b, ", 5000) + "]\n", "a:\n" + strings.Repeat("- {b: 1, c: 2}\n- d: 1\n  e: 2\n", 2000), strings.Repeat("a:\n  b: 1\n", 1500),
+		strings.Repeat("a: |\n"+strings.Repeat("\r\n", 90)+"# b\n", 100),
 	} {
 		if at, err := CheckYAML([]byte(text), 0); err != nil {
 			t.Errorf("%.40q: %v at %v", text, err, at.Position)

@@ -70,8 +70,8 @@ func hostPort(u *url.URL) string {
 }
 
 // nextTarget finds the first target whose relation types hold "next". Some registries
-// leave the angle brackets out, and some the relation: then a link to the same list as
-// page counts.
+// leave the angle brackets out, and some the relation, or name another one: then a link to
+// the same list as page counts, for clients follow any.
 func nextTarget(headers []string, page *url.URL) (target string, ok bool, err error) {
 	room := maxLinkBytes
 	unrelated := ""
@@ -92,12 +92,16 @@ func nextTarget(headers []string, page *url.URL) (target string, ok bool, err er
 			var rel string
 			var related bool
 			rel, related, h = linkRelation(h)
+			known := false
 			for _, r := range strings.Fields(rel) {
-				if strings.EqualFold(r, "next") {
+				switch strings.ToLower(strings.Trim(r, `'"`)) {
+				case "next":
 					return target, true, nil
+				case "prev", "previous", "first", "last", "self", "current", "canonical":
+					known = true
 				}
 			}
-			if !related && unrelated == "" {
+			if !(related && known) && unrelated == "" {
 				if u, err := page.Parse(target); err == nil && u.RawQuery != "" && listName(u.Path) == listName(page.Path) {
 					unrelated = target
 				}

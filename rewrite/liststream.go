@@ -21,13 +21,13 @@ const (
 // ReadTags reads a registry's list of tags (distribution-spec, "Listing Tags") as a
 // stream and calls add for each tag. It drops what isn't a tag, and skips the other
 // members, which may be megabytes. The result says whether the document has the member
-// "tags", which may be null.
+// "tags", which may be null, or nothing but a name: some registries leave an empty list out.
 //
 // buffered gets the number of bytes that are read and not decoded yet, whenever that
 // grows. Errors of add, buffered and r end the reading and are returned as they are.
 func ReadTags(r io.Reader, buffered func(int64) error, add func(string) error) (isList bool, err error) {
 	tag := ""
-	return readList(r, buffered, "tags", func(dec *json.Decoder) (bool, error) {
+	return readList(r, buffered, "tags", "name", func(dec *json.Decoder) (bool, error) {
 		tag = ""
 		if err := decodeElement(dec, &tag); err != nil || tag == "" || !isTag(tag) {
 			return false, err
@@ -40,7 +40,7 @@ func ReadTags(r io.Reader, buffered func(int64) error, add func(string) error) (
 // descriptors that cannot be asked for here, see Descriptors.
 func ReadDescriptors(r io.Reader, buffered func(int64) error, add func(v1.Descriptor) error) (isIndex bool, err error) {
 	var d v1.Descriptor
-	return readList(r, buffered, "manifests", func(dec *json.Decoder) (bool, error) {
+	return readList(r, buffered, "manifests", "", func(dec *json.Decoder) (bool, error) {
 		d = v1.Descriptor{}
 		if err := decodeElement(dec, &d); err != nil || d.Size < 0 || checkDigest(string(d.Digest)) != nil {
 			return false, err
@@ -61,8 +61,9 @@ func decodeElement(dec *json.Decoder, v any) error {
 
 // readList reads a JSON object and calls element for each element of the list that is
 // its member key; element reads it from the decoder and reports whether it's useful.
-// found says whether the object has that member, also if the rest cannot be read.
-func readList(r io.Reader, buffered func(int64) error, key string, element func(*json.Decoder) (bool, error)) (found bool, err error) {
+// found says whether the object has that member, also if the rest cannot be read, or is an
+// empty list, in that the member alone is all it has.
+func readList(r io.Reader, buffered func(int64) error, key, alone string, element func(*json.Decoder) (bool, error)) (found bool, err error) {
 	w := &window{src: r, buffered: buffered}
 	dec := json.NewDecoder(w)
 	w.offset = dec.InputOffset
@@ -75,6 +76,7 @@ func readList(r io.Reader, buffered func(int64) error, key string, element func(
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
 		return false, orElse(err, errNoObject)
 	}
+	isAlone, others := false, false
 	for dec.More() {
 		name, err := dec.Token()
 		if err != nil {
@@ -82,6 +84,7 @@ func readList(r io.Reader, buffered func(int64) error, key string, element func(
 		}
 		member, _ := name.(string) // the decoder takes no other
 		if !strings.EqualFold(member, key) {
+			isAlone, others = isAlone || member == alone, others || member != alone
 			if err := skipValue(dec); err != nil {
 				return found, err
 			}
@@ -95,12 +98,11 @@ func readList(r io.Reader, buffered func(int64) error, key string, element func(
 	if _, err := dec.Token(); err != nil {
 		return found, err
 	}
-	if _, err := dec.Token(); err != io.EOF && w.err == nil {
-		return found, errors.New("something follows the JSON object")
-	}
-	// The object is complete, whatever may have happened to the connection then.
+	// The object is complete, whatever may follow it or have happened to the connection
+	// then; clients don't look either.
+	_, _ = dec.Token()
 	w.err = nil
-	return found, nil
+	return found || isAlone && !others, nil
 }
 
 var errNoObject = errors.New("it isn't a JSON object")

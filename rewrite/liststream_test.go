@@ -23,6 +23,9 @@ func TestTagsAreReadAsAStream(t *testing.T) {
 	for doc, want := range map[string]string{
 		`{"name":"a","tags":["a","",null,"-b","../c",1,["x"],{"y":[]},"1.0"]}`: "a 1.0",
 		`{"tags":null}`:            "",
+		`{"name":"a"}`:             "", // some leave an empty list out
+		`{"tags":["a"]}x`:          "a",
+		`{"tags":["a"]} {}`:        "a",
 		` {"tags" : [ ] } ` + "\n": "",
 		`{"child":["x"],"manifest":{"sha256:x":{"tag":["t"],"n":1e999}},"name":"a","tags":["b"]}`: "b",
 		`{"tags":["a"],"next":{"deep":[[[{}]]]}}`:                                                 "a",
@@ -31,12 +34,12 @@ func TestTagsAreReadAsAStream(t *testing.T) {
 			t.Errorf("%s: want %q, got %q, %v, %v", doc, want, got, ok, err)
 		}
 	}
-	for _, doc := range []string{`{}`, `{"name":"a"}`, `{"errors":[{"code":"X"}]}`, `{"x":{"tags":["a"]}}`} {
+	for _, doc := range []string{`{}`, `{"errors":[{"code":"X"}]}`, `{"name":"a","errors":[]}`, `{"x":{"tags":["a"]}}`} {
 		if got, ok, err := streamTags(doc); err != nil || ok || got != "" {
 			t.Errorf("%s: want no list, got %q, %v, %v", doc, got, ok, err)
 		}
 	}
-	for _, doc := range []string{``, `null`, `[]`, `"a"`, `<html>`, `{"tags":{}}`, `{"tags":"a"}`, `{"tags":["a"`, `{"tags":["a"]`, `{"tags":["a"]}x`, `{"tags":["a"]} {}`,
+	for _, doc := range []string{``, `null`, `[]`, `"a"`, `<html>`, `{"tags":{}}`, `{"tags":"a"}`, `{"tags":["a"`, `{"tags":["a"]`,
 		`{"x":` + strings.Repeat("[", 2000), `{"tags":[` + strings.Repeat(`"",`, maxDropped+1) + `"a"]}`} {
 		if got, ok, err := streamTags(doc); err == nil {
 			t.Errorf("%.40s: got %q, %v, want an error", doc, got, ok)

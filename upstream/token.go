@@ -392,14 +392,23 @@ func (t *tokens) fetch(ctx context.Context, d *demand, c Credential, scopes []st
 }
 
 // fetchNow asks the token server of d once. A refused POST is followed by a GET, which
-// older token servers want (containerd#12822).
+// older token servers want (containerd#12822), and a password that is not taken by GET goes
+// by POST, as containerd sends it first.
 func (t *tokens) fetchNow(ctx context.Context, d *demand, c Credential, scopes []string) (*token, *failure) {
 	realm := d.realm.String()
 	t.mu.Lock()
-	post := c.IdentityToken != "" && !t.habits[realm].noPost
+	post := c.IdentityToken != "" && !t.habits[realm].noPost || c.hasPassword() && t.habits[realm].post
 	t.mu.Unlock()
 	got, f := t.exchange(ctx, d, c, scopes, post)
 	refused := f == nil && got.refused != nil && got.refused.Code != oci.CodeTooManyRequests
+	if !post && c.hasPassword() && (refused && got.refused.Answered == http.StatusNotFound || f != nil && f.lacksMethod()) {
+		again, f2 := t.exchange(ctx, d, c, scopes, true)
+		if f2 == nil && again.refused == nil {
+			t.learn(realm, habit{post: true})
+			return again, nil
+		}
+		return got, f
+	}
 	if !post || !refused && (f == nil || f.status < 400 || f.status == http.StatusTooManyRequests || f.again == anybody) {
 		return got, f
 	}
@@ -411,8 +420,16 @@ func (t *tokens) fetchNow(ctx context.Context, d *demand, c Credential, scopes [
 	return got, f // the first answer says more
 }
 
-// exchange sends one request to the token server of d: a POST of the identity token, or
-// a GET.
+// hasPassword reports whether c is a user name and a password.
+func (c Credential) hasPassword() bool { return c.Username != "" && c.Password != "" }
+
+// lacksMethod reports whether f is the answer to a method that the server doesn't know.
+func (f *failure) lacksMethod() bool {
+	return f.status == http.StatusMethodNotAllowed || f.status == http.StatusNotImplemented
+}
+
+// exchange sends one request to the token server of d: a POST of the identity token or the
+// password, or a GET.
 func (t *tokens) exchange(ctx context.Context, d *demand, c Credential, scopes []string, post bool) (*token, *failure) {
 	reqCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -457,6 +474,8 @@ func (t *tokens) exchange(ctx context.Context, d *demand, c Credential, scopes [
 type habit struct {
 	// noPost: it takes no POST, but the same credentials by GET.
 	noPost bool
+	// post: it takes a password by POST only.
+	post bool
 	// accessToken: of two tokens that differ, access_token is the good one.
 	accessToken bool
 }
@@ -469,18 +488,25 @@ func (t *tokens) learn(realm string, h habit) {
 		clear(t.habits) // each is learned anew
 	}
 	old := t.habits[realm]
-	t.habits[realm] = habit{noPost: h.noPost || old.noPost, accessToken: h.accessToken || old.accessToken}
+	t.habits[realm] = habit{noPost: h.noPost || old.noPost, post: (h.post || old.post) && !h.noPost, accessToken: h.accessToken || old.accessToken}
 }
 
 // tokenRequest makes the request of the token specification: GET with Basic
-// credentials or none; POST of OAuth2 for an identity token. An identity token that
+// credentials or none; POST of OAuth2 for an identity token or, without one, the password. An identity token that
 // goes by GET is the password, as registries that know no POST take it.
 func tokenRequest(ctx context.Context, d *demand, c Credential, scopes []string, post bool) *http.Request {
 	u := *d.realm
 	req := (&http.Request{Method: http.MethodGet, URL: &u, Header: http.Header{}}).WithContext(ctx)
 	if post {
-		form := url.Values{"grant_type": {"refresh_token"}, "service": {d.service}, "client_id": {clientID},
-			"scope": {strings.Join(scopes, " ")}, "refresh_token": {c.IdentityToken}}.Encode()
+		values := url.Values{"grant_type": {"refresh_token"}, "service": {d.service}, "client_id": {clientID},
+			"scope": {strings.Join(scopes, " ")}, "refresh_token": {c.IdentityToken}}
+		if c.IdentityToken == "" {
+			values.Del("refresh_token")
+			values.Set("grant_type", "password")
+			values.Set("username", c.Username)
+			values.Set("password", c.Password)
+		}
+		form := values.Encode()
 		req.Method = http.MethodPost
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		req.ContentLength = int64(len(form))
@@ -525,7 +551,7 @@ func (t *tokens) refused(d *demand, c Credential, res *http.Response, body io.Re
 		if s.message != "" {
 			tail = fmt.Sprintf(" (it answered %d: %s)", status, s.message)
 		}
-		return &token{until: now.Add(refusalTime), refused: &oci.Error{Code: oci.CodeDenied, Status: http.StatusForbidden,
+		return &token{until: now.Add(refusalTime), refused: &oci.Error{Code: oci.CodeDenied, Status: http.StatusForbidden, Answered: status,
 			Message: fmt.Sprintf("upstream %s needs credentials for this, or it does not exist: its token server %s %s%s; see upstreams.%s.credentials", t.r.name, at.Host, who, tail, t.r.name)}}, nil
 	case status == http.StatusTooManyRequests:
 		// To go on would make it worse: no login until it says so.
@@ -542,7 +568,8 @@ func (t *tokens) refused(d *demand, c Credential, res *http.Response, body io.Re
 		f.blame = blameRequest
 	}
 	switch res.StatusCode {
-	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+	case http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
+		http.StatusRequestTimeout, http.StatusTooEarly:
 		if wait <= maxPause {
 			f.again = anybody
 		}
@@ -610,7 +637,8 @@ func readToken(raw []byte, now time.Time) (*token, error) {
 	if len(raw) > maxTokenBody {
 		return nil, fmt.Errorf("the answer has more than %d bytes, and a token may have %d", maxTokenBody, maxToken)
 	}
-	if err := json.Unmarshal(bytes.TrimPrefix(raw, []byte("\ufeff")), &doc); err != nil {
+	// Clients don't look at what follows the document.
+	if err := json.NewDecoder(bytes.NewReader(bytes.TrimPrefix(raw, []byte("\ufeff")))).Decode(&doc); err != nil {
 		return nil, errors.New("the answer is not JSON of the token specification")
 	}
 	first, why := usableToken(doc.Token)

@@ -441,7 +441,8 @@ func TestTokenServersFailuresAreTold(t *testing.T) {
 		403: {oci.CodeDenied, 403, 1},
 		404: {oci.CodeDenied, 403, 1},
 		429: {oci.CodeTooManyRequests, 429, 1},
-		500: {oci.CodeUnavailable, 502, 1},
+		408: {oci.CodeUnavailable, 502, tries},
+		500: {oci.CodeUnavailable, 502, tries},
 		503: {oci.CodeUnavailable, 502, tries},
 		418: {oci.CodeUnavailable, 502, 1},
 	} {

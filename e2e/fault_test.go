@@ -390,25 +390,15 @@ func TestAWrongSmallBlobIsFetchedAgainUnseen(t *testing.T) {
 	}
 }
 
-// TestAManifestsWrongDigestHeaderIsNotBelieved: the bytes tell the digest.
+// TestAManifestsWrongDigestHeaderIsNotBelieved: the bytes tell the digest, as they do for
+// docker, podman and crane.
 func TestAManifestsWrongDigestHeaderIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	h, p := start(t, doubting)
 	i := image.New(image.Options{Seed: 1})
 	h.Push("library/app", "1.0", i)
-	undo := h.Inject(hub.WrongDigest())
-	if a := ask(t, p, "GET", tagPath); a.status != http.StatusBadGateway {
-		t.Errorf("unknown: want 502, got %s", a)
-	}
-	undo()
-	var a answer
-	until(t, "the manifest once it is mended", func() bool {
-		a = ask(t, p, "GET", tagPath)
-		return a.status == http.StatusOK
-	})
-	wantBytes(t, "once it is mended", i.Bytes(), a.body)
 	h.Inject(hub.WrongDigest())
-	for range 2 {
+	for range 3 {
 		a := get(t, p, tagPath)
 		wantBytes(t, "as it was", i.Bytes(), a.body)
 		a.wantHeader(t, "Docker-Content-Digest", i.Digest.String())

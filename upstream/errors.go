@@ -228,10 +228,13 @@ func (r *Registry) rejected(a *answer) *failure {
 	}
 	wait := retryAfter(a.Header)
 	switch status := a.StatusCode; {
-	case status == http.StatusTooManyRequests:
+	case a.away && status == http.StatusTooManyRequests && wait <= maxPause:
+		// The store's limit, not the registry's: a fresh redirect may lead elsewhere in it.
+		f.again, f.err = anybody, r.overLimit(limited{wait: wait}, tail)
+	case status == http.StatusTooManyRequests, status == http.StatusForbidden && s.code == oci.CodeTooManyRequests:
 		f.reason, f.again = "ratelimit", elsewhere
 		f.err = r.overLimit(limited{pulls: a.limited.pulls, operation: a.limited.operation, wait: max(wait, a.limited.wait)}, tail)
-	case status >= 500:
+	case status >= 500, isPassing(status):
 		f.again, f.blame = anybody, blameRequest
 		code := http.StatusBadGateway
 		switch status {
@@ -249,7 +252,7 @@ func (r *Registry) rejected(a *answer) *failure {
 		// The registry sent us there: what its store refuses is not our word
 		// on what exists or who may have it.
 		f.again = elsewhere
-		if status == http.StatusForbidden && a.ask.method == http.MethodGet {
+		if a.ask.method == http.MethodGet {
 			f.again = anybody // the signature may have expired: have a fresh one
 		}
 		f.err = unavailable(http.StatusBadGateway, nil, "upstream %s: %s, where it keeps its content, answered %d %s", r.name, a.from, status, http.StatusText(status))
@@ -274,6 +277,13 @@ func (r *Registry) rejected(a *answer) *failure {
 	}
 	f.err.Answered = a.StatusCode
 	return f
+}
+
+// isPassing reports whether a 4xx says that this request failed rather than that it was
+// wrong: a proxy that gave up, or an early one.
+func isPassing(status int) bool {
+	const clientGone = 499 // nginx's
+	return status == http.StatusRequestTimeout || status == http.StatusTooEarly || status == clientGone
 }
 
 // denied makes the error of what stays refused after all credentials have been

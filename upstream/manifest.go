@@ -65,6 +65,9 @@ func (r *Registry) Resolve(ctx context.Context, repo, ref string) (v1.Descriptor
 			return r.garbled(res, "answered %d to a HEAD", res.StatusCode)
 		}
 		d = v1.Descriptor{MediaType: declaredType(res.Header), Digest: headerDigest(res.Header), Size: res.ContentLength}
+		if isGzip(res.Header) {
+			d.Size = -1 // that is the size of the compressed form
+		}
 		if rewrite.IsSchema1(d.MediaType) {
 			return r.schema1(res)
 		}
@@ -97,9 +100,10 @@ func (r *Registry) Manifest(ctx context.Context, repo, ref string) (*oci.Manifes
 func (r *Registry) fetchManifest(ctx context.Context, a *ask, ref string) (*oci.Manifest, error) {
 	a.pull = true
 	var m *oci.Manifest
+	var before digest.Digest
 	f := r.do(ctx, a, func(res *answer) *failure {
 		var f *failure
-		m, f = r.readManifest(ctx, res, ref)
+		m, f = r.readManifest(ctx, res, ref, &before)
 		return f
 	})
 	if f != nil {
@@ -109,7 +113,9 @@ func (r *Registry) fetchManifest(ctx context.Context, a *ask, ref string) (*oci.
 	return m, nil
 }
 
-func (r *Registry) readManifest(ctx context.Context, res *answer, ref string) (*oci.Manifest, *failure) {
+// readManifest reads the manifest ref out of res. before is the digest of the bytes that came
+// before, if those weren't what the answer's header said; readManifest sets it.
+func (r *Registry) readManifest(ctx context.Context, res *answer, ref string, before *digest.Digest) (*oci.Manifest, *failure) {
 	if res.StatusCode != http.StatusOK {
 		return nil, r.garbled(res, "answered %d to a GET", res.StatusCode)
 	}
@@ -117,8 +123,9 @@ func (r *Registry) readManifest(ctx context.Context, res *answer, ref string) (*
 	room := &room{memory: r.memory}
 	defer room.leave()
 	want, err := digest.Parse(ref)
-	if err != nil {
-		want = headerDigest(res.Header) // a tag: the upstream should mean what it sends
+	isTag := err != nil
+	if isTag {
+		want = headerDigest(res.Header) // the upstream should mean what it sends
 	}
 	raw, f := r.readSmall(ctx, res, oci.MaxManifestSize, room, want)
 	if f != nil {
@@ -132,10 +139,21 @@ func (r *Registry) readManifest(ctx context.Context, res *answer, ref string) (*
 		algorithm = want.Algorithm()
 	}
 	m := &oci.Manifest{Digest: algorithm.FromBytes(raw), Bytes: raw}
+	if isTag && m.Digest != want && m.Digest == *before {
+		// The same bytes came again, so it is the header that is wrong. Clients don't look
+		// at it: what a tag stands for has the digest of its bytes.
+		algorithm = digest.Canonical
+		m.Digest = algorithm.FromBytes(raw)
+		want = ""
+	}
 	if want != "" && m.Digest != want {
 		r.metrics.DigestMismatches.WithLabelValues(r.name).Inc()
 		r.refuse(res.ep)
-		return nil, r.garbled(res, "sent a manifest for %s that has not the digest it should have, %s", res.ask.what, want)
+		f := r.garbled(res, "sent a manifest for %s that has not the digest it should have, %s", res.ask.what, want)
+		if isTag && *before == "" {
+			*before, f.again = m.Digest, anybody
+		}
+		return nil, f
 	}
 	if m.MediaType, f = r.manifestType(res, raw); f != nil {
 		return nil, f

@@ -73,24 +73,21 @@ func (r *Registry) attemptSpan(ctx context.Context, ep *endpoint, a *ask) (*answ
 // mayPass says whether f, the failure of a request for a range, is one that any request
 // meets now and then.
 func mayPass(f *failure) bool {
-	return f.status == 0 || f.status >= http.StatusInternalServerError && f.status != http.StatusNotImplemented
+	return f.status == 0 || f.status >= http.StatusInternalServerError && f.status != http.StatusNotImplemented ||
+		f.status == http.StatusTooManyRequests || isPassing(f.status)
 }
 
-// mayMeanRange says whether f, the failure of a request for a range, may be due to that.
+// mayMeanRange says whether f, the failure of a request for a range, may be due to that:
+// the registry or its store answered, or the connection broke off.
 func mayMeanRange(f *failure) bool {
-	switch f.status {
-	case 0:
-		return f.reason == "other" // the connection broke off
-	case http.StatusUnauthorized, http.StatusTooManyRequests:
-		return false
-	}
-	return true
+	return f.status != 0 || f.reason == "other" || f.reason == "protocol"
 }
 
 // isDefinite says whether f stays as it is if the range is asked for again.
 func isDefinite(f *failure) bool {
 	switch f.status {
-	case http.StatusOK, http.StatusPartialContent, http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed,
+	case http.StatusOK, http.StatusPartialContent, http.StatusBadRequest, http.StatusUnauthorized, http.StatusNotFound, http.StatusMethodNotAllowed,
+		http.StatusTooManyRequests,
 		http.StatusRequestedRangeNotSatisfiable, http.StatusNotImplemented:
 		return true
 	}
@@ -102,8 +99,12 @@ func isDefinite(f *failure) bool {
 func (r *Registry) unfitPart(res *answer, span oci.Span) *failure {
 	got, size, f := r.carried(res, span)
 	switch {
-	case f != nil || res.StatusCode == http.StatusOK:
+	case f != nil:
 		return f
+	case res.StatusCode == http.StatusOK && isGzip(res.Header):
+		return r.garbled(res, "compressed a blob of which a part was asked for")
+	case res.StatusCode == http.StatusOK:
+		return nil
 	case got.From == 0 && span.From > 0:
 		return r.garbled(res, "sent the bytes from the first on when asked for those from %d on", span.From)
 	case span.To != oci.Open && got.To < span.To && got.To != size, span.To == oci.Open && size >= 0 && got.To < size:

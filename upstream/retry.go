@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -316,7 +317,8 @@ func (r *Registry) attempt(ctx context.Context, ep *endpoint, a *ask) (*answer, 
 		}
 		r.discard(res.body, res.body.cancel)
 	}
-	if !res.away {
+	// Whoever pulls directly asks for no part, so it may be that parts alone are limited.
+	if !res.away && (a.header.Get("Range") == "" || res.StatusCode != http.StatusTooManyRequests) {
 		r.noteLimits(ep, l.who, turn, res)
 	}
 	if res.StatusCode >= 200 && res.StatusCode < 300 {
@@ -402,8 +404,25 @@ func (r *Registry) exchange(ctx context.Context, ep *endpoint, a *ask, auth stri
 	}
 	r.observe(a.op, res.StatusCode, began)
 	host := at.Host
+	if isWhole(res, req) {
+		res.StatusCode = http.StatusOK
+	}
 	b := newBody(reqCtx, cancel, res.Body, r.stall, r.metrics.UpstreamBytes.WithLabelValues(r.name))
 	return &answer{Response: res, ask: a, ep: ep, at: at, from: host, away: !sameRegistry(ep.base, at), body: b}, nil
+}
+
+// isWhole reports whether res, the answer to req, has the whole of what was asked for, under
+// another status than 200. Proxies that change what they pass on say 203, and caches 206
+// although no part was asked for; clients take both.
+func isWhole(res *http.Response, req *http.Request) bool {
+	switch res.StatusCode {
+	case http.StatusCreated, http.StatusNonAuthoritativeInfo:
+		return true
+	case http.StatusPartialContent:
+		return req.Header.Get("Range") == "" && res.Header.Get("Content-Range") == "" &&
+			!strings.HasPrefix(strings.ToLower(res.Header.Get("Content-Type")), "multipart/byteranges")
+	}
+	return false
 }
 
 // causeOr gives why ctx was ended, or err where it was not: "context canceled"

@@ -59,7 +59,7 @@ func (r *Registry) attemptSpan(ctx context.Context, ep *endpoint, a *ask) (*answ
 		if a.parts++; a.parts >= most {
 			break
 		}
-		if most == rangeTries && !p.wait(ctx) {
+		if most == rangeTries && !p.waitAtLeast(ctx, min(f.err.RetryAfter, maxPause)) {
 			return nil, r.gaveUp(ctx)
 		}
 	}
@@ -87,7 +87,6 @@ func mayMeanRange(f *failure) bool {
 func isDefinite(f *failure) bool {
 	switch f.status {
 	case http.StatusOK, http.StatusPartialContent, http.StatusBadRequest, http.StatusUnauthorized, http.StatusNotFound, http.StatusMethodNotAllowed,
-		http.StatusTooManyRequests,
 		http.StatusRequestedRangeNotSatisfiable, http.StatusNotImplemented:
 		return true
 	}

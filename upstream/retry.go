@@ -35,12 +35,15 @@ func newPauses() *pauses {
 }
 
 // wait sleeps until the next try; false when there is none, or ctx is done.
-func (p *pauses) wait(ctx context.Context) bool {
+func (p *pauses) wait(ctx context.Context) bool { return p.waitAtLeast(ctx, 0) }
+
+// waitAtLeast is wait for d or longer.
+func (p *pauses) waitAtLeast(ctx context.Context, d time.Duration) bool {
 	if p.left == 0 {
 		return false
 	}
 	p.left--
-	t := time.NewTimer(p.b.NextBackOff())
+	t := time.NewTimer(max(d, p.b.NextBackOff()))
 	defer t.Stop()
 	select {
 	case <-t.C:

@@ -19,20 +19,21 @@ import (
 const blobPatience = 5 * time.Minute
 
 // lanes carries requests to one kind of hosts. Requests for what is small share
-// connections, over HTTP/2 where the host offers it. Each blob has a connection of its
-// own while it comes, over HTTP/1.1: the streams of one HTTP/2 connection share what a
-// network or a CDN grants one connection, however many there are. It is safe for
-// concurrent use.
+// connections, over HTTP/2 if the host offers it. Each blob has a connection of its own
+// while it comes, over HTTP/1.1: the streams of one HTTP/2 connection share what a network
+// or a CDN grants one connection, however many there are. A blob from a host that speaks
+// nothing but HTTP/2 has a connection of its own too, which is closed after it. lanes is
+// safe for concurrent use.
 type lanes struct {
 	shared, alone *http.Transport
 
 	mu sync.Mutex
-	// onlyShared holds the sites that speak nothing but HTTP/2.
-	onlyShared map[string]bool
+	// onlyHTTP2 holds the sites that speak nothing but HTTP/2.
+	onlyHTTP2 map[string]bool
 }
 
-// maxOnlyShared bounds lanes.onlyShared: strangers choose the hosts of redirects.
-const maxOnlyShared = 256
+// maxOnlyHTTP2 bounds lanes.onlyHTTP2: strangers choose the hosts of redirects.
+const maxOnlyHTTP2 = 256
 
 func newLanes(shared *http.Transport) *lanes {
 	alone := shared.Clone() // which has HTTP/2 set up by now: take it out
@@ -42,7 +43,7 @@ func newLanes(shared *http.Transport) *lanes {
 	alone.Protocols = new(http.Protocols)
 	alone.Protocols.SetHTTP1(true)
 	alone.ResponseHeaderTimeout = max(blobPatience, shared.ResponseHeaderTimeout)
-	return &lanes{shared: shared, alone: alone, onlyShared: map[string]bool{}}
+	return &lanes{shared: shared, alone: alone, onlyHTTP2: map[string]bool{}}
 }
 
 // bulkKey is the context key that marks the request for a blob.
@@ -53,8 +54,11 @@ func asBulk(ctx context.Context) context.Context { return context.WithValue(ctx,
 
 // RoundTrip sends req, which has no body, as http.RoundTripper says.
 func (l *lanes) RoundTrip(req *http.Request) (*http.Response, error) {
-	if bulk, _ := req.Context().Value(bulkKey{}).(bool); !bulk || l.mustShare(req.URL) {
+	if bulk, _ := req.Context().Value(bulkKey{}).(bool); !bulk {
 		return l.shared.RoundTrip(req)
+	}
+	if l.speaksOnlyHTTP2(req.URL) {
+		return l.aloneOverHTTP2(req)
 	}
 	res, err := l.alone.RoundTrip(req)
 	if err == nil || req.URL.Scheme != "https" || req.Context().Err() != nil {
@@ -64,16 +68,25 @@ func (l *lanes) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !sure && !errors.Is(err, io.EOF) {
 		return res, err
 	}
-	res, err = l.shared.RoundTrip(req)
+	res, err = l.aloneOverHTTP2(req)
 	if sure && err == nil && res.ProtoMajor == 2 {
 		l.mu.Lock()
-		if len(l.onlyShared) >= maxOnlyShared {
-			clear(l.onlyShared)
+		if len(l.onlyHTTP2) >= maxOnlyHTTP2 {
+			clear(l.onlyHTTP2)
 		}
-		l.onlyShared[site(req.URL)] = true
+		l.onlyHTTP2[site(req.URL)] = true
 		l.mu.Unlock()
 	}
 	return res, err
+}
+
+// aloneOverHTTP2 sends the request for a blob over HTTP/2, on a connection that nothing
+// else uses.
+func (l *lanes) aloneOverHTTP2(req *http.Request) (*http.Response, error) {
+	once := l.shared.Clone()
+	once.DisableKeepAlives = true
+	once.ResponseHeaderTimeout = l.alone.ResponseHeaderTimeout
+	return once.RoundTrip(req)
 }
 
 // clone returns lanes without connections. Those of once keep none either: each request
@@ -81,17 +94,17 @@ func (l *lanes) RoundTrip(req *http.Request) (*http.Response, error) {
 func (l *lanes) clone(once bool) *lanes {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c := &lanes{shared: l.shared.Clone(), alone: l.alone.Clone(), onlyShared: maps.Clone(l.onlyShared)}
+	c := &lanes{shared: l.shared.Clone(), alone: l.alone.Clone(), onlyHTTP2: maps.Clone(l.onlyHTTP2)}
 	if once {
 		c.shared.DisableKeepAlives, c.alone.DisableKeepAlives = true, true
 	}
 	return c
 }
 
-func (l *lanes) mustShare(u *url.URL) bool {
+func (l *lanes) speaksOnlyHTTP2(u *url.URL) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.onlyShared) > 0 && l.onlyShared[site(u)]
+	return len(l.onlyHTTP2) > 0 && l.onlyHTTP2[site(u)]
 }
 
 // CloseIdleConnections closes the connections that carry nothing.

@@ -3,9 +3,11 @@ package upstream
 import (
 	"crypto/tls"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -29,49 +31,64 @@ func http2Server(t *testing.T, issuer tls.Certificate, protocols func(*http.Prot
 }
 
 func TestEachBlobHasAConnectionOfItsOwnAndWhatIsSmallSharesOne(t *testing.T) {
-	issuer, ca := authority(t)
-	var mu sync.Mutex
-	from := map[string]map[string]bool{}
-	var blobs sync.WaitGroup
-	blobs.Add(4)
-	reg := http2Server(t, issuer, func(p *http.Protocols) { p.SetHTTP1(true); p.SetHTTP2(true) }, func(w http.ResponseWriter, req *http.Request) {
-		mu.Lock()
-		if from[req.Proto] == nil {
-			from[req.Proto] = map[string]bool{}
-		}
-		from[req.Proto][req.RemoteAddr] = true
-		mu.Unlock()
-		if req.Header.Get("Range") == "" {
-			serveImage(w, req)
-			return
-		}
-		blobs.Done()
-		blobs.Wait() // all of them come at a time
-		serveContent(w, req)
-	})
-	r := open(t, Options{Endpoints: []string{reg.URL}, CAFile: ca})
-	wantManifest(t, r, "a")
-	wantManifest(t, r, "b")
-	var readers sync.WaitGroup
-	for range 4 {
-		readers.Go(func() {
-			b, err := r.Blob(t.Context(), "a", layerDigest, oci.Span{From: 4, To: oci.Open})
-			if err != nil {
-				t.Error(err)
-				return
+	for name, offers := range map[string]func(*http.Protocols){
+		"HTTP/1.1 and HTTP/2": func(p *http.Protocols) { p.SetHTTP1(true); p.SetHTTP2(true) },
+		"HTTP/2 only":         func(p *http.Protocols) { p.SetHTTP2(true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			issuer, ca := authority(t)
+			var mu sync.Mutex
+			small, large := map[string]bool{}, map[string]bool{} // the connections, by protocol and address
+			var blobs sync.WaitGroup
+			blobs.Add(4)
+			reg := http2Server(t, issuer, offers, func(w http.ResponseWriter, req *http.Request) {
+				from := small
+				if req.Header.Get("Range") != "" {
+					from = large
+				}
+				mu.Lock()
+				from[req.Proto+" "+req.RemoteAddr] = true
+				mu.Unlock()
+				if req.Header.Get("Range") == "" {
+					serveImage(w, req)
+					return
+				}
+				blobs.Done()
+				blobs.Wait() // all of them come at a time
+				serveContent(w, req)
+			})
+			r := open(t, Options{Endpoints: []string{reg.URL}, CAFile: ca})
+			wantManifest(t, r, "a")
+			wantManifest(t, r, "b")
+			var readers sync.WaitGroup
+			for range 4 {
+				readers.Go(func() {
+					b, err := r.Blob(t.Context(), "a", layerDigest, oci.Span{From: 4, To: oci.Open})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer b.Close()
+					if got, err := io.ReadAll(b); err != nil || string(got) != layer[4:] {
+						t.Errorf("got %q, %v", got, err)
+					}
+				})
 			}
-			defer b.Close()
-			if got, err := io.ReadAll(b); err != nil || string(got) != layer[4:] {
-				t.Errorf("got %q, %v", got, err)
+			readers.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			if len(small) != 1 {
+				t.Errorf("the manifests came over %q, want one connection", slices.Collect(maps.Keys(small)))
+			}
+			if len(large) != 4 {
+				t.Errorf("the 4 blobs came over %q, want a connection for each", slices.Collect(maps.Keys(large)))
+			}
+			for from := range small {
+				if !strings.HasPrefix(from, "HTTP/2.0 ") || large[from] {
+					t.Errorf("the manifests came over %s, want one of HTTP/2 that no blob uses", from)
+				}
 			}
 		})
-	}
-	readers.Wait()
-	if n := len(from["HTTP/2.0"]); n != 1 {
-		t.Errorf("the manifests came over %d HTTP/2 connections, want 1", n)
-	}
-	if n := len(from["HTTP/1.1"]); n != 4 {
-		t.Errorf("the 4 blobs came over %d HTTP/1.1 connections, want one for each", n)
 	}
 }
 
@@ -96,7 +113,7 @@ func TestAServerThatRefusesHTTP1IsRemembered(t *testing.T) {
 	}
 	r := open(t, Options{Endpoints: []string{reg.URL}, CAFile: ca})
 	wantLayer(t, r)
-	if !r.routes.named.Load().mustShare(mustURL(t, reg.URL)) {
+	if !r.routes.named.Load().speaksOnlyHTTP2(mustURL(t, reg.URL)) {
 		t.Error("that the server speaks HTTP/2 only is not remembered")
 	}
 	wantLayer(t, r)

@@ -301,13 +301,10 @@ func (img *rehearsedImage) index(n *Node) {
 		}
 		platform, before := rewrite.PlatformName(child.Platform), img.problems
 		img.node(child, platform)
-		if attests {
-			continue
-		}
 		if img.Referrers {
 			img.referrers(child)
 		}
-		if platform != "" {
+		if platform != "" && !attests {
 			img.Platforms = append(img.Platforms, RehearsedPlatform{Platform: platform, OK: img.problems == before})
 		}
 	}

@@ -49,7 +49,7 @@ func (i RehearsedImage) want(t *testing.T, status string, problems ...string) {
 func TestARehearsalFindsWhatIsMissing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := newRegistry()
-		idx, amd64, _, _, signature := hub.addIndex("app", "1")
+		idx, amd64, _, attestation, signature := hub.addIndex("app", "1")
 		single := hub.addImage("single", []byte("x"))
 		hub.tag("single", "1", single)
 		dir := t.TempDir()
@@ -72,7 +72,8 @@ func TestARehearsalFindsWhatIsMissing(t *testing.T) {
 
 		// Of another platform there is nothing, and nobody knows what refers to it.
 		more := rehearse(t, c, RehearseOptions{Platforms: []string{"linux/arm64", "linux/amd64"}, Referrers: true}, tagged("app", "1"), tagged("single", "1"))
-		more.Images[0].want(t, RehearsedFailed, "the list of what refers to "+string(amd64.Digest), "linux/arm64: manifest", "is not here", "manifest sha256:", "the list of what refers to "+string(idx.Digest))
+		more.Images[0].want(t, RehearsedFailed, "the list of what refers to "+string(amd64.Digest), "linux/arm64: manifest", "is not here", "manifest sha256:",
+			"the list of what refers to "+string(attestation.Digest), "the list of what refers to "+string(idx.Digest))
 		if got := more.Images[0].Platforms; len(got) != 2 || got[0].OK || got[1].OK {
 			t.Errorf("got %+v", got)
 		}

@@ -420,7 +420,8 @@ func (img *warmingImage) chosen(p *rewrite.Parsed) []v1.Descriptor {
 	return list
 }
 
-// child fetches a manifest of an index and what it names.
+// child fetches a manifest of an index and what it names. It lists the referrers of attestations too: Docker
+// Engine 29 asks for them at each pull, and fails without an answer.
 func (img *warmingImage) child(work *sync.WaitGroup, t rewrite.Target, d v1.Descriptor, depth int) {
 	m, err := img.manifest(t)
 	if err != nil {
@@ -429,11 +430,14 @@ func (img *warmingImage) child(work *sync.WaitGroup, t rewrite.Target, d v1.Desc
 	}
 	attests := rewrite.IsAttestation(d)
 	p := img.below(work, t, m, depth+1, !attests)
-	if p == nil || attests {
+	if p == nil {
 		return
 	}
 	if img.WarmOptions.Referrers {
-		work.Go(func() { img.referrers(work, t, true, 0) })
+		work.Go(func() { img.referrers(work, t, !attests, 0) })
+	}
+	if attests {
+		return
 	}
 	if name := rewrite.PlatformName(d.Platform); name != "" {
 		img.mu.Lock()

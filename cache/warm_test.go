@@ -92,6 +92,9 @@ func TestWarmFetchesWhatIsMissingAndNoMore(t *testing.T) {
 		if list, _, err := c.Referrers(t.Context(), digested("app", idx.Digest)); err != nil || len(list) != 1 {
 			t.Errorf("want the signature listed, got %v, %v", list, err)
 		}
+		if list, _, err := c.Referrers(t.Context(), digested("app", attestation.Digest)); err != nil || len(list) != 0 {
+			t.Errorf("want it known that nothing refers to the attestation, got %v, %v", list, err)
+		}
 
 		// And all of it is here by now.
 		asked := hub.count()

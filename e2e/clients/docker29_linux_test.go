@@ -274,3 +274,31 @@ func TestDoctorSeesDockerEngine29GoPastTheCache(t *testing.T) {
 		t.Errorf("what was there is gone: %s, %v", b, err)
 	}
 }
+
+// TestDockerEngine29PullsWhatWasWarmed has a cache that serves what was warmed and asks no registry, as behind
+// an air gap. Docker pulls attestations and their signatures with an image, and fails if they cannot be had.
+func TestDockerEngine29PullsWhatWasWarmed(t *testing.T) {
+	signed, signature := attested(t, image.Index(image.Options{Seed: 2}))
+	hubs := map[string]*hub.Hub{"docker.io": hub.New(t, hub.Options{}), "ghcr.io": hub.New(t, hub.Options{Service: "ghcr.io"})}
+	d := startDocker29(t)
+	outside := proxy.Start(t, proxy.Options{Upstreams: hubs})
+	for ref, h := range map[string]*hub.Hub{"docker.io/library/app:signed": hubs["docker.io"], "ghcr.io/org/app:signed": hubs["ghcr.io"]} {
+		upstream, repository, tag := parts(ref)
+		h.Push(repository, tag, signed)
+		if upstream == "ghcr.io" { // Docker Hub's image is attested, and nobody has signed that
+			h.Push(repository, "", signature)
+		}
+		run(t, nil, proxy.Binary(t), "warm", "--admin-listen", strings.TrimPrefix(outside.AdminURL(), "http://"), "--config", outside.Config(),
+			"--platform", "linux/amd64", "--with-referrers", ref)
+	}
+	outside.Stop(t)
+	for _, h := range hubs {
+		h.Down()
+	}
+	inside := proxy.Start(t, proxy.Options{Upstreams: hubs, Dir: outside.Dir, Config: "cache: {offline: true}"})
+	write(t, d.root, "etc/docker/certs.d/_default/hosts.toml", readyFile(t, "docker/_default/hosts.toml", inside.Host()))
+	for _, ref := range []string{"docker.io/library/app:signed", "ghcr.io/org/app:signed"} {
+		d.run(t, "pull", "--platform", "linux/amd64", ref)
+		d.want(t, ref, "linux/amd64", signed)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -44,13 +45,24 @@ func (p *comparing) WriteAt(b []byte, off int64) (int, error) {
 		case n == 0 && err != nil && err != io.EOF:
 			return done, err
 		case n == 0, !bytes.Equal(buf[:n], b[done:done+n]):
-			// Or what is stored is damaged.
-			p.cache.verifying(p.digest, foundOnServing)
+			p.doubt()
 			return done, fmt.Errorf("%s: %w: they differ from what is stored from byte %d on", p.digest, errMismatch, off+int64(done))
 		}
 		done += n
 	}
 	return len(b), nil
+}
+
+// doubtAgain is how long stored content that was found right isn't verified anew because
+// an upstream sends something else: it could keep the disk busy by that.
+const doubtAgain = 10 * time.Minute
+
+// doubt verifies what is stored, behind: that may be damaged, rather than what was sent.
+func (p *comparing) doubt() {
+	if _, _, known := p.cache.memory.blob(p.digest); known != nil && time.Since(known.at) < doubtAgain {
+		return
+	}
+	p.cache.verifying(p.digest, foundOnServing)
 }
 
 func (p *comparing) ReadAt(b []byte, off int64) (int, error) { return p.file.ReadAt(b, off) }

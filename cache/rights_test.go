@@ -255,6 +255,43 @@ func TestOnlyBytesAreProofBetweenUpstreams(t *testing.T) {
 	}
 }
 
+// An upstream that sends wrong bytes has what is stored verified now and then, and not for
+// each request.
+func TestWrongBytesOfAnotherUpstreamKeepNoDiskBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub, secret := newRegistry(), content(64, 300_000)
+		image := hub.addImage("acme/secret", secret)
+		wrong := append(bytes.Clone(secret[:1000]), 'x')
+		c := openMixed(t, t.TempDir(), map[string]Origin{"docker.io": hub, "evil.test": liar{newRegistry(), int64(len(secret)), wrong}})
+		d := digest.FromBytes(secret)
+		wantManifest(t, c, at("docker.io", "acme/secret", image.Digest), image, Miss)
+		wantBlob(t, c, at("docker.io", "acme/secret", d), secret, Miss)
+		settle()
+		verified := func() time.Time {
+			synctest.Wait()
+			_, _, known := c.memory.blob(d)
+			if known == nil {
+				t.Fatal("it isn't known when the content was verified")
+			}
+			return known.at
+		}
+		stored := verified()
+		for minute := 1; minute <= 15; minute++ {
+			time.Sleep(time.Minute)
+			if _, _, err := readBlob(t, c, at("evil.test", "any/thing", d)); err == nil {
+				t.Fatal("wrong bytes were taken")
+			}
+			switch at := verified(); {
+			case minute < 9 && !at.Equal(stored):
+				t.Fatalf("after %d minutes the content was verified again", minute)
+			case minute > 10 && at.Equal(stored):
+				t.Fatalf("after %d minutes the content was not verified again", minute)
+			}
+		}
+		wantBlob(t, c, at("docker.io", "acme/secret", d), secret, Hit)
+	})
+}
+
 // An upstream that does have the content is fetched from once, compared, and then
 // served from what is stored.
 func TestContentOfTwoUpstreamsIsKeptOnce(t *testing.T) {

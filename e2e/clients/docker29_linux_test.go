@@ -31,7 +31,7 @@ type docker29 struct {
 func startDocker29(t *testing.T) *docker29 {
 	t.Helper()
 	needRoot(t, "dockerd")
-	dockerd, unshare := newestDockerd(t), need(t, "unshare")
+	dockerd, unshare := newest(t, "dockerd"), need(t, "unshare")
 	containerd, ctr := startContainerd(t)
 	dir := shortDir(t)
 	d := &docker29{host: "unix://" + filepath.Join(dir, "s"), root: t.TempDir()}
@@ -49,16 +49,6 @@ func startDocker29(t *testing.T) *docker29 {
 		"--storage-driver=native", "--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-masq=false"),
 		func(log string) bool { return strings.Contains(log, "API listen on") })
 	return d
-}
-
-// newestDockerd gives the path of dockerd among the newest clients: another than that of PATH.
-func newestDockerd(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(os.Getenv("ENTREPOT_CLIENTS"), "dockerd")
-	if _, err := os.Stat(path); err != nil || !filepath.IsAbs(path) {
-		missing(t, "ENTREPOT_CLIENTS does not name a directory with Docker Engine 29")
-	}
-	return path
 }
 
 // try runs docker.

@@ -1,11 +1,19 @@
 package rewrite
 
-import "strconv"
+import (
+	"strconv"
+	"strings"
+)
 
-// quote gives a stranger's string so that it may stand in a message or a log:
-// in quotes, ASCII only, of a bounded length.
+// quote returns a stranger's string so that it may stand in a message or a log: in quotes,
+// ASCII only, of a bounded length, and without the password of user:password@host.
 func quote(s string) string {
 	const most = 140
+	if at := strings.IndexByte(s, '@'); at > 0 {
+		if colon := strings.LastIndexByte(s[:at], ':'); colon >= 0 && !strings.Contains(s[colon:at], "/") {
+			s = s[:colon+1] + "***" + s[at:]
+		}
+	}
 	if len(s) > most {
 		return strconv.QuoteToASCII(s[:most]) + "…"
 	}

@@ -47,7 +47,7 @@ func (x *exchange) record() {
 		repository = x.request.Name
 	}
 	fields := append(make([]zap.Field, 0, 16),
-		zap.String("method", string(x.ctx.Method())),
+		zap.String("method", beginning(x.ctx.Method())),
 		zap.String("kind", x.request.Resource.String()),
 		zap.String("upstream", x.target.Upstream),
 		zap.String("repository", strings.Clone(repository)), // a core may keep them
@@ -57,7 +57,7 @@ func (x *exchange) record() {
 		zap.Int64("bytes", x.out.sent),
 		zap.Duration("duration", now.Sub(x.begin)),
 		zap.String("client", x.client()),
-		zap.String("user_agent", string(x.ctx.UserAgent())),
+		zap.String("user_agent", beginning(x.ctx.UserAgent())),
 	)
 	if x.caller != nil && !x.caller.IsAnonymous() {
 		fields = append(fields, zap.String("caller", x.caller.String()))
@@ -75,6 +75,12 @@ func (x *exchange) record() {
 		fields = append(fields, zap.Error(x.err))
 	}
 	entry.Write(fields...)
+}
+
+// beginning returns the beginning of what a client has sent: a line of the log must not be
+// as long as a client likes.
+func beginning(text []byte) string {
+	return strings.ToValidUTF8(string(text[:min(len(text), maxSeen)]), "�")
 }
 
 // outcomeWord gives the outcome as metrics and logs name it.

@@ -355,6 +355,30 @@ func TestConnectionIsKeptForTheNextRequest(t *testing.T) {
 	}
 }
 
+func TestNoClientMakesLinesOfTheLogLong(t *testing.T) {
+	core, logs := observer.New(zapcore.InfoLevel)
+	server, base := start(t, newShelf(), func(o *Options) { o.Log = zap.New(core) })
+	long := strings.Repeat("x", 3000)
+	ask(t, "GET", base+"/v2/nginx/manifests/1", "User-Agent: "+long)
+	ask(t, strings.ToUpper(long), base+"/v2/nginx/manifests/1")
+	ask(t, "GET", base+"/v2/"+long+"/manifests/"+long)
+	ask(t, "GET", base+"/"+long+"?ns="+long)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil {
+		t.Fatal(err)
+	}
+	entries := logs.FilterMessage("request").AllUntimed()
+	if len(entries) != 4 {
+		t.Fatalf("%d lines, want 4", len(entries))
+	}
+	for i, e := range entries {
+		if line := fmt.Sprint(e.ContextMap()); len(line) > 1000 {
+			t.Errorf("line %d has %d bytes: %.300s", i, len(line), line)
+		}
+	}
+}
+
 func TestRequestIsLoggedOnceItsBodyIsSent(t *testing.T) {
 	core, logs := observer.New(zapcore.InfoLevel)
 	m := metrics.Discard()

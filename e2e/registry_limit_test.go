@@ -45,8 +45,13 @@ func TestALimitOnOneOperationRefusesNoPull(t *testing.T) {
 				}
 				for n := range pulls {
 					for _, path := range c.asks {
-						if a := ask(t, p, c.method, path(n)); a.status == http.StatusOK {
+						a := ask(t, p, c.method, path(n))
+						if a.status == http.StatusOK {
 							t.Errorf("want what is limited to fail, got %s", a)
+						}
+						// Some clients retry for as long as they are told when to.
+						if got := a.header.Get("Retry-After"); (got != "") != (retry != "") {
+							t.Errorf("the registry says Retry-After %q, and the client is told %q", retry, got)
 						}
 					}
 					get(t, p, fmt.Sprintf("/v2/library/app%d/manifests/1.0", n))

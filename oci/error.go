@@ -45,8 +45,12 @@ type Error struct {
 	Message string
 	// Detail becomes the "detail" member of the error JSON; nil leaves it out.
 	Detail any
-	// RetryAfter, when positive, becomes a Retry-After header.
+	// RetryAfter, when positive, becomes a Retry-After header, unless Guessed is set.
 	RetryAfter time.Duration
+	// Guessed says that the upstream named no time and RetryAfter is Entrepot's own pause.
+	// Clients get no Retry-After then: some retry for as long as they get one, and give up
+	// at once without one.
+	Guessed bool
 	// Challenge, where set, becomes a WWW-Authenticate header: it says how to log
 	// in to this program. It is empty in what an upstream said.
 	Challenge string

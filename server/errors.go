@@ -41,7 +41,7 @@ func (x *exchange) fail(err error) {
 	if e.Challenge != "" {
 		x.header("WWW-Authenticate", e.Challenge)
 	}
-	if e.RetryAfter > 0 {
+	if e.RetryAfter > 0 && !e.Guessed {
 		seconds := (e.RetryAfter + time.Second - 1) / time.Second
 		x.header("Retry-After", strconv.FormatInt(int64(seconds), 10))
 	}

@@ -273,6 +273,7 @@ func TestErrorsAreToldByTheirCode(t *testing.T) {
 		code, retry string
 	}{
 		{&oci.Error{Code: oci.CodeTooManyRequests, Message: "m", RetryAfter: 1500 * time.Millisecond}, 429, "TOOMANYREQUESTS", "2"},
+		{&oci.Error{Code: oci.CodeTooManyRequests, Message: "m", RetryAfter: time.Second, Guessed: true}, 429, "TOOMANYREQUESTS", ""},
 		{&oci.Error{Code: oci.CodeUnavailable, Status: 504, Message: "m", Err: errors.New("secret")}, 504, "UNAVAILABLE", ""},
 		{&oci.Error{Code: oci.CodeUnauthorized, Message: "m"}, 403, "DENIED", ""},
 		{&oci.Error{Code: oci.CodeUnsupported, Message: "m"}, 400, "UNSUPPORTED", ""},

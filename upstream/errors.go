@@ -233,7 +233,7 @@ func (r *Registry) rejected(a *answer) *failure {
 		f.again, f.err = anybody, r.overLimit(limited{wait: wait}, tail)
 	case status == http.StatusTooManyRequests, status == http.StatusForbidden && s.code == oci.CodeTooManyRequests:
 		f.reason, f.again = "ratelimit", elsewhere
-		f.err = r.overLimit(limited{pulls: a.limited.pulls, operation: a.limited.operation, wait: max(wait, a.limited.wait)}, tail)
+		f.err = r.overLimit(limited{pulls: a.limited.pulls, operation: a.limited.operation, wait: max(wait, a.limited.wait), guessed: wait == 0 && a.limited.guessed}, tail)
 	case status >= 500, isPassing(status):
 		f.again, f.blame = anybody, blameRequest
 		code := http.StatusBadGateway

@@ -100,6 +100,8 @@ type limited struct {
 	// operation is the only one that is limited; empty if all are.
 	operation string
 	wait      time.Duration
+	// guessed is set if the upstream has not said how long.
+	guessed bool
 }
 
 func newGovernor(upstream string, m *metrics.Metrics, r reserve) *governor {
@@ -150,7 +152,7 @@ func (g *governor) held(op string) (limited, bool) {
 		return limited{}, false
 	}
 	wait := time.Until(h.until)
-	return limited{operation: op, wait: wait}, wait > 0
+	return limited{operation: op, wait: wait, guessed: !h.told}, wait > 0
 }
 
 // heldAll returns for how long no request at all may be sent; false if some may.
@@ -158,7 +160,7 @@ func (g *governor) heldAll() (limited, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	wait := time.Until(g.all.until)
-	return limited{wait: wait}, wait > 0
+	return limited{wait: wait, guessed: !g.all.told}, wait > 0
 }
 
 // spend notes that a pull of what is about to be sent for who. If it must not be sent,
@@ -172,7 +174,7 @@ func (g *governor) spend(who account, what string) (s sent, l limited, held bool
 	g.roll(q, now, false)
 	if wait := q.pulls.until.Sub(now); wait > 0 {
 		q.usage.refuse(what)
-		return sent{}, limited{pulls: true, wait: wait}, true
+		return sent{}, limited{pulls: true, wait: wait, guessed: !q.pulls.told}, true
 	}
 	// The answer corrects that; many at once are not to go below the reserve.
 	s = sent{counted: q.remaining > 0, needed: !q.usage.takePromise(now), reads: q.reads}
@@ -251,7 +253,7 @@ func (g *governor) note(who account, turn uint64, op string, pull bool, status i
 		} else {
 			q.pulls.set(now, wait, true)
 		}
-		return limited{pulls: true, wait: max(wait, q.pulls.until.Sub(now))}
+		return limited{pulls: true, wait: max(wait, q.pulls.until.Sub(now)), guessed: !q.pulls.told}
 	}
 	o := g.operations[op]
 	if o == nil {
@@ -263,10 +265,10 @@ func (g *governor) note(who account, turn uint64, op string, pull bool, status i
 	}
 	o.refuse(now, wait)
 	if !g.refusesAll(op) {
-		return limited{operation: op, wait: max(wait, o.until.Sub(now))}
+		return limited{operation: op, wait: max(wait, o.until.Sub(now)), guessed: !o.told}
 	}
 	g.all.refuse(now, wait)
-	return limited{wait: max(wait, g.all.until.Sub(now))}
+	return limited{wait: max(wait, g.all.until.Sub(now)), guessed: !g.all.told}
 }
 
 // refusesAll reports whether the endpoint, which has just refused op, seems to refuse
@@ -494,7 +496,7 @@ func (r *Registry) overLimit(l limited, tail string) *oci.Error {
 	case l.operation != "":
 		what = "limits the requests of this kind from here (" + l.operation + ")"
 	}
-	return &oci.Error{Code: oci.CodeTooManyRequests, RetryAfter: max(l.wait, 0),
+	return &oci.Error{Code: oci.CodeTooManyRequests, RetryAfter: max(l.wait, 0), Guessed: l.guessed,
 		Message: fmt.Sprintf("upstream %s %s%s", r.name, what, tail)}
 }
 

@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -72,14 +71,15 @@ func (r *Registry) Blob(ctx context.Context, repo string, d digest.Digest, span 
 	}
 	var out *oci.Body
 	f := r.do(ctx, a, func(res *answer) *failure {
-		if span.From == 0 && res.StatusCode == http.StatusOK && isGzip(res.Header) {
-			plain, f := r.unzip(ctx, res, d)
-			if f != nil {
+		var plain io.ReadCloser
+		plainSize := int64(-1)
+		if res.StatusCode == http.StatusOK && isGzip(res.Header) {
+			var f *failure
+			if plain, plainSize, f = r.unzip(ctx, res, d); f != nil {
 				return f
 			}
-			if plain != nil {
-				n := int64(len(plain))
-				out = &oci.Body{ReadCloser: io.NopCloser(bytes.NewReader(plain)), Span: oci.Span{From: 0, To: n}, Size: n,
+			if plainSize >= 0 && plain != nil {
+				out = &oci.Body{ReadCloser: plain, Span: oci.Span{From: 0, To: plainSize}, Size: plainSize,
 					Status: res.StatusCode, Source: res.from, Refuse: func() { r.refuse(res.ep) }}
 				return nil
 			}
@@ -101,7 +101,11 @@ func (r *Registry) Blob(ctx context.Context, repo string, d digest.Digest, span 
 			return f.err
 		}
 		res.keep = true
-		out = &oci.Body{ReadCloser: b, Span: got, Size: size, Status: res.StatusCode, Source: res.from, Refuse: func() { r.refuse(res.ep) }, NoRanges: res.ep.forgoRanges}
+		var content io.ReadCloser = b
+		if plain != nil {
+			content, got, size = plain, oci.Whole, -1
+		}
+		out = &oci.Body{ReadCloser: content, Span: got, Size: size, Status: res.StatusCode, Source: res.from, Refuse: func() { r.refuse(res.ep) }, NoRanges: res.ep.forgoRanges}
 		return nil
 	})
 	if f != nil {

@@ -85,7 +85,7 @@ func Quirks() []Quirk {
 	for _, k := range []Kind{Referrers, ManifestHead, BlobHead, Tags} {
 		quirks = append(quirks, Quirk{Name: fmt.Sprintf("a bare 404 to %s", k), Faults: []Fault{BareNotFound(k)}})
 	}
-	for _, k := range []Kind{ManifestGet} {
+	for _, k := range []Kind{ManifestGet, BlobGet} {
 		for _, encoding := range []string{"gzip", "x-gzip"} {
 			quirks = append(quirks, Quirk{Name: fmt.Sprintf("%s compressed as %s", k, encoding), Faults: []Fault{Gzipped(k, encoding)}})
 		}

@@ -61,7 +61,7 @@ var actions = []struct {
 	{"range", (*client).ranged}, {"range", (*client).ranged},
 	{"chunks", (*client).chunks}, {"chunks", (*client).chunks},
 	{"head", (*client).heads}, {"head", (*client).heads},
-	{"tags", (*client).tags},
+	{"tags", (*client).tags}, {"referrers", (*client).referrers},
 	{"leave", (*client).leave}, {"leave", (*client).leave},
 	{"slow", (*client).slow},
 	{"condition", (*client).conditional},
@@ -87,8 +87,9 @@ func (c *client) run(ctx context.Context) {
 	}
 }
 
-// do sends a request. An answer of status 200, 206 or 304 is given; all others are
-// counted and are errors, and only those that say "not now" are no violation.
+// do sends a request. It returns an answer of status 200, 206 or 304; all others are
+// counted and are errors. They are violations unless they say "not now" or the registry
+// itself denies what is there, and those of a calm source unless a quirk explains them.
 func (c *client) do(ctx context.Context, method, path string, headers ...string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.w.url+path, nil)
 	if err != nil {
@@ -97,6 +98,7 @@ func (c *client) do(ctx context.Context, method, path string, headers ...string)
 	for i := 0; i+1 < len(headers); i += 2 {
 		req.Header.Set(headers[i], headers[i+1])
 	}
+	began := time.Now()
 	res, err := c.http.Do(req)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -111,8 +113,13 @@ func (c *client) do(ctx context.Context, method, path string, headers ...string)
 	defer res.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
 	c.w.note(func(r *report) { r.refused[res.StatusCode]++ })
-	switch res.StatusCode {
-	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+	s, repo, op := c.w.asked(method, path)
+	excused := s.calm && c.w.excused(s, repo, op, res.StatusCode, began)
+	switch {
+	case s.calm && !excused:
+		return nil, wrongf("%s %s: %s %s: no quirk of this repository explains it", method, path, res.Status, body)
+	case excused:
+	case slices.Contains([]int{http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout}, res.StatusCode):
 	default:
 		return nil, wrongf("%s %s: %s %s: what is there is said to be otherwise", method, path, res.Status, body)
 	}
@@ -387,8 +394,29 @@ func (c *client) tags(ctx context.Context, e *entry) error {
 		}
 		return wrongf("tags: %v", err)
 	}
-	if !slices.Equal(list.Tags, []string{fixedTag, movingTag}) {
+	if !slices.Equal(list.Tags, []string{fixedTag, movingTag, spareTag}) {
 		return wrongf("tags: %v", list.Tags)
+	}
+	c.w.note(func(r *report) { r.whole++ })
+	return nil
+}
+
+// referrers asks for what refers to an image. A registry that doesn't say so has no list.
+func (c *client) referrers(ctx context.Context, e *entry) error {
+	res, err := c.do(ctx, http.MethodGet, e.path("referrers", e.image.Digest.String()))
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	var list v1.Index
+	if err := json.NewDecoder(res.Body).Decode(&list); err != nil {
+		if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) {
+			return errCut
+		}
+		return wrongf("referrers: %v", err)
+	}
+	if len(list.Manifests) > 1 || len(list.Manifests) == 1 && list.Manifests[0].Digest != e.referrer {
+		return wrongf("referrers: %v", list.Manifests)
 	}
 	c.w.note(func(r *report) { r.whole++ })
 	return nil

@@ -15,6 +15,8 @@ import (
 type source struct {
 	name string
 	hubs []*hub.Hub
+	// calm says that its hubs have quirks, and never fail.
+	calm bool
 }
 
 // entry is an image under a name.
@@ -22,6 +24,8 @@ type entry struct {
 	source *source
 	repo   string
 	image  *image.Image
+	// referrer is what refers to the image.
+	referrer digest.Digest
 }
 
 // path gives where the proxy has kind ("manifests") of this repository.
@@ -34,6 +38,8 @@ func (e *entry) path(kind, ref string) string {
 const (
 	movingTag = "latest"
 	fixedTag  = "1.0"
+	// spareTag makes lists of tags longer than the shortest page. Nobody pulls it.
+	spareTag = "next"
 )
 
 // corpus is what the registries have: the truth that clients compare with.
@@ -87,11 +93,18 @@ func newCorpus(o options, sources []*source) *corpus {
 	}
 	for n := range images {
 		opts := image.Options{Seed: o.seed + uint64(n)}
+		s, copied := sources[n%len(sources)], sources[(n/4)%len(sources)]
 		for range 1 + rnd.IntN(3) {
 			opts.Layers = append(opts.Layers, image.Layer{Size: size(), Compression: image.None})
 		}
 		if n == images/2 {
 			opts.Layers[0].Size = o.giant()
+		}
+		for l := range opts.Layers {
+			if s.calm || n%4 == 0 && copied.calm {
+				// Entrepot takes a quarter of the cache at most of a blob without a length.
+				opts.Layers[l].Size = min(opts.Layers[l].Size, int(o.maxSize())/8)
+			}
 		}
 		if rnd.IntN(2) == 0 {
 			opts.Flavour = image.Docker
@@ -107,10 +120,9 @@ func newCorpus(o options, sources []*source) *corpus {
 		default:
 			i = image.New(opts)
 		}
-		s := sources[n%len(sources)]
 		c.push(s, fmt.Sprintf("soak/app-%02d", n), i)
 		if n%4 == 0 { // the same content in another repository, of another upstream too
-			c.push(sources[(n/4)%len(sources)], fmt.Sprintf("soak/copy-%02d", n), i)
+			c.push(copied, fmt.Sprintf("soak/copy-%02d", n), i)
 		}
 	}
 	for _, e := range c.entries {
@@ -120,10 +132,14 @@ func newCorpus(o options, sources []*source) *corpus {
 }
 
 func (c *corpus) push(s *source, repo string, i *image.Image) {
+	of := i.Descriptor()
+	referrer := image.Artifact(uint64(len(c.entries)), "application/x.sig", 100, &of)
 	for _, h := range s.hubs {
 		h.Push(repo, fixedTag, i)
+		h.Push(repo, spareTag, i)
+		h.Push(repo, "", referrer)
 	}
-	e := &entry{source: s, repo: repo, image: i}
+	e := &entry{source: s, repo: repo, image: i, referrer: referrer.Digest}
 	c.entries = append(c.entries, e)
 	c.move(e, i)
 }

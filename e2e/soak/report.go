@@ -25,6 +25,7 @@ type report struct {
 	left      int64            // answers that the client itself broke off
 	gone      int64            // requests that found no process
 	troubles  map[string]int64
+	quirks    map[string]int64
 	kills     int
 	stops     int
 	longest   time.Duration // the longest stop
@@ -60,6 +61,7 @@ func (r *report) print(out io.Writer) {
 	p("answers     %d complete, all compared (%s); %d broke off, %d were left by the client, %d ranges had wrong bytes before the digest was known; errors by status: %s; %d requests found no process",
 		r.whole, mib(r.bytes), r.cut, r.left, r.early, counts(r.refused), r.gone)
 	p("upstreams   sent %s of blobs; faults: %s", mib(r.upstream), counts(r.troubles))
+	p("quirks      %s", counts(r.quirks))
 	p("process     killed %d times, stopped %d times (the longest stop took %s); transfers resumed %g, breakers opened %g, wrong bytes from an upstream seen %g times",
 		r.kills, r.stops, r.longest.Round(10*time.Millisecond), r.resumes, r.opened, r.mismatch)
 	p("eviction    %g blobs, %s", r.evictions, mib(r.evicted))

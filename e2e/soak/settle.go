@@ -30,6 +30,9 @@ func (w *world) settle(p *proxy.Process, hubs []*hub.Hub) error {
 	for _, h := range hubs {
 		h.Down() // so that no idle connection to it is counted
 	}
+	holds := func(f string) bool {
+		return strings.HasPrefix(f, filepath.Join(p.Dir, "blobs")) || strings.HasPrefix(f, filepath.Join(p.Dir, "ingest")) || strings.Contains(f, "(deleted)")
+	}
 	var open []string
 	deadline := time.Now().Add(patience)
 	for {
@@ -44,7 +47,8 @@ func (w *world) settle(p *proxy.Process, hubs []*hub.Hub) error {
 		open = openFiles(p.PID())
 		w.report.last, w.report.most = s, w.report.most.max(s)
 		busy := m.Sum("entrepot_fills_in_flight") + m.Sum("entrepot_requests_in_flight")
-		left := s.goroutines > w.report.first.goroutines+spareGoroutines || s.fds > w.report.first.fds+spareFiles || busy > 0
+		held := slices.ContainsFunc(open, holds)
+		left := held || s.goroutines > w.report.first.goroutines+spareGoroutines || s.fds > w.report.first.fds+spareFiles || busy > 0
 		if !left {
 			break
 		}
@@ -59,7 +63,7 @@ func (w *world) settle(p *proxy.Process, hubs []*hub.Hub) error {
 		time.Sleep(200 * time.Millisecond)
 	}
 	for _, f := range open {
-		if strings.HasPrefix(f, filepath.Join(p.Dir, "blobs")) || strings.HasPrefix(f, filepath.Join(p.Dir, "ingest")) || strings.Contains(f, "(deleted)") {
+		if holds(f) {
 			w.violation("%s is still open", f)
 		}
 	}

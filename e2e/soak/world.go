@@ -29,6 +29,8 @@ type world struct {
 
 	mu     sync.Mutex
 	report *report
+	// windows are the quirks of calm sources so far.
+	windows []*window
 }
 
 // note changes the report.
@@ -51,10 +53,10 @@ const patience = 3 * time.Minute
 // run does the whole of it. An error is one of the program's own: the run told
 // nothing.
 func run(ctx context.Context, o options, binary, dir string, out io.Writer) (*report, error) {
-	w := &world{o: o, out: out, report: &report{o: o, actions: map[string]int64{}, refused: map[int]int64{}, troubles: map[string]int64{}}}
+	w := &world{o: o, out: out, report: &report{o: o, actions: map[string]int64{}, refused: map[int]int64{}, troubles: map[string]int64{}, quirks: map[string]int64{}}}
 	began := time.Now()
 	var hubs []*hub.Hub
-	for _, opts := range []hub.Options{{}, {}, {TLS: true, NoCDN: true}} {
+	for _, opts := range []hub.Options{{}, {}, {TLS: true, NoCDN: true}, {Auth: hub.Open, NoCDN: true}} {
 		h, err := hub.Start(opts)
 		if err != nil {
 			return nil, err
@@ -62,11 +64,13 @@ func run(ctx context.Context, o options, binary, dir string, out io.Writer) (*re
 		defer h.Close()
 		hubs = append(hubs, h)
 	}
-	// docker.io has two endpoints, ghcr.io has one, without a CDN.
-	w.sources = []*source{{"docker.io", hubs[:2]}, {"ghcr.io", hubs[2:]}}
+	// docker.io has two endpoints, ghcr.io has one, without a CDN. calm.test never fails;
+	// it has quirks, as the others have too.
+	calm := &source{name: "calm.test", hubs: hubs[3:], calm: true}
+	w.sources = []*source{{name: "docker.io", hubs: hubs[:2]}, {name: "ghcr.io", hubs: hubs[2:3]}, calm}
 	w.corpus = newCorpus(o, w.sources)
 	p, err := proxy.Run(binary, dir, proxy.Options{
-		Upstreams: map[string]*hub.Hub{"docker.io": hubs[0], "ghcr.io": hubs[2]},
+		Upstreams: map[string]*hub.Hub{"docker.io": hubs[0], "ghcr.io": hubs[2], calm.name: hubs[3]},
 		Config: fmt.Sprintf(`
 cache: {max_size: %d, memory: 8MiB}
 log: {level: info}
@@ -74,6 +78,7 @@ shutdown_timeout: 2s
 upstreams:
   docker.io: {%[2]s, tags: [{match: "*:%[3]s", immutable: true}, {match: "*", ttl: 1s}], endpoints: [%[4]q, %[5]q], realms: [%[6]q, %[7]q], redirect_hosts: [%[8]q, %[9]q]}
   ghcr.io: {%[2]s, tags: [{match: "*", ttl: 0s}]}
+  calm.test: {tags: [{match: "*", ttl: 0s}]}
 `, o.maxSize(), "connect_timeout: 1s, header_timeout: 2s, stall_timeout: 2s", fixedTag,
 			hubs[0].URL(), hubs[1].URL(), hubs[0].Realm(), hubs[1].Realm(), hubs[0].CDNHost(), hubs[1].CDNHost()),
 	})
@@ -83,7 +88,7 @@ upstreams:
 	defer func() { _ = p.Kill() }() // where it did not come to its end
 	w.url, w.host = p.URL(), p.Host()
 	w.report.images, w.report.corpusSize = len(w.corpus.entries), w.corpus.size
-	if w.report.first, err = look(p); err != nil {
+	if w.report.first, err = atRest(p); err != nil {
 		return nil, err
 	}
 	fmt.Fprintf(out, "soak: %s, seed %d: %d names with %s, a cache of %s; the process is %d\n",
@@ -93,7 +98,15 @@ upstreams:
 	storm, end := context.WithTimeout(ctx, o.length)
 	defer end()
 	var g sync.WaitGroup
-	for n, h := range hubs {
+	for n, s := range w.sources {
+		for m, h := range s.hubs {
+			rnd := rand.New(rand.NewPCG(o.seed, uint64(200+10*n+m)))
+			g.Go(func() { w.pester(storm, s, h, rnd, harmless(), everyRepo) })
+		}
+	}
+	rnd := rand.New(rand.NewPCG(o.seed, 300))
+	g.Go(func() { w.pester(storm, calm, hubs[3], rnd, harmful(), w.anyRepo(calm, rnd)) })
+	for n, h := range hubs[:3] {
 		g.Go(func() { w.stir(storm, h, rand.New(rand.NewPCG(o.seed, uint64(100+n)))) })
 	}
 	g.Go(func() { w.moveTags(storm, rand.New(rand.NewPCG(o.seed, 2))) })
@@ -163,6 +176,8 @@ func (w *world) tend(ctx context.Context, p *proxy.Process, rnd *rand.Rand) erro
 		}
 		next = time.Now().Add(every/2 + time.Duration(rnd.Int64N(int64(every))))
 		w.account(p)
+		// What is under way now ends with the process.
+		ended := w.open(quirk{name: "an end", may: operations}, nil, "")
 		if w.report.kills > 0 && rnd.IntN(3) == 0 {
 			began := time.Now()
 			err = p.Stop()
@@ -180,6 +195,7 @@ func (w *world) tend(ctx context.Context, p *proxy.Process, rnd *rand.Rand) erro
 		if err := p.Launch(); err != nil {
 			return err
 		}
+		ended()
 	}
 }
 
@@ -258,6 +274,19 @@ func (c *client) whole(ctx context.Context, e *entry) error {
 		}
 	}
 	return nil
+}
+
+// atRest takes a sample once the goroutines of the start have ended.
+func atRest(p *proxy.Process) (sample, error) {
+	least, err := look(p)
+	for err == nil {
+		var s sample
+		if s, err = look(p); s.goroutines >= least.goroutines {
+			break
+		}
+		least = s
+	}
+	return least, err
 }
 
 // look takes a sample.

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/goccy/go-yaml"
+	"github.com/pelletier/go-toml/v2"
 )
 
 func TestDaemonJSONIsWhatTheDaemonTakes(t *testing.T) {
@@ -26,6 +27,26 @@ func TestDaemonJSONIsWhatTheDaemonTakes(t *testing.T) {
 	}
 	if len(daemon.Mirrors) != 1 || daemon.Mirrors[0] != "http://cache:5000" {
 		t.Errorf("want the mirror http://cache:5000 (with a path the daemon refuses it), got %v", daemon.Mirrors)
+	}
+}
+
+// TestHostsFilesAreWhatTheClientsTake holds that the cache may do what its clients need, and not be pushed to.
+func TestHostsFilesAreWhatTheClientsTake(t *testing.T) {
+	for file, capabilities := range map[string][]string{
+		"clients/docker/_default/hosts.toml":      {"pull", "resolve", "referrers"},
+		"clients/containerd/_default/hosts.toml":  {"pull", "resolve"},
+		"clients/containerd/docker.io/hosts.toml": {"pull", "resolve"},
+	} {
+		var hosts struct {
+			Server string
+			Host   map[string]struct{ Capabilities []string }
+		}
+		if err := toml.Unmarshal(readExample(t, file), &hosts); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		if got := hosts.Host["http://cache:5000"].Capabilities; !slices.Equal(got, capabilities) {
+			t.Errorf("%s: want the capabilities %v, got %v", file, capabilities, got)
+		}
 	}
 }
 

@@ -36,12 +36,15 @@ func (b banner) write(w io.Writer) {
 		fmt.Fprintf(&s, "  offline  serves what is kept and asks no upstream\n")
 	}
 	fmt.Fprintf(&s, `
-Docker, in /etc/docker/daemon.json:
-  { "registry-mirrors": ["%s"] }
+Docker 29 and newer, in /etc/docker/certs.d/_default/hosts.toml:
+  [host."%[1]s"]
+    capabilities = ["pull", "resolve", "referrers"]
+Docker with the classic image store, in /etc/docker/daemon.json:
+  { "registry-mirrors": ["%[1]s"] }
 containerd, in /etc/containerd/certs.d/_default/hosts.toml:
-  [host."%s"]
+  [host."%[1]s"]
     capabilities = ["pull", "resolve"]
-`, url, url)
+`, url)
 	if strings.Contains(url, "//localhost:") {
 		fmt.Fprintf(&s, "From another machine write this one's name in the place of localhost.\n")
 	}

@@ -23,7 +23,10 @@ func TestBannerOfTheDefaults(t *testing.T) {
            mcr.microsoft.com, nvcr.io, public.ecr.aws, quay.io
            registry.k8s.io
 
-Docker, in /etc/docker/daemon.json:
+Docker 29 and newer, in /etc/docker/certs.d/_default/hosts.toml:
+  [host."http://localhost:5000"]
+    capabilities = ["pull", "resolve", "referrers"]
+Docker with the classic image store, in /etc/docker/daemon.json:
   { "registry-mirrors": ["http://localhost:5000"] }
 containerd, in /etc/containerd/certs.d/_default/hosts.toml:
   [host."http://localhost:5000"]
@@ -69,7 +72,7 @@ func TestBannerAgreesWithTheReadyFiles(t *testing.T) {
 	var buf bytes.Buffer
 	banner{cfg: cfg, listen: "cache:5000"}.write(&buf)
 	said := buf.String()
-	for _, name := range []string{"daemon.json", "containerd/_default/hosts.toml"} {
+	for _, name := range []string{"daemon.json", "docker/_default/hosts.toml", "containerd/_default/hosts.toml"} {
 		text, err := os.ReadFile(filepath.Join("..", "..", "configs", "clients", name))
 		if err != nil {
 			t.Fatal(err)

@@ -286,7 +286,8 @@ func TestDockerEngine29PullsWhatWasWarmed(t *testing.T) {
 		h.Down()
 	}
 	inside := proxy.Start(t, proxy.Options{Upstreams: hubs, Dir: outside.Dir, Config: "cache: {offline: true}"})
-	write(t, d.root, "etc/docker/certs.d/_default/hosts.toml", readyFile(t, "docker/_default/hosts.toml", inside.Host()))
+	// As docs/air-gap.md has it: nothing is asked but the cache.
+	write(t, d.root, "etc/docker/certs.d/_default/hosts.toml", fmt.Sprintf("server = %q\n", inside.URL())+readyFile(t, "docker/_default/hosts.toml", inside.Host()))
 	for _, ref := range []string{"docker.io/library/app:signed", "ghcr.io/org/app:signed"} {
 		d.run(t, "pull", "--platform", "linux/amd64", ref)
 		d.want(t, ref, "linux/amd64", signed)

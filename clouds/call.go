@@ -169,18 +169,18 @@ var signedToken = regexp.MustCompile(`eyJ[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*)*`)
 // line of printable text, "" if nothing can be read.
 func said(raw []byte) string {
 	var doc struct {
-		XMLName xml.Name
-		Type    string `json:"__type"`
-		Code    string `xml:"Error>Code"`
-		XML     string `xml:"Error>Message"`
-		Message string `json:"message"` // "Message" too: names are read in any case
-
+		Type        string `json:"__type"`
+		Message     string `json:"message"` // "Message" too: names are read in any case
 		Error       any    `json:"error"`
 		Description string `json:"error_description"`
 		Errors      []struct {
 			Code    string `json:"code"`
 			Message string `json:"message"`
 		} `json:"errors"`
+	}
+	var tree struct {
+		Code    string `xml:"Error>Code"`
+		Message string `xml:"Error>Message"`
 	}
 	var parts []string
 	if json.Unmarshal(raw, &doc) == nil {
@@ -199,8 +199,8 @@ func said(raw []byte) string {
 		if len(doc.Errors) > 0 {
 			parts = append(parts, doc.Errors[0].Code, doc.Errors[0].Message)
 		}
-	} else if xml.Unmarshal(raw, &doc) == nil {
-		parts = []string{doc.Code, doc.XML}
+	} else if xml.Unmarshal(raw, &tree) == nil {
+		parts = []string{tree.Code, tree.Message}
 	}
 	var text []string
 	for _, p := range parts {

@@ -120,9 +120,6 @@ func TestACloudsShortLivedLoginPullsAndIsRenewed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h, f, endpoint := registryOf(t, c)
-			password := c.password("first-password", 4*time.Second)
-			h.ChangePassword(c.user, password)
-			f.Give(c.login(password), 4*time.Second)
 			first, second := image.New(image.Options{Seed: 1}), image.New(image.Options{Seed: 2})
 			h.Push("team/one", "1.0", first)
 			h.Push("team/two", "1.0", second)
@@ -130,6 +127,10 @@ func TestACloudsShortLivedLoginPullsAndIsRenewed(t *testing.T) {
 			h.MakePrivate("team/two", c.user)
 			p := proxy.Start(t, proxy.Options{Upstreams: map[string]*hub.Hub{"docker.io": h}, Env: c.env(t, f.URL),
 				Config: docker(fmt.Sprintf("endpoints: [%q]", endpoint), "credentials: "+c.credentials(endpoint))})
+			// Now, so that it has not ended when the first request comes.
+			password := c.password("first-password", 5*time.Second)
+			h.ChangePassword(c.user, password)
+			f.Give(c.login(password), 5*time.Second)
 			pullsEverywhere(t, p, "team/one", first)
 			before := f.Count(c.endpoint)
 			if before == 0 {

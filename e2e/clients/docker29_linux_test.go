@@ -168,7 +168,11 @@ func TestDockerEngine29PullsFromEveryRegistryThroughTheCache(t *testing.T) {
 
 	pull := func(t *testing.T) {
 		for ref, want := range refs {
-			for _, platform := range []string{"linux/amd64", "linux/arm64"} {
+			platforms := []string{"linux/amd64"}
+			if want == signed {
+				platforms = append(platforms, "linux/arm64")
+			}
+			for _, platform := range platforms {
 				d.run(t, "pull", "--platform", platform, ref)
 				d.want(t, ref, platform, want)
 				d.run(t, "image", "rm", "-f", ref)
@@ -208,6 +212,9 @@ func TestDockerEngine29PullsFromEveryRegistryThroughTheCache(t *testing.T) {
 	for builder, kit := range map[string]string{"the classic builder": "0", "BuildKit": "1"} {
 		t.Run(builder+" with the registries gone", func(t *testing.T) {
 			docker := need(t, "docker")
+			if _, err := os.Stat("/usr/bin/docker"); err == nil {
+				docker = "/usr/bin/docker" // Debian's, which has BuildKit's client built in
+			}
 			// So that the next builder finds nothing there.
 			defer d.run(t, "image", "prune", "--all", "--force")
 			for registry, repository := range repositories {

@@ -173,6 +173,8 @@ type Cache struct {
 	// each.
 	drops atomic.Uint64
 
+	completing platformFetches
+
 	linksMu  sync.Mutex
 	linksGen uint64 // counts drops of links, see link
 }

@@ -68,11 +68,11 @@ func (l *choices) put(k choiceKey, ch choice) {
 	l.of[k] = ch
 }
 
-// choose returns the choice of the default platform's manifest in idx. Those who ask for
+// choose returns the choice of a platform's manifest in idx. Those who ask for
 // the first time at the same time have idx read once. Errors are those of an index that
 // makes no sense, or has no such platform; or ctx's.
-func (c *Cache) choose(ctx context.Context, idx *oci.Manifest) (choice, error) {
-	k := choiceKey{idx.Digest, idx.MediaType, c.settings().platform}
+func (c *Cache) choose(ctx context.Context, idx *oci.Manifest, platform string) (choice, error) {
+	k := choiceKey{idx.Digest, idx.MediaType, platform}
 	if ch, ok := c.choices.get(k); ok {
 		return ch, ch.err
 	}

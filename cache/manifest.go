@@ -57,6 +57,9 @@ func (c *Cache) give(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*
 		if err != nil {
 			return nil, Outcome{Status: st}, err
 		}
+		if confirmedNow(st) && rewrite.IsIndex(m.MediaType) {
+			c.fetchPlatforms(up, t, m.Digest)
+		}
 		up.countSaved(st)
 		return c.answer(m), c.forwarded(Outcome{Status: st}, m.Digest), nil
 	}
@@ -69,11 +72,17 @@ func (c *Cache) give(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*
 		return nil, out, err
 	}
 	up.countSaved(out.Status)
+	if confirmedNow(out.Status) && t.AsOf.IsZero() && rewrite.IsIndex(m.MediaType) {
+		c.fetchPlatforms(up, t, m.Digest)
+	}
 	if a.TakesIndex() || !rewrite.IsIndex(m.MediaType) {
 		return c.answer(m), c.forwarded(out, m.Digest), nil
 	}
 	return c.negotiate(ctx, up, t, m, out)
 }
+
+// confirmedNow reports whether the upstream was asked for an answer, and gave or confirmed it.
+func confirmedNow(s Status) bool { return s == Miss || s == Collapsed || s == Revalidated }
 
 // Describe gives what Manifest gives but for its bytes. What is not there is
 // asked for by HEAD, which no upstream counts as a pull, unless the answer can
@@ -228,7 +237,7 @@ const maxNestedDepth = 4
 // chosen returns the default platform's manifest out of idx, which t's tag stands for, or
 // out of an index in it; nil if the index does not say which one that is.
 func (c *Cache) chosen(ctx context.Context, up *upstream, t rewrite.Target, idx *oci.Manifest, depth int) (*oci.Manifest, Status, error) {
-	ch, err := c.choose(ctx, idx)
+	ch, err := c.choose(ctx, idx, c.settings().platform)
 	if err != nil {
 		return nil, Miss, fmt.Errorf("choose from %s: %w", t, err)
 	}
@@ -255,11 +264,8 @@ func (c *Cache) chosen(ctx context.Context, up *upstream, t rewrite.Target, idx 
 // revalidated.
 func (c *Cache) manifestByDigest(ctx context.Context, up *upstream, t rewrite.Target) (*oci.Manifest, Status, error) {
 	known := c.known()
-	link, linked, right := c.rightTo(t)
-	if linked && link.Manifest && right == maySend {
-		if m, ok := c.keptManifest(t.Digest, link.MediaType); ok {
-			return m, Hit, nil
-		}
+	if m, ok := c.cachedManifest(t); ok {
+		return m, Hit, nil
 	}
 	k := digestKey("manifest:", t)
 	if err, ok := c.negative.get(ownAccount, k); ok {
@@ -269,6 +275,16 @@ func (c *Cache) manifestByDigest(ctx context.Context, up *upstream, t rewrite.Ta
 		return c.fetchManifest(ctx, up, t, known)
 	})
 	return f.value, status(f.mine), err
+}
+
+// cachedManifest returns the manifest of t's digest if it is cached and t's repository has a
+// right to it.
+func (c *Cache) cachedManifest(t rewrite.Target) (*oci.Manifest, bool) {
+	link, linked, right := c.rightTo(t)
+	if !linked || !link.Manifest || right != maySend {
+		return nil, false
+	}
+	return c.keptManifest(t.Digest, link.MediaType)
 }
 
 func digestKey(what string, t rewrite.Target) string {

@@ -1,0 +1,141 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/entrepot-dev/entrepot/oci"
+	"github.com/entrepot-dev/entrepot/rewrite"
+)
+
+const (
+	// platformsAfter is how long the manifests of an index are left to the client that has
+	// pulled it. What it fetches is for something that isn't cached; the quota's reserve
+	// learns from that.
+	platformsAfter = time.Second
+	// maxPlatformFetches bounds the indexes whose manifests are fetched at a time.
+	maxPlatformFetches = 64
+	// maxNestedLooks bounds how many indexes in an index are looked into for a platform.
+	maxNestedLooks = 8
+)
+
+// platformFetches are the indexes whose manifests are being fetched. Its methods are safe
+// for concurrent use.
+type platformFetches struct {
+	mu  sync.Mutex
+	now map[string]struct{}
+}
+
+// begin reports whether the manifests of the index with that key may be fetched now: nobody
+// does yet, and not too many others are being fetched. If so, the caller calls end.
+func (p *platformFetches) begin(key string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, busy := p.now[key]; busy || len(p.now) >= maxPlatformFetches {
+		return false
+	}
+	if p.now == nil {
+		p.now = map[string]struct{}{}
+	}
+	p.now[key] = struct{}{}
+	return true
+}
+
+func (p *platformFetches) end(key string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.now, key)
+}
+
+// fetchPlatforms has the configured platforms' manifests of t's index fetched, of digest d,
+// which the upstream has just given or confirmed to a client. Clients that find an index here and not its
+// manifest fail: Podman tries no other source then. So an index that may be served stale
+// later has its manifests here. It returns at once. If there are too many such indexes, this
+// one's turn comes when its tag is revalidated.
+func (c *Cache) fetchPlatforms(up *upstream, t rewrite.Target, d digest.Digest) {
+	if up.ahead == nil || c.Offline() || c.disk.isDegraded() {
+		return
+	}
+	t = withDigest(t, d)
+	k := digestKey("", t)
+	if !c.completing.begin(k) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		c.completing.end(k)
+		return
+	}
+	c.work.Go(func() {
+		defer c.completing.end(k)
+		select {
+		case <-time.After(platformsAfter):
+		case <-c.ctx.Done():
+			return
+		}
+		idx, ok := c.cachedManifest(t)
+		if !ok {
+			return // it could not be kept
+		}
+		platforms := c.Platforms()
+		looks := len(platforms) * (1 + maxNestedLooks)
+		for _, platform := range platforms {
+			if _, err := c.fetchPlatform(c.ctx, up, t, idx, platform, &looks); oci.IsTransient(err) {
+				return // a client that asks is told why
+			}
+		}
+	})
+}
+
+// fetchPlatform fetches the manifest of a platform out of idx, or out of an index in it, if it
+// isn't cached and the upstream's pull quota has one to spare. It takes what it looks at off
+// looks, and gives up when that is zero. It reports whether the platform was found. The error
+// is why a manifest could not be fetched.
+func (c *Cache) fetchPlatform(ctx context.Context, up *upstream, t rewrite.Target, idx *oci.Manifest, platform string, looks *int) (bool, error) {
+	ch, err := c.choose(ctx, idx, platform)
+	if err != nil {
+		return false, nil // there is none
+	}
+	if ch.digest != "" {
+		_, err := c.spareManifest(ctx, up, withDigest(t, ch.digest), looks)
+		return true, err
+	}
+	var failed error
+	for _, d := range ch.nested {
+		m, err := c.spareManifest(ctx, up, withDigest(t, d), looks)
+		found := err == nil
+		if found && rewrite.IsIndex(m.MediaType) {
+			found, err = c.fetchPlatform(ctx, up, t, m, platform, looks)
+		}
+		if found || oci.IsTransient(err) {
+			return found, err
+		}
+		failed = errors.Join(failed, err)
+	}
+	return false, failed
+}
+
+// errTooNested ends the search for platforms in an index of too many indexes.
+var errTooNested = errors.New("the index has too many indexes in it")
+
+// spareManifest is manifestByDigest for nobody who waits: it spends no pull that is kept for
+// what isn't cached.
+func (c *Cache) spareManifest(ctx context.Context, up *upstream, t rewrite.Target, looks *int) (*oci.Manifest, error) {
+	if *looks == 0 {
+		return nil, errTooNested
+	}
+	*looks--
+	if m, ok := c.cachedManifest(t); ok {
+		return m, nil
+	}
+	if err := up.sparePull(ctx); err != nil {
+		return nil, err
+	}
+	m, _, err := c.manifestByDigest(ctx, up, t)
+	return m, err
+}

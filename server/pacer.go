@@ -109,12 +109,24 @@ func (p *pacer) SendFile(file cache.File, from, to int64) (int64, error) {
 	return at - from, nil
 }
 
-// copyFile is SendFile where the bytes have to be read.
+// copyFile is SendFile for bytes that have to be read.
 func (p *pacer) copyFile(file cache.File, from, to int64) (int64, error) {
 	b := copyBuffers.Get().(*[copyPiece]byte)
 	defer copyBuffers.Put(b)
-	// Neither side is to bring a way of its own, and a buffer with it.
-	return io.CopyBuffer(writerOnly{p}, readerOnly{io.NewSectionReader(file, from, to-from)}, b[:])
+	for at := from; at < to; {
+		n, err := file.ReadAt(b[:min(copyPiece, to-at)], at)
+		sent, failed := p.Write(b[:n])
+		at += int64(sent)
+		switch {
+		case failed != nil:
+			return at - from, failed
+		case errors.Is(err, io.EOF):
+			return at - from, nil // the file ends
+		case err != nil:
+			return at - from, err
+		}
+	}
+	return to - from, nil
 }
 
 // copyBuffers are for TLS, where each answer wants one.
@@ -167,8 +179,3 @@ func (p *pacer) putOff(now time.Time) {
 	// An error here comes again, with a better word, from the write.
 	_ = p.conn.SetWriteDeadline(now.Add(p.stall))
 }
-
-type (
-	writerOnly struct{ io.Writer }
-	readerOnly struct{ io.Reader }
-)

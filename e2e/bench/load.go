@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 )
 
@@ -30,8 +31,8 @@ type load struct {
 type request struct {
 	bytes  []byte
 	status int
-	// length is the Content-Length.
-	length int64
+	// length is the Content-Length, which may be more by up to extra.
+	length, extra int64
 	// bare is set where no body follows, as on HEAD.
 	bare bool
 }
@@ -78,7 +79,7 @@ func (r *request) check(h head) error {
 	if h.status != r.status {
 		return fmt.Errorf("status %d, not %d", h.status, r.status)
 	}
-	if h.length != r.length {
+	if h.length < r.length || h.length > r.length+r.extra {
 		return fmt.Errorf("a body of %d bytes, not %d", h.length, r.length)
 	}
 	return nil
@@ -128,6 +129,32 @@ func headOf(host string, i item) request {
 		bytes:  fmt.Appendf(nil, "HEAD %s HTTP/1.1\r\nHost: %s\r\n%s\r\n", i.path(), host, agent),
 		status: 200, length: i.Size, bare: true,
 	}
+}
+
+// partOverhead is the most that a part of a multipart/byteranges has beside its content.
+const partOverhead = 512
+
+// severalRanges asks for several ranges of an item at a time: one at random in each part of it,
+// of n equal parts. The second list asks for the same ranges, one at a time.
+func severalRanges(host string, i item, n int, size int64) (several, single []request) {
+	r := rand.New(rand.NewPCG(3, 4))
+	part := i.Size / int64(n)
+	for range 64 {
+		var list []string
+		for k := range int64(n) {
+			from := k*part + r.Int64N(max(part-size, 1))
+			list = append(list, fmt.Sprintf("%d-%d", from, from+size-1))
+			single = append(single, request{
+				bytes:  fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nRange: bytes=%s\r\n%s\r\n", i.path(), host, list[k], agent),
+				status: 206, length: size,
+			})
+		}
+		several = append(several, request{
+			bytes:  fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nRange: bytes=%s\r\n%s\r\n", i.path(), host, strings.Join(list, ","), agent),
+			status: 206, length: int64(n) * size, extra: int64(n+1) * partOverhead,
+		})
+	}
+	return several, single
 }
 
 // ranges asks for n random ranges of an item, the same in every run.

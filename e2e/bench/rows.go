@@ -9,21 +9,22 @@ import (
 
 // Keys of figures that several rows have.
 const (
-	rate      = "rate"      // requests/s
-	perMany   = "cpu_100k"  // CPU seconds per 100,000 requests
-	speed     = "gb_s"      // GB/s
-	perGiB    = "cpu_gib"   // CPU seconds per GiB
-	memory    = "rss_mib"   // MiB resident at most
-	ownMemory = "own_mib"   // MiB resident that are not mapped from files
-	mallocs   = "mallocs"   // heap allocations per request
-	duration  = "seconds"   // of the whole
-	first     = "first_ms"  // first byte, in ms
-	upstream  = "upstream"  // bytes that the upstream sent, per byte of content
-	others    = "others"    // part of the machine used by others
-	ratioHot  = "ratio_hot" // time, per time of the same when hot
-	held      = "held"      // part of the rate that was held
-	startup   = "start_ms"  // from exec to the first answer
-	perBlob   = "blob_b"    // bytes resident per cached blob
+	rate        = "rate"         // requests/s
+	perMany     = "cpu_100k"     // CPU seconds per 100,000 requests
+	speed       = "gb_s"         // GB/s
+	perGiB      = "cpu_gib"      // CPU seconds per GiB
+	memory      = "rss_mib"      // MiB resident at most
+	ownMemory   = "own_mib"      // MiB resident that are not mapped from files
+	mallocs     = "mallocs"      // heap allocations per request
+	duration    = "seconds"      // of the whole
+	first       = "first_ms"     // first byte, in ms
+	upstream    = "upstream"     // bytes that the upstream sent, per byte of content
+	others      = "others"       // part of the machine used by others
+	ratioHot    = "ratio_hot"    // time, per time of the same when hot
+	ratioSingle = "ratio_single" // CPU, per that of one request for each range
+	held        = "held"         // part of the rate that was held
+	startup     = "start_ms"     // from exec to the first answer
+	perBlob     = "blob_b"       // bytes resident per cached blob
 )
 
 // rows are all rows, in the table's order: what is hot first, because it wants
@@ -90,6 +91,8 @@ func hotRows() []row {
 			figures: requestFigures(1.05, 0.95),
 			run:     hotRequests(16, "", func(h string, s *stock) []request { return ranges(h, s.Large, 4096, 64<<10) }),
 		},
+		severalRow("several-ranges", "64 ranges of 64 KiB in one request, 16 connections", 64<<10),
+		severalRow("several-small", "64 ranges of 4 KiB in one request, 16 connections", 4<<10),
 		{
 			name: "tls", title: "TLS, hot blob of 1 GiB, 1 stream", subjects: []subject{entrepot, static, nginxCache},
 			figures: byteFigures(static, 1.11, 0.9), run: hotStreams(1, 1, manner{tls: true}),
@@ -102,6 +105,38 @@ func hotRows() []row {
 				{key: perGiB, title: "CPU s per GiB", digits: 3, bar: &bar{over: static, by: atMost, limit: 1.2}},
 			},
 			run: pacedReaders(1000, 1e6),
+		},
+	}
+}
+
+// severalRow compares requests for several ranges with as many for one.
+func severalRow(name, title string, size int64) row {
+	const n = 64
+	return row{
+		name: name, title: title, subjects: []subject{entrepot},
+		figures: []figure{
+			{key: perMany, title: "CPU s per 100k", digits: 2},
+			{key: speed, title: "GB/s", digits: 2},
+			{key: ratioSingle, title: "CPU per that of 64 requests", digits: 2, bar: &bar{by: atMost, limit: 1.3}},
+			{key: mallocs, title: "allocations per request", digits: 1},
+			{key: memory, title: "resident MiB"},
+		},
+		run: func(ctx context.Context, b *bench, s subject) (sample, error) {
+			run, err := b.warm(ctx, s, manner{})
+			if err != nil {
+				return nil, err
+			}
+			several, single := severalRanges(run.address, b.hub.Stock.Large, n, size)
+			one, err := b.hotLoad(ctx, run, load{address: run.address, connections: 16, requests: single, span: b.o.span})
+			if err != nil {
+				return nil, err
+			}
+			x, err := b.hotLoad(ctx, run, load{address: run.address, connections: 16, requests: several, span: b.o.span})
+			if err != nil {
+				return nil, err
+			}
+			x[ratioSingle] = x[perMany] / (n * one[perMany])
+			return x, nil
 		},
 	}
 }

@@ -78,6 +78,13 @@ func askRanges(t *testing.T, p *proxy.Proxy, path string, content []byte, spans 
 	if res.StatusCode != http.StatusPartialContent || kind != "multipart/byteranges" || res.ContentLength < 0 {
 		return fmt.Errorf("want several ranges and their length, got %s %v, %w", res.Status, res.Header, err)
 	}
+	asked := int64(0)
+	for _, s := range spans {
+		asked += s.To - s.From
+	}
+	if most := asked + int64(200*(len(spans)+1)); res.ContentLength > most {
+		return fmt.Errorf("want at most %d bytes for %d that are asked for, got %d", most, asked, res.ContentLength)
+	}
 	parts := multipart.NewReader(res.Body, params["boundary"])
 	for i, s := range spans {
 		part, err := parts.NextRawPart()
@@ -144,8 +151,58 @@ func TestSeveralRangesComeColdAndWarm(t *testing.T) {
 		if err := askRanges(t, p, path, content, spans); err != nil {
 			t.Errorf("%s, warm: %v", what, err)
 		}
+		// What is on its way when a connection is cut, because others fetch the rest, is lost.
+		if got := h.Sent(d); got > size+size/4+leads(h) {
+			t.Errorf("%s: the upstream sent %d bytes of a blob of %d", what, got, size)
+		}
 	}
 	wantSingleRanges(t, h)
+}
+
+// A crowd of ranges costs no more than one request for what they ask for: at the upstream
+// each byte once, and at the client.
+func TestAFloodOfRangesCostsWhatItAsksFor(t *testing.T) {
+	t.Parallel()
+	h := hub.New(t, hub.Options{})
+	p := proxy.New(t, h)
+	const size = 8 << 20
+	for what, c := range map[string]struct {
+		ranges string
+		length int
+	}{
+		"all, a thousand times":        {strings.Repeat("0-,", 1024), size},
+		"the end, a thousand times":    {strings.Repeat("-100,", 1024), 100},
+		"the same byte":                {strings.Repeat("5000000-5000000,", 1024), 1},
+		"all of it among parts of it":  {strings.Repeat("70-99,", 1023) + "0-", size},
+		"overlapping by a byte each":   {overlapping(1024, 100), 1024*99 + 1},
+		"beyond the end, and one byte": {strings.Repeat("99999999-,", 1023) + "0-0", 1},
+	} {
+		content := randomBytes("flood "+what, size)
+		d := digest.FromBytes(content)
+		h.PushBlob("library/app", d, content)
+		path := "/v2/library/app/blobs/" + d.String()
+		for _, state := range []string{"cold", "warm"} {
+			a := ask(t, p, http.MethodGet, path, "Range", "bytes="+c.ranges)
+			if a.status != http.StatusPartialContent || a.err != nil || len(a.body) != c.length || a.header.Get("Content-Range") == "" {
+				a.body = a.body[:min(len(a.body), 100)]
+				t.Errorf("%s, %s: want one range of %d bytes, got %s", what, state, c.length, a)
+			}
+			p.WaitIdle(t)
+		}
+		if got := h.Sent(d); got > size+size/4+leads(h) {
+			t.Errorf("%s: the upstream sent %d bytes of a blob of %d", what, got, size)
+		}
+	}
+	wantSingleRanges(t, h)
+}
+
+// overlapping returns n ranges of a size each of which begins with the last byte of the one before.
+func overlapping(n, size int) string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprintf("%d-%d", i*(size-1), i*(size-1)+size-1)
+	}
+	return strings.Join(list, ",")
 }
 
 // Whatever an upstream does to ranges, clients get theirs from one fetch.

@@ -156,6 +156,7 @@ func TestWhatCanNotBeMergedIsLeftAlone(t *testing.T) {
 		"mirrors no list":   {"docker", "/etc/docker/daemon.json", `{"registry-mirrors": "x"}`, "is no list"},
 		"no TOML":           {"containerd", "/etc/containerd/certs.d/_default/hosts.toml", "[", "no TOML"},
 		"no referrers":      {"docker", "/etc/docker/certs.d/_default/hosts.toml", "[host.\"http://10.0.0.5:5000\"]\n  capabilities = [\"pull\", \"resolve\"]\n", "lacks the capability referrers"},
+		"another first":     {"docker", "/etc/docker/certs.d/_default/hosts.toml", "# [host.\"http://x.test\"]\n[host.\"https://old.test\"]\n[host.\"http://10.0.0.5:5000\"]\n", "https://old.test in it comes before"},
 		"push alone":        {"containerd", "/etc/containerd/certs.d/_default/hosts.toml", "[host.\"http://10.0.0.5:5000\"]\n  capabilities = [\"push\"]\n", "lacks the capability pull"},
 		"old config.toml":   {"containerd", "/etc/containerd/config.toml", "[plugins.cri]\n", "version 0"},
 		"deprecated config": {"containerd", "/etc/containerd/config.toml", "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors.\"docker.io\"]\n  endpoint = [\"https://x.test\"]\n", "would not start"},

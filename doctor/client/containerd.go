@@ -148,6 +148,9 @@ func HostsDir(s Site) string {
 	return s.at(hostsDir)
 }
 
+// hostTable matches the first table of a host. Clients ask hosts in the order of the file.
+var hostTable = regexp.MustCompile(`(?m)^\s*\[\s*host\s*\.\s*["']([^"']+)["']\s*\]`)
+
 // mergeHosts puts section, the table of the cache at url, before the other hosts of a hosts.toml.
 func mergeHosts(old, url string, section []string, want hostsFile) (string, error) {
 	type hosts struct {
@@ -171,6 +174,9 @@ func mergeHosts(old, url string, section []string, want hostsFile) (string, erro
 					return "", fmt.Errorf("the host %s in it lacks the capability %s", url, c)
 				}
 			}
+		}
+		if first := hostTable.FindStringSubmatch(old); first != nil && first[1] != url {
+			return "", fmt.Errorf("the host %s in it comes before %s", first[1], url)
 		}
 		return old, nil
 	}

@@ -120,9 +120,9 @@ func TestEveryHeaderOfABlob(t *testing.T) {
 				"Docker-Content-Digest", d.Digest.String(),
 				"Content-Length", fmt.Sprint(d.Size),
 				"ETag", `"`+d.Digest.String()+`"`,
+				"Location", "/v2/library/app/blobs/"+d.Digest.String(),
 				"Accept-Ranges", "bytes",
 				"Docker-Distribution-Api-Version", "registry/2.0",
-				"Location", "",
 			)
 			if a.header.Get("Content-Type") == "" || a.header.Get("Cache-Status") == "" {
 				t.Errorf("want a Content-Type and a Cache-Status, got %v", a.header)

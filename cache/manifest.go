@@ -516,9 +516,21 @@ func (c *Cache) linksOf(t rewrite.Target, m *oci.Manifest, p *rewrite.Parsed, pr
 		if ok && l.Manifest || d.Digest == m.Digest {
 			continue
 		}
-		links[d.Digest] = index.Link{MediaType: d.MediaType, Size: d.Size, Manifest: p.Kind == rewrite.Index, Proof: index.Named.Max(l.Proof)}
+		links[d.Digest] = index.Link{MediaType: d.MediaType, Size: saidSize(d), Manifest: p.Kind == rewrite.Index, Proof: index.Named.Max(l.Proof)}
 	}
 	return index.Change{Upstream: t.Upstream, Repository: t.Repository, Links: links}
+}
+
+// maxSaidSize is the largest size of a blob that a manifest is believed about.
+const maxSaidSize = 1 << 44
+
+// saidSize returns the size that a manifest says of d, or -1 if that can't be: then the
+// upstream tells it. Some tools write 0 for a size that they don't know.
+func saidSize(d v1.Descriptor) int64 {
+	if d.Size > maxSaidSize || d.Size == 0 && d.Digest != d.Digest.Algorithm().FromBytes(nil) {
+		return -1
+	}
+	return d.Size
 }
 
 // linkManifest links t's repository to m, which is stored and of which there is proof,

@@ -87,7 +87,7 @@ func (c *Cache) fetchAhead(up *upstream, p *plan) {
 		select {
 		case <-stop:
 		default:
-			f = c.fillAhead(up, t, d.Size)
+			f = c.fillAhead(up, t, saidSize(d))
 		}
 		if f == nil {
 			up.ahead.Release(weight)

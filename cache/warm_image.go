@@ -497,7 +497,7 @@ func (img *warmingImage) manifest(t rewrite.Target) (m *oci.Manifest, err error)
 		img.first += size
 		fallthrough
 	default:
-		img.BytesHere += size
+		img.BytesHere += max(size, 0)
 	}
 	return m, nil
 }
@@ -558,7 +558,7 @@ func (img *warmingImage) fetchBlobs(work *sync.WaitGroup, t rewrite.Target, p *r
 			work.Go(func() {
 				err := img.foreign(withDigest(t, d.Digest), d)
 				if err == nil {
-					err = img.blob(withDigest(t, d.Digest), d.Size)
+					err = img.blob(withDigest(t, d.Digest), saidSize(d))
 				}
 				switch {
 				case err == nil:

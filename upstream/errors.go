@@ -168,9 +168,14 @@ type said struct {
 
 const maxErrorBody = 8 << 10
 
-// readSaid reads the error JSON of a response. Of any other body it returns the form.
-func readSaid(body io.Reader) said {
-	raw, err := io.ReadAll(io.LimitReader(body, maxErrorBody))
+// readSaid reads the error JSON of a response with the header h. Of any other body it
+// returns the form. It undoes the gzip of proxies that compress what they were asked not to.
+func readSaid(h http.Header, body io.Reader) said {
+	var raw []byte
+	body, err := plain(h, io.LimitReader(body, maxErrorBody))
+	if err == nil {
+		raw, err = io.ReadAll(io.LimitReader(body, maxErrorBody))
+	}
 	if err != nil {
 		return said{form: formOther}
 	}
@@ -219,7 +224,7 @@ func clean(s string) string {
 // rejected tells what an answer that is no success means.
 func (r *Registry) rejected(a *answer) *failure {
 	late := time.AfterFunc(r.stall, func() { a.body.cancel(errTooSlow) })
-	s := readSaid(a.body)
+	s := readSaid(a.Header, a.body)
 	late.Stop()
 	f := &failure{reason: "status", status: a.StatusCode, away: a.away, form: s.form}
 	tail := ""
@@ -258,6 +263,9 @@ func (r *Registry) rejected(a *answer) *failure {
 		f.err = unavailable(http.StatusBadGateway, nil, "upstream %s: %s, where it keeps its content, answered %d %s", r.name, a.from, status, http.StatusText(status))
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
 		f.err = r.denied(a.ask, a.note, tail)
+		if r.lender == nil && a.ask.pin == nil {
+			f.again = elsewhere // a mirror may want a login, and the registry behind it none
+		}
 	case status == http.StatusNotFound:
 		f.reason = ""
 		code, what := a.ask.absent, a.ask.what

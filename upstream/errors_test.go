@@ -104,7 +104,7 @@ func FuzzReadSaid(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		got := readSaid(strings.NewReader(s))
+		got := readSaid(nil, strings.NewReader(s))
 		if len(got.message) > 210 || strings.ContainsAny(got.message, "\r\n\x00\x1b?") || strings.Contains(got.message, "://") {
 			t.Fatalf("readSaid(%q) says %q", s, got.message)
 		}

@@ -256,7 +256,7 @@ func (r *Registry) settle(ctx context.Context, o outcome, a *ask, take func(*ans
 	defer r.judgeAsk(ep, a, began, f)
 	switch {
 	case f.reason == reasonHeld:
-	case f.again == nobody && f.status != 0:
+	case f.again == nobody && f.status != 0, oci.IsRefused(f.err):
 		ep.healed() // it answers, though not as one would like
 	case f.again != nobody || spent:
 		// Said aloud once for each rest: an upstream that is gone fails a lot.

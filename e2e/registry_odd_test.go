@@ -20,8 +20,8 @@ import (
 	"github.com/entrepot-dev/entrepot/e2e/proxy"
 )
 
-// oddRegistry is a small registry with one image, for habits of a single answer. Its
-// handler may run in several goroutines.
+// oddRegistry is a small registry with one image, for habits of a single answer. It answers
+// once ready is closed; until then a test may set it up.
 type oddRegistry struct {
 	*httptest.Server
 	image     *image.Image
@@ -32,6 +32,7 @@ type oddRegistry struct {
 	// config is what stands in the configuration of the upstream beside the endpoint.
 	config string
 
+	ready chan struct{}
 	mu    sync.Mutex
 	times map[string]int
 }
@@ -42,7 +43,7 @@ const oddRepository = "team/app"
 
 func newOddRegistry(t *testing.T, seed uint64, answers oddAnswer) *oddRegistry {
 	o := &oddRegistry{image: image.New(image.Options{Seed: seed, Layers: []image.Layer{{Size: 200_000}, {Size: 1000}}}), answers: answers,
-		manifests: map[string]image.Manifest{}, blobs: map[string][]byte{}, times: map[string]int{}}
+		manifests: map[string]image.Manifest{}, blobs: map[string][]byte{}, times: map[string]int{}, ready: make(chan struct{})}
 	for d, m := range o.image.Manifests {
 		o.manifests[d.String()], o.manifests["1.0"] = m, m
 	}
@@ -50,6 +51,7 @@ func newOddRegistry(t *testing.T, seed uint64, answers oddAnswer) *oddRegistry {
 		o.blobs[d.String()] = b
 	}
 	o.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		<-o.ready
 		if o.answers == nil || !o.answers(o, w, r) {
 			o.serve(w, r)
 		}
@@ -214,6 +216,7 @@ func oddHabits(t *testing.T) map[string]*oddRegistry {
 			w.WriteHeader(status)
 			return true
 		})
+		close(mirror.ready)
 		o.config = fmt.Sprintf("endpoints: [%q, %q]", mirror.URL, o.URL)
 	}
 	token := func(name string, server func(o *oddRegistry, w http.ResponseWriter, r *http.Request) bool) {
@@ -271,6 +274,7 @@ func TestOddAnswersArePulledThrough(t *testing.T) {
 		if !strings.Contains(o.config, "endpoints") {
 			o.config = fmt.Sprintf("endpoints: [%q], %s", o.URL, o.config)
 		}
+		close(o.ready)
 		config += "  " + names[habit] + `: {tags: [{match: "*", ttl: 0s}], ` + strings.TrimSuffix(o.config, ", ") + "}\n"
 	}
 	p := proxy.Start(t, proxy.Options{Config: config})
@@ -324,6 +328,7 @@ func TestNothingThatOnlyPartsMeetReachesClients(t *testing.T) {
 			m := []byte(fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"a/b","digest":%q,"size":5},"layers":[{"mediaType":"a/b","digest":%q,"size":%d}]}`,
 				v1.MediaTypeImageManifest, small, d, len(content)))
 			o.manifests["1.0"] = image.Manifest{MediaType: v1.MediaTypeImageManifest, Bytes: m}
+			close(o.ready)
 			p := proxy.Start(t, proxy.Options{Config: fmt.Sprintf("upstreams: {odd.test: {endpoints: [%q]}}", o.URL)})
 			const path = "/v2/odd.test/" + oddRepository + "/"
 			get(t, p, path+"manifests/1.0", "Accept", anything)
@@ -353,6 +358,7 @@ func TestSizesThatCannotBeAreNotBelieved(t *testing.T) {
 		o.manifests[tag] = image.Manifest{MediaType: v1.MediaTypeImageManifest, Bytes: []byte(fmt.Sprintf(
 			`{"schemaVersion":2,"mediaType":%q,"layers":[{"mediaType":"a/b","digest":%q,"size":%s}]}`, v1.MediaTypeImageManifest, d, size))}
 	}
+	close(o.ready)
 	p := proxy.Start(t, proxy.Options{Config: fmt.Sprintf("upstreams: {odd.test: {endpoints: [%q]}}", o.URL)})
 	const path = "/v2/odd.test/" + oddRepository + "/"
 	for tag, b := range layers {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"syscall"
 	"time"
 
@@ -63,10 +64,14 @@ func (f *blobFill) awaitGone(ctx context.Context) error {
 
 // Blob returns the blob that t names by digest: from memory, from disk, or as it comes
 // from the upstream, for whose response header it waits. hint is the span that will be
-// sent first, or the zero Span: a fetch that begins for it begins there. Content that
+// sent first, or the zero Span; a From of -n stands for the last n bytes. A fetch that
+// begins for it begins there. Content that
 // is here is served only to a repository that has a right to it (see right). The
 // Blob's Send ends when ctx does. The caller closes it. Errors are as for Manifest.
 func (c *Cache) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob, Outcome, error) {
+	if hint == (oci.Span{}) {
+		hint = oci.Whole
+	}
 	k := c.known()
 	b, out, err := c.blob(ctx, t, hint)
 	if err != nil {
@@ -345,10 +350,16 @@ type wanted struct {
 	proved, joins bool
 	// size is what a manifest says it is, or -1.
 	size int64
-	// hint is the span that is wanted first.
+	// hint is the span that is wanted first, as Blob has it. The zero Span is the whole.
 	hint oci.Span
+	// rest is set if the blob is completed in the background.
+	rest bool
 	// known is what was known of the index when the rest was found out.
 	known knowledge
+}
+
+func (w wanted) wantsWhole() bool {
+	return !w.rest && (w.hint == oci.Span{} || w.hint == oci.Whole)
 }
 
 // fetchBlob joins the fill of t's blob or begins it, and waits until its size
@@ -384,12 +395,19 @@ func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, w
 			}
 			continue // stored, and gone or damaged since
 		}
+		if !f.attach() {
+			if err := f.awaitGone(ctx); err != nil {
+				return nil, Collapsed, err
+			}
+			continue
+		}
 		_, here := f.verified()
-		if w.hint.From == 0 {
+		if w.hint.From == 0 && (w.hint.To == oci.Open || w.hint.To == math.MaxInt64) {
 			// Random-access readers don't need the rest of the image prefetched.
 			c.prefetch(up, t)
 		}
-		told, err := f.ready(ctx)
+		f.foresee(w.hint)
+		told, err := f.ready(ctx, w.hint)
 		if err == nil && w.hint.From >= told && told > 0 {
 			// An upstream that sends too little says so of the size too. Nobody is told
 			// that the blob ends before the range, until the digest has shown it.
@@ -398,6 +416,7 @@ func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, w
 		if err == nil {
 			var b *follower
 			if b, err = follow(ctx, f.fill, told); err == nil {
+				b.attached = true
 				b.pass = &passage{ctx: ctx, cache: c, up: up, target: t, size: told}
 				if here && !mine {
 					return b, Hit, nil
@@ -405,6 +424,7 @@ func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, w
 				return b, status(mine), nil
 			}
 		}
+		f.detach()
 		// It may have been all there, and be evicted already.
 		evicted := errors.Is(err, fs.ErrNotExist) && tries < maxTries
 		switch {
@@ -415,7 +435,7 @@ func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, w
 			if !errors.Is(err, errCrowdedOut) {
 				c.disk.failed("keep a blob", err, size)
 			}
-			p, err := c.passOn(ctx, up, t, size, w.hint, err)
+			p, err := c.passOn(ctx, up, t, size, oci.Span{From: begins(w.hint, size), To: w.hint.To}, err)
 			if err != nil {
 				return nil, Miss, fillError(t, err)
 			}
@@ -448,6 +468,9 @@ func (c *Cache) join(up *upstream, t rewrite.Target, w wanted) (f *blobFill, min
 		return nil, false, closing()
 	}
 	key := fillKey{t.Digest, t.Upstream}
+	if c.awaitParked(key, w.wantsWhole()); c.closed {
+		return nil, false, closing()
+	}
 	if f, ok := c.fills[key]; ok {
 		if f.repo != t.Repository && !w.joins {
 			return nil, false, errUnproved
@@ -497,11 +520,10 @@ func (c *Cache) fillTask(up *upstream, t rewrite.Target, w wanted, stored bool) 
 	proof := index.Fetched
 	key := fillKey{t.Digest, t.Upstream}
 	compares := false
-	return fillTask{
+	task := fillTask{
 		digest: t.Digest,
 		size:   w.size,
 		most:   c.mostUnsized(),
-		first:  w.hint.From,
 		begin: func() (part, store.Spans, int64, error) {
 			if stored {
 				if p, err := c.compareWith(t.Digest); p != nil || err != nil {
@@ -569,6 +591,14 @@ func (c *Cache) fillTask(up *upstream, t rewrite.Target, w wanted, stored bool) 
 			c.log.Error("an upstream sent bytes that are not the digest's", zap.Stringer("reference", t))
 		},
 	}
+	switch {
+	case w.rest:
+		task.piece = oci.Span{From: 0, To: 1}
+		task.complete = func(ctx context.Context) error { return c.awaitQuiet(ctx, up.name) }
+	case !w.wantsWhole():
+		task.piece = w.hint
+	}
+	return task
 }
 
 // runFill runs f to its end, once there is a place for it, and takes it off the
@@ -587,6 +617,12 @@ func (c *Cache) runFill(f *blobFill, up *upstream, t rewrite.Target) {
 	c.mu.Unlock()
 	close(f.gone)
 	c.evictor.soon()
+	if errors.Is(err, errParked) {
+		c.metrics.FillsInFlight.Dec()
+		c.metrics.Fills.WithLabelValues(t.Upstream, "parked").Inc()
+		c.completeLater(up, t)
+		return
+	}
 
 	result := "ok"
 	switch {

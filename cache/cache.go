@@ -197,6 +197,7 @@ type upstream struct {
 	ahead    *semaphore.Weighted
 	aheadMax int64
 	places   places
+	parked   parked
 }
 
 // errReserve says that a pull was not spent on what is here already.

@@ -27,8 +27,11 @@ const (
 	// comes for the middle of a blob wait.
 	minSegment = 8 << 20
 	maxSegment = 64 << 20
-	// maxWriters bounds the connections that one fill has at a time.
+	// maxWriters bounds the writers that one fill has at a time to read ahead.
 	maxWriters = 4
+	// maxWaitedFor bounds the writers of one fill, those included that bring what
+	// readers wait for.
+	maxWaitedFor = 16
 	// maxTries bounds the attempts in a row that bring no byte.
 	maxTries = 5
 	// maxRounds bounds the attempts at a blob whose bytes were wrong while
@@ -80,8 +83,13 @@ type fillTask struct {
 	// most is how many bytes are taken of a blob of which nobody tells the size;
 	// zero is no bound.
 	most int64
-	// first is the byte that the first reader wants first.
-	first int64
+	// piece is the hint of a first reader that doesn't ask for the whole (see Cache.Blob);
+	// zero if it does. Then only what readers ask for is fetched, and the fill ends with
+	// errParked when nobody has read for a while.
+	piece oci.Span
+	// complete, if it is set, has all of the blob fetched in the background, after piece.
+	// It waits until the next step of that may be taken; its error ends the fill.
+	complete func(ctx context.Context) error
 	// begin opens the part, with the bytes and the size (or -1) that an
 	// earlier fill left.
 	begin func() (part, store.Spans, int64, error)
@@ -120,9 +128,14 @@ type fill struct {
 	unsaved int64 // those that have come since the part was saved
 	saving  bool  // the part is being saved
 	writers []*writer
+	wishes  []*wish         // of the readers that wait, in the order in which they began to
 	group   *errgroup.Group // the round's goroutines; nil once it fails, and between rounds
 	ctx     context.Context // the round's
 	whole   bool            // the upstream does not do ranges, or the size is not known
+	eager   bool            // the whole is wanted: what nobody waits for yet is fetched ahead
+	readers int             // that are attached
+	used    time.Time       // when one was last
+	parked  bool            // the fill is about to end with errParked
 	opened  bool            // an upstream has begun to send it
 	status  int             // the HTTP status by which it began, zero if not known
 	refused bool            // what an upstream began to send was refused: another may do better
@@ -135,6 +148,8 @@ type fill struct {
 	plain   bool            // parts were wrong: the whole is asked for
 	// disputed is the size that an upstream has told and that is not size; -1 if none.
 	disputed int64
+	// doubtful is set if an upstream insists on another size than a manifest tells.
+	doubtful bool
 	// candidate is where the blob may end, and tried where that was found out; else -1.
 	candidate, tried int64
 	noRanges         []func() // tell who has sent parts that those are wrong
@@ -148,6 +163,7 @@ type fill struct {
 // writer has claimed the bytes from at up to end. All is guarded by fill.mu.
 type writer struct {
 	at, end int64
+	once    bool  // it has one claim, and no further one
 	begun   bool  // bytes have come to it
 	reach   int64 // the end of what its body carries
 	// spare, if it is set, is a body from another connection that goes on at at, or
@@ -160,7 +176,7 @@ const unbounded = int64(1) << 62
 
 func newFill(t fillTask) *fill {
 	return &fill{fillTask: t, least: minSegment, every: saveEvery, lead: leadSize,
-		size: t.size, disputed: -1, candidate: -1, tried: -1, changed: make(chan struct{})}
+		size: t.size, eager: t.piece == oci.Span{}, disputed: -1, candidate: -1, tried: -1, changed: make(chan struct{})}
 }
 
 // run does the task. It returns when the fill has ended and all its goroutines
@@ -181,6 +197,8 @@ func (f *fill) run(ctx context.Context) error {
 	switch {
 	case err == nil:
 		return p.Close()
+	case errors.Is(err, errParked) && f.unsaved == 0:
+		return errors.Join(err, p.Close())
 	case errors.Is(err, errMismatch), errors.Is(err, errEndless), right, have.Len() == 0, isOfDisk(err):
 		// Of a disk that fails, what was written is not to be relied on, or is
 		// in the way of what is smaller.
@@ -266,10 +284,11 @@ func (f *fill) round(ctx context.Context) error {
 	f.mu.Lock()
 	f.group, f.ctx, f.writers, f.growth = g, ctx, nil, growth{}
 	f.inRound(func() error { return f.verify(ctx) })
-	if f.size >= 0 {
-		f.startWriter(f.first)
+	f.judgeSize()
+	if f.piece != (oci.Span{}) && !(f.eager && f.size < 0) {
+		f.startPieces()
 	}
-	if len(f.writers) == 0 {
+	if f.eager {
 		f.startWriter(0)
 	}
 	f.mu.Unlock()
@@ -334,6 +353,11 @@ func (f *fill) startWriter(from int64) {
 	if f.group == nil || len(f.writers) >= maxWriters || !f.claim(w, from) {
 		return
 	}
+	f.add(w)
+}
+
+// add sets w to work on its claim. f.mu is held, and the round runs.
+func (f *fill) add(w *writer) {
 	f.writers = append(f.writers, w)
 	ctx := f.ctx
 	f.inRound(func() error { return f.write(ctx, w) })
@@ -429,12 +453,16 @@ func (f *fill) retire(w *writer) bool {
 	return true
 }
 
-// next moves w on to bytes that nobody has claimed: those behind its own, where
-// its reader will look, else the first. Without such bytes w is taken off.
+// next moves w on to bytes that nobody has claimed: those that a reader waits for, else
+// those behind its own, else the first. It takes w off and returns false if there are no
+// such bytes, or if enough others read ahead.
 func (f *fill) next(w *writer) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.size >= 0 && (f.claim(w, w.end) || f.claim(w, 0)) {
+	if f.grant(w) {
+		return true
+	}
+	if f.size >= 0 && f.eager && !w.once && len(f.writers) <= maxWriters && (f.claim(w, w.end) || f.claim(w, 0)) {
 		return true
 	}
 	f.writers = slices.DeleteFunc(f.writers, func(o *writer) bool { return o == w })
@@ -448,7 +476,7 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	f.mu.Lock()
-	ask := f.ask(w)
+	ask, end := f.ask(w), w.end
 	f.mu.Unlock()
 	body, err := f.takeSpare(ctx, w)
 	if body == nil && err == nil {
@@ -467,7 +495,7 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 		}
 		unsized = false
 	}
-	if err := f.accept(w, body); err != nil {
+	if err := f.accept(w, body, end); err != nil {
 		return err
 	}
 	f.mu.Lock()
@@ -523,8 +551,9 @@ func (f *fill) ask(w *writer) oci.Span {
 	return ask
 }
 
-// accept checks that body carries what w asked for, and learns from it.
-func (f *fill) accept(w *writer, body *oci.Body) error {
+// accept checks that body carries what w asked for, which was its claim when that ended
+// at end, and learns from it.
+func (f *fill) accept(w *writer, body *oci.Body, end int64) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if body.Refuse != nil {
@@ -538,12 +567,22 @@ func (f *fill) accept(w *writer, body *oci.Body) error {
 	}
 	if f.size < 0 && body.Size >= 0 {
 		f.size = body.Size
-		w.end = min(w.end, f.size)
+		w.end, end = min(w.end, f.size), min(end, f.size)
+		f.judgeSize()
+	}
+	if f.size < 0 && end != unbounded {
+		// Nobody tells the size: it will be where the bytes end.
+		f.eager, w.at, w.end, end = true, 0, unbounded, unbounded
+		if body.Span != oci.Whole {
+			f.refused = true
+			return oci.Errorf(oci.CodeUnavailable, "%s sent a piece of %s and didn't say how many bytes that has", body.Source, f.digest)
+		}
 	}
 	if body.Size >= 0 && body.Size != f.size {
 		if err := f.dispute(w, body); err != nil {
 			return err
 		}
+		end = w.end
 	}
 	f.disputed = -1
 	if w.at > body.Span.From || body.Status == http.StatusPartialContent {
@@ -553,10 +592,10 @@ func (f *fill) accept(w *writer, body *oci.Body) error {
 	if w.reach == oci.Open {
 		w.reach = unbounded
 	}
-	if body.Span.From == 0 && (body.Span.To != w.end || w.at > f.lead) && w.end != unbounded {
+	if body.Span.From == 0 && (body.Span.To != end || w.at > f.lead) && end != unbounded {
 		// It sends the whole whatever it is asked: one writer takes it all, the one
 		// that is there already if there is one.
-		f.whole = true
+		f.whole, f.eager = true, true
 		if len(f.writers) > 1 && w.at > 0 {
 			for _, o := range f.writers {
 				if o != w && o.reach > o.end {
@@ -600,7 +639,7 @@ func (f *fill) freeUpTo(w, leaves *writer) int64 {
 // the body is of no use. f.mu is held.
 func (f *fill) dispute(w *writer, body *oci.Body) error {
 	if body.Size == f.disputed && !f.opened && f.have.Len() == 0 && len(f.writers) == 1 && body.Span.From == 0 {
-		f.size, w.at, w.end = body.Size, 0, body.Size
+		f.size, w.at, w.end, f.doubtful = body.Size, 0, body.Size, true
 		return nil
 	}
 	f.disputed = body.Size
@@ -753,23 +792,32 @@ func (f *fill) saveDue() bool { return f.unsaved >= f.every && !f.saving }
 func (f *fill) grown(ctx context.Context, done int64) (end, size int64, err error) {
 	err = f.wait(ctx, func() (bool, error) {
 		end, size = f.have.Reach(done), f.size
+		if end < size && !f.hashes() {
+			end = done // it may never be all here
+		}
 		return end > done || end == size || f.saveDue() || f.endsPerhaps(done) || slices.ContainsFunc(f.seams, f.isHere), nil
 	})
 	return end, size, err
 }
 
-// await waits until bytes from off on may be given out to a reader that began at byte
-// from, and gives the end of the run of them. A reader far from every writer gets one of its own.
-func (f *fill) await(ctx context.Context, from, off int64) (int64, error) {
+// await waits until the byte at off may be given out to a reader of span, and returns
+// the end of the run of bytes that may. The last ones are held back from a reader that
+// began at the first byte until the digest has been verified; a reader of a later piece
+// can't take that for the whole, and verifies it itself. What a reader waits for is
+// fetched before anything else.
+func (f *fill) await(ctx context.Context, span oci.Span, off int64) (int64, error) {
 	var limit int64
-	asked := false
+	var mine *wish
 	err := f.wait(ctx, func() (bool, error) {
 		if f.ended && f.err != nil {
 			return false, f.err
 		}
 		limit = f.have.Reach(off)
 		if !f.right {
-			limit = f.upToSeam(from, off, min(limit, f.size-heldBack))
+			if span.From == 0 || f.doubtful {
+				limit = min(limit, f.size-heldBack)
+			}
+			limit = f.upToSeam(span.From, off, limit)
 		}
 		if limit > off {
 			f.given = true
@@ -778,12 +826,22 @@ func (f *fill) await(ctx context.Context, from, off int64) (int64, error) {
 			}
 			return true, nil
 		}
-		if !asked && !f.ended {
-			asked = true
-			f.want(off)
+		if mine == nil && !f.ended {
+			mine = &wish{span: span, at: off}
+			f.wishes = append(f.wishes, mine)
+			if span.To >= f.size && off-span.From >= f.least {
+				f.goEager() // it reads on and on
+			}
+			f.want(mine)
 		}
 		return false, nil
 	})
+	if mine != nil {
+		f.mu.Lock()
+		f.wishes = slices.DeleteFunc(f.wishes, func(o *wish) bool { return o == mine })
+		f.used = time.Now()
+		f.mu.Unlock()
+	}
 	return limit, err
 }
 
@@ -805,25 +863,10 @@ func (f *fill) isOf(size int64) error {
 	return nil
 }
 
-// want sees to it that the byte at off is on its way. f.mu is held.
-func (f *fill) want(off int64) {
-	if f.group == nil || f.whole || f.size < 0 || f.have.Reach(off) > off {
-		return
-	}
-	for _, w := range f.writers {
-		// Within a claim, or so close behind one that its writer will be there
-		// before a new connection is.
-		if w.at <= off && off < w.end+f.least/4 {
-			return
-		}
-	}
-	f.startWriter(off)
-}
-
-// ready waits until the blob's size is known and an upstream has begun to send
-// it or all is there. What can not be fetched at all fails here, before a
+// ready waits until the blob's size is known and an upstream has begun to send it, or
+// all of a piece is here, by its hint. What can't be fetched at all fails here, before a
 // client has been promised anything; so does a small blob that is wrong.
-func (f *fill) ready(ctx context.Context) (int64, error) {
+func (f *fill) ready(ctx context.Context, hint oci.Span) (int64, error) {
 	var size int64
 	err := f.wait(ctx, func() (bool, error) {
 		if f.ended {
@@ -831,14 +874,15 @@ func (f *fill) ready(ctx context.Context) (int64, error) {
 			return true, f.err
 		}
 		size = f.size
-		return f.opened && size > heldBack || f.right, nil
+		return size > heldBack && (f.opened || f.holds(hint)) || f.right, nil
 	})
 	return size, err
 }
 
-// settled waits until the digest has shown how large the blob is, and returns that size. Its
-// error is why the fill brought nothing, or that ctx has ended.
+// settled has the whole fetched, waits until its digest has shown how large the blob is, and
+// returns that size. Its error is why the fill brought nothing, or that ctx has ended.
 func (f *fill) settled(ctx context.Context) (int64, error) {
+	f.foresee(oci.Whole)
 	var size int64
 	err := f.wait(ctx, func() (bool, error) {
 		size = f.size

@@ -109,7 +109,10 @@ type source struct {
 	open func(n int, span oci.Span) (*oci.Body, error)
 	// cut, where set, gives after how many bytes of the nth body it breaks
 	// off; -1 for never.
-	cut       func(n int) int
+	cut func(n int) int
+	// gate, where set, stops every body that begins before gateAt there until it is closed.
+	gate      chan struct{}
+	gateAt    int64
 	hideSize  bool
 	noRanges  bool
 	mu        sync.Mutex
@@ -144,7 +147,11 @@ func (s *source) Blob(ctx context.Context, span oci.Span) (*oci.Body, error) {
 	if s.hideSize {
 		body.Size, body.Span.To = -1, oci.Open
 	}
-	body.ReadCloser = &sourceBody{s: s, ctx: ctx, rest: s.content[got.From:got.To], cut: cut}
+	gated := int64(-1)
+	if s.gate != nil && got.From < s.gateAt {
+		gated = s.gateAt - got.From
+	}
+	body.ReadCloser = &sourceBody{s: s, ctx: ctx, rest: s.content[got.From:got.To], cut: cut, gated: gated}
 	return body, nil
 }
 
@@ -153,6 +160,8 @@ type sourceBody struct {
 	ctx  context.Context
 	rest []byte
 	cut  int
+	// gated is how many bytes come before the gate; less than none if there is no gate.
+	gated int64
 }
 
 var errCut = errors.New("connection reset by peer")
@@ -163,6 +172,14 @@ func (b *sourceBody) Read(p []byte) (int, error) {
 	}
 	if len(b.rest) == 0 {
 		return 0, io.EOF
+	}
+	if b.s.gate != nil && b.gated == 0 {
+		select {
+		case <-b.s.gate:
+			b.gated = -1
+		case <-b.ctx.Done():
+			return 0, context.Cause(b.ctx)
+		}
 	}
 	if b.s.pace > 0 {
 		select {
@@ -178,10 +195,16 @@ func (b *sourceBody) Read(p []byte) (int, error) {
 	if b.cut > 0 {
 		n = min(n, b.cut)
 	}
+	if b.gated > 0 {
+		n = min(n, int(b.gated))
+	}
 	n = copy(p, b.rest[:n])
 	b.rest = b.rest[n:]
 	if b.cut > 0 {
 		b.cut -= n
+	}
+	if b.gated > 0 {
+		b.gated -= int64(n)
 	}
 	b.s.mu.Lock()
 	b.s.sent += int64(n)
@@ -215,6 +238,15 @@ func newTestFill(s *source, p *memoryPart) *fill {
 	return f
 }
 
+// askPiece makes f one whose first reader asks for a piece, before it is run. If completes
+// is set, the rest is fetched as well.
+func (f *fill) askPiece(piece oci.Span, completes bool) {
+	f.piece, f.eager = piece, false
+	if completes {
+		f.complete = func(context.Context) error { return nil }
+	}
+}
+
 // testSegment is small, so that tests with many segments move few bytes.
 const testSegment = 1 << 20
 
@@ -227,7 +259,7 @@ func content(seed uint64, size int) []byte {
 
 // read reads span of f as a client would.
 func read(ctx context.Context, f *fill, span oci.Span) ([]byte, error) {
-	size, err := f.ready(ctx)
+	size, err := f.ready(ctx, span)
 	if err != nil {
 		return nil, err
 	}
@@ -302,12 +334,12 @@ func TestFillGivesBytesAsTheyComeButHoldsTheLastBack(t *testing.T) {
 		}
 		f := newTestFill(s, &memoryPart{})
 		wait := start(t.Context(), f)
-		n, err := f.ready(t.Context())
+		n, err := f.ready(t.Context(), oci.Whole)
 		if err != nil || n != int64(size) {
 			t.Fatalf("ready: %d, %v", n, err)
 		}
 		synctest.Wait()
-		limit, err := f.await(t.Context(), 0, 0)
+		limit, err := f.await(t.Context(), oci.Whole, 0)
 		if want := int64(size - heldBack); limit != want || err != nil {
 			t.Errorf("all but one byte is there: %d bytes are given out, %v; want %d", limit, err, want)
 		}
@@ -315,7 +347,7 @@ func TestFillGivesBytesAsTheyComeButHoldsTheLastBack(t *testing.T) {
 		if err := wait(); err != nil {
 			t.Fatal(err)
 		}
-		if limit, err := f.await(t.Context(), 0, int64(size-heldBack)); limit != int64(size) || err != nil {
+		if limit, err := f.await(t.Context(), oci.Whole, int64(size-heldBack)); limit != int64(size) || err != nil {
 			t.Errorf("verified: %d bytes are given out, %v; want %d", limit, err, size)
 		}
 	})
@@ -539,7 +571,8 @@ func TestFillSavesWhatIsAheadOfTheVerifiedPrefix(t *testing.T) {
 		p := &memoryPart{}
 		f := newTestFill(s, p)
 		f.every = testSegment / 2
-		f.first = 4 * testSegment
+		f.askPiece(oci.Span{From: 4 * testSegment, To: oci.Open}, false)
+		f.foresee(oci.Whole)
 		wait := start(ctx, f)
 		go func() { _, _ = read(ctx, f, oci.Whole) }() // ends with ctx
 		time.Sleep(time.Minute)
@@ -662,7 +695,7 @@ func TestFillAsksAgainWhereTheSizeWasWrong(t *testing.T) {
 // at just that time.
 func TestFillThatEndsWhileReadersAskForMoreEndsCleanly(t *testing.T) {
 	for range 100 {
-		s := &source{content: content(40, 4*64<<10)}
+		s := &source{content: content(40, 4<<20)}
 		ready, refuse := make(chan struct{}), make(chan struct{})
 		s.open = func(n int, span oci.Span) (*oci.Body, error) {
 			if n == 0 {
@@ -681,7 +714,7 @@ func TestFillThatEndsWhileReadersAskForMoreEndsCleanly(t *testing.T) {
 				for {
 					f.mu.Lock()
 					ended := f.ended
-					f.want(3 * 64 << 10)
+					f.want(&wish{span: oci.Span{From: 0, To: 4 << 20}, at: 3 << 20})
 					f.mu.Unlock()
 					if ended {
 						return
@@ -719,7 +752,7 @@ func TestFillNeverCompletesAReaderThatWasToldAnotherSize(t *testing.T) {
 		}
 		f := newTestFill(s, &memoryPart{})
 		wait := start(t.Context(), f)
-		size, err := f.ready(t.Context())
+		size, err := f.ready(t.Context(), oci.Whole)
 		if err != nil || size != int64(len(wrong)) {
 			t.Fatalf("ready: %d, %v; want %d", size, err, len(wrong))
 		}
@@ -836,7 +869,7 @@ func TestFillBeginsWithWhatItsFirstReaderWants(t *testing.T) {
 			s := &source{content: content(15, int(size)), noRanges: i == 4}
 			p := &memoryPart{}
 			f := newTestFill(s, p)
-			f.first = first
+			f.askPiece(oci.Span{From: first, To: oci.Open}, true)
 			wait := start(t.Context(), f)
 			if err := wait(); err != nil || !bytes.Equal(p.content, s.content) || s.sent != size {
 				t.Errorf("first %d: %v, sent %d of %d", first, err, s.sent, size)

@@ -98,6 +98,8 @@ type follower struct {
 	fill *fill
 	file store.Reader
 	size int64
+	// attached is set if the fill counts it.
+	attached bool
 	// pass, where it is set, goes on when the disk has failed the fill.
 	pass *passage
 }
@@ -115,6 +117,10 @@ func follow(ctx context.Context, f *fill, size int64) (*follower, error) {
 func (b *follower) Size() int64 { return b.size }
 
 func (b *follower) Close() error {
+	if b.attached {
+		b.attached = false
+		b.fill.detach()
+	}
 	if b.pass != nil {
 		_ = b.pass.Close() // gives none
 	}
@@ -133,8 +139,9 @@ func (b *follower) Prepare([]oci.Span) bool {
 
 func (b *follower) Send(w io.Writer, span oci.Span) (int64, error) {
 	var sent int64
-	for at, to := span.From, end(span, b.size); at < to; {
-		limit, err := b.fill.await(b.ctx, span.From, at)
+	span.To = end(span, b.size)
+	for at, to := span.From, span.To; at < to; {
+		limit, err := b.fill.await(b.ctx, span, at)
 		if err == nil {
 			err = b.fill.isOf(b.size)
 		}

@@ -56,7 +56,7 @@ func (g *growth) judge(now time.Time, n int64, connections int, rest int64) bool
 // connection little, as long as that helps. It is told that n bytes have come.
 // f.mu is held.
 func (f *fill) grow(n int64) {
-	if f.whole || f.size < 0 || len(f.writers) >= maxWriters {
+	if f.whole || !f.eager || f.size < 0 || len(f.writers) >= maxWriters {
 		return
 	}
 	for _, w := range f.writers {

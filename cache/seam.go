@@ -158,6 +158,7 @@ func (f *fill) nextRound(err error, round int) bool {
 	f.plain = f.plain || f.parts
 	f.refuse, f.have, f.unsaved, f.seams, f.parts = nil, store.Spans{}, 0, nil, false
 	f.whole = f.plain
+	f.eager = f.eager || f.plain
 	f.candidate, f.tried = -1, -1
 	if f.given {
 		f.fixed = f.shown.Clone()
@@ -173,7 +174,7 @@ func (f *fill) nextRound(err error, round int) bool {
 func (f *fill) isWhole(ctx context.Context, w *writer) bool {
 	f.mu.Lock()
 	at := w.at
-	if at == 0 || f.size >= 0 && f.given || len(f.writers) > 1 {
+	if at == 0 || !f.hashes() || f.size >= 0 && f.given || len(f.writers) > 1 {
 		f.mu.Unlock()
 		return false
 	}

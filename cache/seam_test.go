@@ -118,7 +118,7 @@ func TestWrongBytesOfPartsAreFetchedOnceMoreAsAWhole(t *testing.T) {
 		f.lead = leadSize
 		wait := start(t.Context(), f)
 		var got bytes.Buffer
-		size, err := f.ready(t.Context())
+		size, err := f.ready(t.Context(), oci.Whole)
 		if err != nil {
 			t.Fatal(err)
 		}

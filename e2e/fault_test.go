@@ -327,7 +327,12 @@ func TestWrongBytesNeverMakeAWholeAnswerAndAreNotKept(t *testing.T) {
 				c.begin(h)
 				from := layer.Size - 1000
 				wantTrueOrNone(t, content, ask(t, p, "GET", path))
-				wantTrueOrNone(t, content[from:], ask(t, p, "GET", path, "Range", fmt.Sprintf("bytes=%d-", from)))
+				tail := ask(t, p, "GET", path, "Range", fmt.Sprintf("bytes=%d-", from))
+				// Who asks for a piece verifies it: of a blob of unknown size it ends where the
+				// upstream says that the blob does.
+				if known || strings.HasSuffix(tail.header.Get("Content-Range"), fmt.Sprintf("/%d", layer.Size)) {
+					wantTrueOrNone(t, content[from:], tail)
+				}
 				saw(t, p, layer, h)
 				h.Mend()
 				if err := h.Up(); err != nil {

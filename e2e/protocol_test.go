@@ -225,7 +225,7 @@ func TestOpenEndedRangesThatAreClosedEarlyCostTheUpstreamNothing(t *testing.T) {
 		wantBytes(t, fmt.Sprintf("from %d", from), want, got)
 	}
 	p.WaitIdle(t)
-	if got := h.Sent(layer.Digest); got != layer.Size {
+	if got := h.Sent(layer.Digest); got < layer.Size || got > layer.Size+leads(h) {
 		t.Errorf("the upstream sent %d bytes of a blob of %d", got, layer.Size)
 	}
 }

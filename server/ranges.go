@@ -213,10 +213,14 @@ func parseOffset(b []byte) (int64, bool) {
 	return n, true
 }
 
-// hint returns the span that is known before the size is: none for a suffix.
+// hint returns the span as it can be told before the size is known: see Content.Blob.
 func (r byteRange) hint() oci.Span {
 	if r.suffix {
-		return oci.Span{}
+		return oci.Span{From: -r.length, To: oci.Open}
+	}
+	if r.span == oci.Whole {
+		// A client that says "from the first byte on" may stop at any.
+		return oci.Span{From: 0, To: math.MaxInt64}
 	}
 	return r.span
 }

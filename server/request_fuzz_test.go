@@ -69,7 +69,7 @@ func (w *wary) Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept)
 
 func (w *wary) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (cache.Blob, cache.Outcome, error) {
 	w.look(t)
-	if hint != (oci.Span{}) && (hint.From < 0 || hint.To != oci.Open && hint.To <= hint.From) {
+	if hint.To != oci.Open && (hint.From < 0 || hint.To <= hint.From) {
 		w.t.Errorf("the hint is %v", hint)
 	}
 	return w.shelf.Blob(ctx, t, hint)

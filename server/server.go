@@ -40,9 +40,8 @@ type Content interface {
 	Manifest(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*cache.Manifest, cache.Outcome, error)
 	// Describe is Manifest for HEAD; Bytes may be nil.
 	Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*cache.Manifest, cache.Outcome, error)
-	// Blob opens a blob; the server closes it. hint is the span that will be
-	// sent first, the zero Span where the end is asked for before the size is
-	// known.
+	// Blob opens a blob; the server closes it. hint is the span that will be sent
+	// first. A From of -n stands for the last n bytes: the size may not be known.
 	Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (cache.Blob, cache.Outcome, error)
 	// Stat gives a blob's size in bytes, for HEAD.
 	Stat(ctx context.Context, t rewrite.Target) (int64, cache.Outcome, error)

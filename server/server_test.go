@@ -314,7 +314,7 @@ func TestHintIsTheSpanThatIsSentFirst(t *testing.T) {
 		"X: y":                   oci.Whole,
 		"Range: bytes=3-5":       {From: 3, To: 6},
 		"Range: bytes=9-":        {From: 9, To: oci.Open},
-		"Range: bytes=-9":        {},
+		"Range: bytes=-9":        {From: -9, To: oci.Open},
 		"Range: bytes=5-6,1-2":   {From: 5, To: 7},
 		"Range: bytes=2-9999999": {From: 2, To: 10000000},
 	} {

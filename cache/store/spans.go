@@ -36,12 +36,32 @@ func (s *Spans) Add(from, to int64) {
 // Reach gives the end of the run that holds the byte at off, or off itself
 // where that byte is not in the set.
 func (s *Spans) Reach(off int64) int64 {
-	for _, r := range s.runs {
-		if r.From <= off && off < r.To {
-			return r.To
-		}
+	if i, found := s.find(off); found {
+		return s.runs[i].To
 	}
 	return off
+}
+
+// Start returns the beginning of the run that holds the byte at off, or off itself if
+// that byte isn't in the set.
+func (s *Spans) Start(off int64) int64 {
+	if i, found := s.find(off); found {
+		return s.runs[i].From
+	}
+	return off
+}
+
+// find returns the index of the run that holds the byte at off.
+func (s *Spans) find(off int64) (int, bool) {
+	return slices.BinarySearchFunc(s.runs, off, func(r oci.Span, at int64) int {
+		switch {
+		case r.To <= at:
+			return -1
+		case r.From > at:
+			return 1
+		}
+		return 0
+	})
 }
 
 // Gap gives the first run of bytes in [from, to) that is not in the set. It is

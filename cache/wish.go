@@ -1,0 +1,317 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/entrepot-dev/entrepot/oci"
+)
+
+const (
+	// minPiece is the least that is asked for when a reader waits for less.
+	minPiece = 64 << 10
+	// wholeSize is up to which size a blob is fetched as a whole even if only a piece of
+	// it is asked for.
+	wholeSize = 256 << 10
+	// firstAhead is what is asked for at first for a reader of everything from some byte on,
+	// which may close its connection soon. It grows with what the reader takes.
+	firstAhead = 1 << 20
+	// readOn is how many bytes before its own a reader must find here for more to be fetched
+	// than it asks for: as many again, up to maxReadOn.
+	readOn    = 256 << 10
+	maxReadOn = 8 << 20
+	// quiet is for how long nobody may have read for a fill of pieces to end, and for
+	// pieces to be completed.
+	quiet = time.Second
+	// soonThere is how far before a byte a writer may be that will bring it sooner than a new
+	// request does. It is no less than what a writer reads at a time.
+	soonThere = readSize
+)
+
+// wish is what a reader waits for: the byte at at, of the span that it reads.
+type wish struct {
+	span oci.Span
+	at   int64
+}
+
+// want sees to it that what wi waits for is on its way, by a writer of its own if need
+// be. f.mu is held.
+func (f *fill) want(wi *wish) {
+	w := &writer{}
+	if f.group == nil || len(f.writers) >= maxWaitedFor || wi.at >= wi.span.To || !f.claimFor(w, wi) {
+		return
+	}
+	f.add(w)
+}
+
+// grant moves w on to what a reader waits for that no other writer will bring soon. It
+// returns false if there is no such reader. f.mu is held.
+func (f *fill) grant(w *writer) bool {
+	for _, wi := range f.wishes {
+		if f.claimFor(w, wi) {
+			return true
+		}
+	}
+	return false
+}
+
+// claimFor gives w the bytes that wi waits for, and takes them from a writer that is far
+// from them. It returns false if they are here, if another writer will bring them soon, or
+// if the upstream sends only wholes. f.mu is held.
+func (f *fill) claimFor(w *writer, wi *wish) bool {
+	if f.whole || f.size < 0 || wi.at >= f.size || f.have.Reach(wi.at) > wi.at {
+		return false
+	}
+	var far *writer
+	for _, o := range f.writers {
+		switch {
+		case o == w || wi.at < o.at:
+		case wi.at-o.at <= soonThere:
+			return false // also if it will claim the byte next
+		case wi.at < o.end:
+			far = o
+		}
+	}
+	if far != nil {
+		far.end = wi.at
+	}
+	w.at = wi.at
+	w.end = min(f.freeUpTo(w, nil), wi.at+f.ahead(wi))
+	return true
+}
+
+// ahead returns how many bytes are asked for when wi waits. f.mu is held.
+func (f *fill) ahead(wi *wish) int64 {
+	n := max(wi.span.To-wi.at, minPiece)
+	switch taken := wi.at - wi.span.From; {
+	case f.eager:
+	case wi.span.To >= f.size:
+		n = min(n, max(firstAhead, 4*taken))
+	case taken == 0 && f.have.Reach(max(0, wi.at-readOn)) == wi.at:
+		// It goes on where one before it has ended.
+		n += min(wi.at-f.have.Start(wi.at-1), maxReadOn)
+	}
+	return min(n, max(f.segment(), minPiece))
+}
+
+// begins returns the byte at which a hint begins, as Cache.Blob has it, in a blob of size
+// bytes; the first one if only a size that isn't known (-1) would tell.
+func begins(hint oci.Span, size int64) int64 {
+	switch {
+	case hint.From >= 0:
+		return hint.From
+	case size < 0:
+		return 0
+	}
+	return max(0, size+hint.From)
+}
+
+// foresee has the bytes fetched that a reader is about to wait for, by its hint.
+func (f *fill) foresee(hint oci.Span) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ended {
+		return
+	}
+	if hint == oci.Whole {
+		f.goEager()
+	}
+	if f.size >= 0 { // else it waits for the first answer
+		f.want(f.wishOf(hint))
+	}
+}
+
+// wishOf returns the wish of a reader that begins with hint: the first byte of that which
+// isn't here. f.mu is held, and the size known.
+func (f *fill) wishOf(hint oci.Span) *wish {
+	from := begins(hint, f.size)
+	return &wish{span: oci.Span{From: from, To: end(hint, f.size)}, at: f.have.Reach(from)}
+}
+
+// holds says whether all of a piece is here, by its hint. f.mu is held.
+func (f *fill) holds(hint oci.Span) bool {
+	if hint == oci.Whole || f.size < 0 {
+		return false
+	}
+	wi := f.wishOf(hint)
+	return wi.span.From < wi.span.To && wi.at >= wi.span.To
+}
+
+// goEager has the whole fetched from now on. f.mu is held.
+func (f *fill) goEager() {
+	if f.eager {
+		return
+	}
+	f.eager = true
+	f.startWriter(0)
+	f.wake()
+}
+
+// judgeSize has a small blob fetched as a whole. f.mu is held.
+func (f *fill) judgeSize() {
+	if f.size >= 0 && f.size <= wholeSize {
+		f.goEager()
+	}
+}
+
+// startPieces begins with a round of a fill of pieces. f.mu is held.
+func (f *fill) startPieces() {
+	ctx := f.ctx
+	if f.complete == nil {
+		f.used = time.Now()
+	}
+	f.inRound(func() error { return f.tend(ctx) })
+	if f.complete != nil {
+		f.inRound(func() error { return f.fetchRest(ctx) })
+	}
+	if f.size >= 0 {
+		f.want(f.wishOf(f.piece))
+		for _, wi := range f.wishes {
+			f.want(wi)
+		}
+		return
+	}
+	w := &writer{at: begins(f.piece, -1), end: f.piece.To}
+	switch {
+	case f.piece.From < 0:
+		w.end = minPiece
+	case f.piece.To == oci.Open, f.piece.To == math.MaxInt64, f.piece.To-w.at > maxSegment:
+		w.end = w.at + firstAhead
+	}
+	w.end = max(w.end, w.at+minPiece)
+	f.add(w)
+}
+
+// hashes says whether the fill hashes what has come, since all will come. Else it does so
+// once all is here. f.mu is held.
+func (f *fill) hashes() bool { return f.eager || f.complete != nil }
+
+// errParked says that a fill of pieces has ended because nobody reads it.
+var errParked = errors.New("nobody reads it just now")
+
+// tend ends a fill of pieces with errParked once nobody has read it for a while. It
+// returns nil once all is here and right, or will come without readers.
+func (f *fill) tend(ctx context.Context) error {
+	for {
+		f.mu.Lock()
+		left := quiet
+		if f.readers == 0 && len(f.wishes) == 0 && len(f.writers) == 0 && f.have.Reach(0) != f.size {
+			left -= time.Since(f.used)
+		}
+		f.parked = left <= 0 && !f.hashes()
+		parked := f.parked
+		f.mu.Unlock()
+		if parked {
+			return errParked
+		}
+		soon, cancel := context.WithTimeout(ctx, left)
+		err := f.wait(soon, func() (bool, error) { return f.right || f.hashes(), nil })
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// attach counts a reader, for which the fill goes on until it calls detach. It returns
+// false if the fill is ending because it had none.
+func (f *fill) attach() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.parked {
+		return false
+	}
+	f.readers++
+	return true
+}
+
+func (f *fill) detach() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.readers--
+	f.used = time.Now()
+}
+
+// stepAtFirst is how much is fetched at a time of what nobody asked for; it doubles with
+// each step up to lastStep.
+const (
+	stepAtFirst = 1 << 20
+	lastStep    = 8 << 20
+)
+
+// fetchRest fetches what is missing in order, one step after another as complete lets it,
+// until nothing is missing or the whole is wanted.
+func (f *fill) fetchRest(ctx context.Context) error {
+	for step := int64(stepAtFirst); ; step = min(2*step, lastStep) {
+		f.mu.Lock()
+		complete := f.complete
+		f.mu.Unlock()
+		if err := complete(ctx); err != nil {
+			return err
+		}
+		w := &writer{once: true}
+		f.mu.Lock()
+		if f.eager || f.size >= 0 && f.have.Reach(0) == f.size {
+			f.mu.Unlock()
+			return nil
+		}
+		claimed := f.size >= 0 && f.group != nil && len(f.writers) < maxWaitedFor && f.claim(w, 0)
+		if claimed {
+			w.end = min(w.end, w.at+step)
+			f.writers = append(f.writers, w)
+		}
+		f.mu.Unlock()
+		if claimed {
+			if err := f.write(ctx, w); err != nil {
+				return f.giveUpRest(ctx, w, err)
+			}
+			continue
+		}
+		// All that is missing is on its way.
+		if err := f.wait(ctx, func() (bool, error) { return len(f.writers) == 0 || f.eager, nil }); err != nil {
+			return err
+		}
+	}
+}
+
+// giveUpRest ends with the error err of w, which was fetching what nobody asked for. That
+// is no trouble to those who read: the fill goes on until they have left.
+func (f *fill) giveUpRest(ctx context.Context, w *writer, err error) error {
+	if ctx.Err() != nil || isOfDisk(err) || errors.Is(err, errMismatch) || errors.Is(err, errSeam) {
+		return err
+	}
+	f.mu.Lock()
+	f.complete = nil
+	f.writers = slices.DeleteFunc(f.writers, func(o *writer) bool { return o == w })
+	f.mu.Unlock()
+	if ended := f.tend(ctx); !errors.Is(ended, errParked) {
+		return ended
+	}
+	return err
+}
+
+// isInDemand says whether readers wait for the fill, or it fetches a whole for them, and
+// when one last did.
+func (f *fill) isInDemand() (now bool, used time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.eager || len(f.wishes) > 0, f.used
+}
+
+// stay keeps the fill from ending for now because nobody reads it; if eager is set, the
+// whole is fetched from now on. It returns false if the fill is ending already.
+func (f *fill) stay(eager bool) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.parked {
+		return false
+	}
+	f.used = time.Now()
+	if eager {
+		f.goEager()
+	}
+	return true
+}

@@ -4,36 +4,51 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/docker/go-units"
+	"golang.org/x/sys/unix"
 
 	"github.com/entrepot-dev/entrepot/configs"
 )
 
-// banner is what a person who starts the program wants to know.
+// banner is what a person who starts the program on a terminal sees first.
 type banner struct {
 	version string
 	cfg     *configs.Config
-	// listen and admin are the addresses that are really listened on; admin is
-	// empty where there is no such listener.
+	// listen and admin are the addresses of the open listeners; admin is empty if
+	// there is no admin listener.
 	listen, admin string
+	// others are the hosts by which other machines reach listen.
+	others []string
+	// open says that clients need no login.
+	open bool
+	// mount is where the file system of the cache directory is mounted, and size how
+	// large it is; empty if that is unknown.
+	mount string
+	size  int64
 }
 
-// write prints it. That nobody reads it is no error.
+// write prints the banner. It ignores errors of w.
 func (b banner) write(w io.Writer) {
 	url := b.url()
 	var s strings.Builder
 	fmt.Fprintf(&s, "Entrepot %s\n", b.version)
-	fmt.Fprintf(&s, "  listens  %s\n", everyAddress(url, b.listen))
+	fmt.Fprintf(&s, "  listens  %s\n", url)
+	fmt.Fprintf(&s, "  clients  %s\n", b.clients())
+	fmt.Fprintf(&s, "  login    %s\n", b.login())
 	if b.admin == "" {
 		fmt.Fprintf(&s, "  admin    off\n")
 	} else {
 		fmt.Fprintf(&s, "  admin    http://%s (/metrics, /healthz, /readyz)\n", reachable(b.admin))
 	}
-	fmt.Fprintf(&s, "  keeps    %s, and %s in memory\n", b.cfg.Cache.Dir, b.cfg.Cache.Memory)
+	fmt.Fprintf(&s, "  disk     %s, %s\n", b.cfg.Cache.Dir, b.share())
+	fmt.Fprintf(&s, "  memory   up to %s for small content\n", b.cfg.Cache.Memory)
 	fmt.Fprintf(&s, "  mirrors  %s\n", strings.Join(b.mirrors(), "\n           "))
 	if b.cfg.Cache.Offline {
-		fmt.Fprintf(&s, "  offline  serves what is kept and asks no upstream\n")
+		fmt.Fprintf(&s, "  offline  serves what is cached and asks no upstream\n")
 	}
 	fmt.Fprintf(&s, `
 Docker 29 and newer, in /etc/docker/certs.d/_default/hosts.toml:
@@ -45,11 +60,54 @@ containerd, in /etc/containerd/certs.d/_default/hosts.toml:
   [host."%[1]s"]
     capabilities = ["pull", "resolve"]
 `, url)
-	if strings.Contains(url, "//localhost:") {
-		fmt.Fprintf(&s, "From another machine write this one's name in the place of localhost.\n")
+	if len(b.others) > 0 && strings.Contains(url, "//localhost:") {
+		fmt.Fprintf(&s, "On other machines, write %s instead of localhost.\n", b.others[0])
 	}
 	s.WriteByte('\n')
 	_, _ = io.WriteString(w, s.String())
+}
+
+// clients says by which addresses clients on other machines reach the cache.
+func (b banner) clients() string {
+	if len(b.others) == 0 {
+		if isLoopback(b.listen) {
+			return "on this machine only (listen is a loopback address)"
+		}
+		return "on this machine; it has no other address"
+	}
+	scheme, _, _ := strings.Cut(b.url(), "//")
+	_, port, _ := net.SplitHostPort(b.listen)
+	var list []string
+	for _, host := range b.others[:min(len(b.others), 3)] {
+		list = append(list, scheme+"//"+net.JoinHostPort(host, port))
+	}
+	if more := len(b.others) - len(list); more > 0 {
+		list = append(list, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(list, ", ")
+}
+
+// login says who may pull.
+func (b banner) login() string {
+	if b.open {
+		return "nobody has to log in: whoever reaches this port can pull (see auth)"
+	}
+	return "required: auth says who may pull"
+}
+
+// share says how much of which disk the cache may take.
+func (b banner) share() string {
+	percent, isShare := b.cfg.Cache.MaxSize.Share()
+	switch {
+	case isShare && b.mount == "":
+		return fmt.Sprintf("up to %d%% of its file system", percent)
+	case isShare:
+		size := units.CustomSize("%.4g %s", float64(b.size/100*int64(percent)), 1024, []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"})
+		return fmt.Sprintf("up to %s: %d%% of %s", size, percent, b.mount)
+	case b.mount == "":
+		return "up to " + b.cfg.Cache.MaxSize.String()
+	}
+	return fmt.Sprintf("up to %s of %s", b.cfg.Cache.MaxSize, b.mount)
 }
 
 // url gives the base URL for clients on this machine.
@@ -83,11 +141,49 @@ func (b banner) mirrors() []string {
 	return lines
 }
 
-// everyAddress says so where a listener is reached by all of the machine's.
-func everyAddress(url, listen string) string {
-	host, _, err := net.SplitHostPort(listen)
-	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
-		return url + " (every address of this machine)"
+// otherHosts returns the hosts by which other machines reach a listener: the one it
+// listens on, or every address of this machine, IPv4 first.
+func otherHosts(at net.Addr) []string {
+	tcp, ok := at.(*net.TCPAddr)
+	if !ok || tcp.IP.IsLoopback() {
+		return nil
 	}
-	return url
+	if !tcp.IP.IsUnspecified() {
+		return []string{tcp.IP.String()}
+	}
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil // unknown, and no reason to stop
+	}
+	var four, six []string
+	for _, a := range list {
+		n, ok := a.(*net.IPNet)
+		switch {
+		case !ok || !n.IP.IsGlobalUnicast():
+		case n.IP.To4() != nil:
+			four = append(four, n.IP.String())
+		case tcp.IP.To4() == nil:
+			six = append(six, n.IP.String())
+		}
+	}
+	return append(four, six...)
+}
+
+// fileSystem returns where the file system of dir is mounted and how large it is; empty
+// if the system does not say.
+func fileSystem(dir string) (mount string, size int64) {
+	var fs unix.Statfs_t
+	var st unix.Stat_t
+	dir = absolute(dir)
+	if unix.Statfs(dir, &fs) != nil || unix.Stat(dir, &st) != nil {
+		return "", 0
+	}
+	// The mount point is the last directory on the way up that is on the same device.
+	for mount = dir; mount != "/"; mount = filepath.Dir(mount) {
+		var up unix.Stat_t
+		if unix.Stat(filepath.Dir(mount), &up) != nil || up.Dev != st.Dev {
+			break
+		}
+	}
+	return mount, int64(fs.Blocks) * int64(fs.Bsize)
 }

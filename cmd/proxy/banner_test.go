@@ -14,11 +14,15 @@ func TestBannerOfTheDefaults(t *testing.T) {
 	cfg := configs.Default()
 	cfg.Cache.Dir = "/var/lib/entrepot"
 	var got bytes.Buffer
-	banner{version: "v1.2.3", cfg: cfg, listen: "[::]:5000", admin: "127.0.0.1:5001"}.write(&got)
+	banner{version: "v1.2.3", cfg: cfg, listen: "[::]:5000", admin: "127.0.0.1:5001", open: true,
+		others: []string{"192.168.1.7", "10.0.0.7", "2001:db8::7", "2001:db8::8"}, mount: "/var", size: 270_000_000_000}.write(&got)
 	want := `Entrepot v1.2.3
-  listens  http://localhost:5000 (every address of this machine)
+  listens  http://localhost:5000
+  clients  http://192.168.1.7:5000, http://10.0.0.7:5000, http://[2001:db8::7]:5000, and 1 more
+  login    nobody has to log in: whoever reaches this port can pull (see auth)
   admin    http://127.0.0.1:5001 (/metrics, /healthz, /readyz)
-  keeps    /var/lib/entrepot, and 64MiB in memory
+  disk     /var/lib/entrepot, up to 201.2 GiB: 80% of /var
+  memory   up to 64MiB for small content
   mirrors  docker.io (where a request names none), docker.elastic.co, gcr.io, ghcr.io
            mcr.microsoft.com, nvcr.io, public.ecr.aws, quay.io
            registry.k8s.io
@@ -31,7 +35,7 @@ Docker with the classic image store, in /etc/docker/daemon.json:
 containerd, in /etc/containerd/certs.d/_default/hosts.toml:
   [host."http://localhost:5000"]
     capabilities = ["pull", "resolve"]
-From another machine write this one's name in the place of localhost.
+On other machines, write 192.168.1.7 instead of localhost.
 
 `
 	if got.String() != want {
@@ -39,21 +43,21 @@ From another machine write this one's name in the place of localhost.
 	}
 }
 
-func TestBannerTellsWhatIsNotUsual(t *testing.T) {
+func TestBannerShowsWhatIsUnusual(t *testing.T) {
 	cfg := configs.Default()
 	cfg.DefaultUpstream = ""
-	cfg.Cache.Offline = true
+	cfg.Cache.Offline, cfg.Cache.MaxSize = true, configs.Room(500<<30)
 	cfg.TLS.Cert = "/tls.crt"
 	cfg.Upstreams = map[string]*configs.Upstream{"ghcr.io": {Credentials: configs.Credentials{Password: "hunter2"}}}
 	var buf bytes.Buffer
-	banner{version: "devel", cfg: cfg, listen: "10.0.0.7:443"}.write(&buf)
+	banner{version: "devel", cfg: cfg, listen: "10.0.0.7:443", others: []string{"10.0.0.7"}, mount: "/srv", size: 1 << 40}.write(&buf)
 	got := buf.String()
-	for _, want := range []string{"https://10.0.0.7:443\n", "admin    off\n", "mirrors  ghcr.io\n", "offline  "} {
+	for _, want := range []string{"https://10.0.0.7:443\n", "admin    off\n", "mirrors  ghcr.io\n", "offline  ", "up to 500GiB of /srv\n", "login    required", "clients  https://10.0.0.7:443\n"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("want %q in\n%s", want, got)
 		}
 	}
-	for _, not := range []string{"hunter2", "localhost", "every address"} {
+	for _, not := range []string{"hunter2", "localhost", "nobody has to"} {
 		if strings.Contains(got, not) {
 			t.Errorf("do not want %q in\n%s", not, got)
 		}
@@ -63,6 +67,25 @@ func TestBannerTellsWhatIsNotUsual(t *testing.T) {
 	banner{cfg: cfg, listen: ":80"}.write(&buf)
 	if !strings.Contains(buf.String(), "mirrors  nothing") {
 		t.Errorf("want it said that nothing is mirrored, got\n%s", buf.String())
+	}
+}
+
+func TestBannerOfALoopbackListener(t *testing.T) {
+	var got bytes.Buffer
+	banner{cfg: configs.Default(), listen: "127.0.0.1:5000"}.write(&got)
+	if !strings.Contains(got.String(), "clients  on this machine only") || !strings.Contains(got.String(), "up to 80% of its file system") {
+		t.Errorf("got\n%s", got.String())
+	}
+}
+
+func TestFileSystemOfADirectory(t *testing.T) {
+	dir := t.TempDir()
+	mount, size := fileSystem(dir)
+	if rel, err := filepath.Rel(mount, dir); err != nil || strings.HasPrefix(rel, "..") || size <= 0 {
+		t.Errorf("%s is on %q, of %d bytes", dir, mount, size)
+	}
+	if mount, size := fileSystem(filepath.Join(dir, "nosuch")); mount != "" || size != 0 {
+		t.Errorf("want nothing of a directory that does not exist, got %q, %d", mount, size)
 	}
 }
 

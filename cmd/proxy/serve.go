@@ -82,7 +82,8 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 		cache: parts.cache, closeUpstreams: parts.close,
 		timeout: cfg.ShutdownTimeout, log: log,
 	}
-	shown := banner{version: b.Version, cfg: cfg, listen: frontLn.Addr().String()}
+	shown := banner{version: b.Version, cfg: cfg, listen: frontLn.Addr().String(), others: otherHosts(frontLn.Addr()), open: parts.guard.Anonymous()}
+	shown.mount, shown.size = fileSystem(cfg.Cache.Dir)
 	tokenFile := ""
 	if operators != nil {
 		o := operators.options(cfg, log)
@@ -90,9 +91,9 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 		s.admin, s.adminLn = admin.New(o), adminLn
 		shown.admin, tokenFile = adminLn.Addr().String(), o.TokenFile
 	}
-	if cfg.Log.Format != "json" {
+	if cfg.Log.Format != "json" && isTerminal(p.stdout) {
 		shown.write(p.stdout)
-		p.outlets[0].flush() // it comes before the first lines of the log
+		p.outlets[0].flush() // before the first lines of the log
 	}
 	log.Info("serving", zap.String("version", b.Version), zap.String("listen", shown.listen),
 		zap.String("admin", shown.admin), zap.String("admin_token_file", tokenFile), zap.String("cache_dir", cfg.Cache.Dir), zap.Bool("offline", cfg.Cache.Offline),

@@ -261,32 +261,40 @@ func TestProgramServesUntilASignalAndEndsWithZero(t *testing.T) {
 		dir := t.TempDir()
 		cmd := exec.Command(os.Args[0], "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--cache-dir", dir)
 		cmd.Env = []string{asProgram + "=1"}
-		stdout, err := cmd.StdoutPipe()
+		var stdout bytes.Buffer
+		cmd.Stdout = &stdout
+		stderr, err := cmd.StderrPipe()
 		if err != nil {
 			t.Fatal(err)
 		}
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		lines := bufio.NewScanner(stdout)
-		var url string
-		for url == "" && lines.Scan() {
-			_, url, _ = strings.Cut(lines.Text(), "listens  ")
+		// Nobody reads this on a terminal: every line is JSON, and there is no banner.
+		lines := bufio.NewScanner(stderr)
+		var url, last string
+		for lines.Scan() {
+			var line struct{ Message, Listen string }
+			if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+				t.Errorf("a line of the log is not JSON: %q: %v", lines.Text(), err)
+			}
+			last = line.Message
+			if line.Message != "serving" {
+				continue
+			}
+			url = "http://" + line.Listen
+			if status, body := get(t, url+"/v2/"); status != 200 {
+				t.Errorf("%s: want 200, got %d %s", url, status, body)
+			}
+			if err := cmd.Process.Signal(signal); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if status, body := get(t, url+"/v2/"); status != 200 {
-			t.Errorf("%s: want 200, got %d %s", url, status, body)
-		}
-		if err := cmd.Process.Signal(signal); err != nil {
-			t.Fatal(err)
-		}
-		_, _ = io.Copy(io.Discard, stdout)
 		if err := cmd.Wait(); err != nil {
-			t.Errorf("after %s: want exit code 0, got %v\n%s", signal, err, stderr.String())
+			t.Errorf("after %s: want exit code 0, got %v", signal, err)
 		}
-		if !strings.Contains(stderr.String(), `"message":"stopped"`) {
-			t.Errorf("after %s: want an end in order, got\n%s", signal, stderr.String())
+		if url == "" || last != "stopped" || stdout.Len() > 0 {
+			t.Errorf("after %s: want an end in order and nothing on stdout; the last line was %q, stdout:\n%s", signal, last, stdout.String())
 		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 
 // newLog makes the log that a configuration asks for, written to w, and its level,
 // which may be changed. It buffers nothing itself. Where w is an outlet, a line of
-// the log tells how many lines that has dropped.
+// the log tells how many lines that has dropped. For people, see terminalCore.
 func newLog(cfg configs.Log, w io.Writer) (*zap.Logger, zap.AtomicLevel, error) {
 	level, err := zap.ParseAtomicLevel(cfg.Level)
 	if err != nil {
@@ -25,8 +25,10 @@ func newLog(cfg configs.Log, w io.Writer) (*zap.Logger, zap.AtomicLevel, error) 
 	e.TimeKey, e.MessageKey = "time", "message"
 	e.EncodeDuration = zapcore.SecondsDurationEncoder
 	var encoder zapcore.Encoder
-	if forPeople(cfg.Format, w) {
-		e.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
+	people := forPeople(cfg.Format, w)
+	if people {
+		e.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05")
+		e.ConsoleSeparator = " "
 		e.EncodeLevel = zapcore.CapitalLevelEncoder
 		e.EncodeDuration = zapcore.StringDurationEncoder
 		encoder = zapcore.NewConsoleEncoder(e)
@@ -37,7 +39,11 @@ func newLog(cfg configs.Log, w io.Writer) (*zap.Logger, zap.AtomicLevel, error) 
 	if o, ok := w.(*outlet); ok {
 		o.notice = func(n int) []byte { return droppedLine(encoder.Clone(), n) }
 	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(lines{w})), level)), level, nil
+	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(lines{w})), level)
+	if people {
+		core = terminalCore{core}
+	}
+	return zap.New(core), level, nil
 }
 
 // droppedLine makes the line that says that n lines of the log were dropped.

@@ -41,6 +41,7 @@ was seen to stand for something else since is not made older.`,
 	}
 	cmd.Flags().String("name", "", "`reference` of the image, where an archive has one and does not say it, or says another")
 	addOperatorFlags(cmd.Flags())
+	addInitFlag(cmd.Flags())
 	return cmd
 }
 

@@ -145,6 +145,9 @@ func (p *process) connect(o *operation, cmd *cobra.Command) (end func() error, e
 	case named || !errors.Is(err, errNotRunning):
 		return nil, err
 	}
+	if none := checkDirectory(cmd, o.cfg.Cache.Dir); none != nil {
+		return nil, none
+	}
 	end, here := p.connectDirectory(o)
 	if errors.Is(here, store.ErrInUse) {
 		if o.cfg.Admin.Listen == configs.AdminOff {
@@ -237,6 +240,28 @@ func unwrapURL(err error) error {
 		return e.Err
 	}
 	return err
+}
+
+// checkDirectory returns why cmd cannot use dir: it is not a cache, and cmd begins none
+// there. Only a command with --init begins one: in a directory that is empty or missing,
+// and in any with that flag. Nothing is written.
+func checkDirectory(cmd *cobra.Command, dir string) error {
+	flag := cmd.Flags().Lookup(initFlag)
+	if flag == nil {
+		err := store.Require(dir)
+		if errors.Is(err, store.ErrNoCache) {
+			err = fmt.Errorf("%w; name the directory of one (--cache-dir, ENTREPOT_CACHE_DIR, cache.dir); serve, warm and import begin one", err)
+		}
+		return err
+	}
+	kind, other, err := store.Inspect(dir)
+	switch {
+	case err != nil:
+		return fmt.Errorf("cache.dir: %w", err)
+	case kind == store.Occupied && flag.Value.String() != "true":
+		return fmt.Errorf("cache.dir: %w %s, which holds other files (%s): name an empty directory (--cache-dir, ENTREPOT_CACHE_DIR, cache.dir), or begin a cache beside those files with --init", store.ErrNoCache, dir, other)
+	}
+	return nil
 }
 
 // connectDirectory serves the API of the cache directory to this very process.

@@ -14,6 +14,9 @@ import (
 // TestOperatorsCommandsExitAlike runs them on a directory that no process holds.
 func TestOperatorsCommandsExitAlike(t *testing.T) {
 	environ := []string{"ENTREPOT_ADMIN_LISTEN=off", "ENTREPOT_CACHE_DIR=" + filepath.Join(t.TempDir(), "cache")}
+	if got := runCommand(environ, "warm", "--from-log"); got.code != 0 { // begins the cache
+		t.Fatalf("%+v", got)
+	}
 	for _, c := range []struct {
 		args   []string
 		code   int
@@ -37,7 +40,8 @@ func TestOperatorsCommandsExitAlike(t *testing.T) {
 		{[]string{"accept", "nginx"}, 1, "", "docker.io/library/nginx:latest is no tag that is known here"},
 		{[]string{"reload"}, 1, "", "no entrepot runs with these settings"},
 		{[]string{"explain", "nginx", "--admin-listen", "off"}, 1, "", "admin.listen is off, so that there is nothing to ask"},
-		{[]string{"diff", "--cache-dir", "/dev/null/cache"}, 1, "", "set cache.dir (--cache-dir, ENTREPOT_CACHE_DIR) to a directory"},
+		{[]string{"diff", "--cache-dir", "/dev/null/cache"}, 1, "", "no cache in /dev/null/cache; name the directory of one (--cache-dir, ENTREPOT_CACHE_DIR, cache.dir)"},
+		{[]string{"warm", "--from-log", "--cache-dir", "/dev/null/cache"}, 1, "", "set cache.dir (--cache-dir, ENTREPOT_CACHE_DIR) to a directory"},
 
 		{[]string{"explain"}, 2, "", "accepts 1 arg(s), received 0"},
 		{[]string{"explain", "No Such Name"}, 2, "", `"No Such Name" is no reference of an image, such as`},
@@ -130,6 +134,9 @@ func TestAStrangerAtTheAddressIsNoEntrepot(t *testing.T) {
 	defer stranger.Close()
 	address := strings.TrimPrefix(stranger.URL, "http://")
 	environ := []string{"ENTREPOT_ADMIN_LISTEN=" + address, "ENTREPOT_CACHE_DIR=" + filepath.Join(t.TempDir(), "cache")}
+	if got := runCommand(environ, "warm", "--from-log"); got.code != 0 { // begins the cache
+		t.Fatalf("%+v", got)
+	}
 	if got := runCommand(environ, "explain", "nginx"); got.code != 0 || !strings.Contains(got.stdout, "has not been asked for") {
 		t.Errorf("want the directory looked at, got %+v", got)
 	}

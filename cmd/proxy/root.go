@@ -32,6 +32,7 @@ the other well-known registries on port 5000.`,
 	root.SetVersionTemplate("entrepot {{.Version}}\n")
 	addConfigFlag(root.PersistentFlags())
 	addKeyFlags(root.Flags())
+	addInitFlag(root.Flags())
 	root.AddCommand(
 		newServe(p),
 		newConfig(p),
@@ -83,6 +84,14 @@ func addKeyFlags(flags *pflag.FlagSet) {
 
 func addOfflineFlag(flags *pflag.FlagSet) {
 	flags.Bool(offlineFlag, false, "serve what is kept and ask no upstream")
+}
+
+// initFlag has a command begin a cache in a directory that holds other files.
+const initFlag = "init"
+
+// addInitFlag adds the flag of the commands that begin a cache where there is none.
+func addInitFlag(flags *pflag.FlagSet) {
+	flags.Bool(initFlag, false, "begin a cache also in a directory that holds other files")
 }
 
 // addDirectoryFlags adds the flags that say which cache an operator's command is for.

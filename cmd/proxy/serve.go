@@ -29,6 +29,7 @@ shutdown_timeout; a second signal ends them at once.`,
 		RunE: does(p.serve),
 	}
 	addKeyFlags(cmd.Flags())
+	addInitFlag(cmd.Flags())
 	return cmd
 }
 
@@ -36,6 +37,9 @@ shutdown_timeout; a second signal ends them at once.`,
 func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 	cfg, err := p.load(cmd, "")
 	if err != nil {
+		return err
+	}
+	if err := checkDirectory(cmd, cfg.Cache.Dir); err != nil {
 		return err
 	}
 	p.buffer()

@@ -51,6 +51,7 @@ some of the platforms and not all is noted; one that has none of them has failed
 	cmd.Flags().Int("jobs", cache.DefaultWarmJobs, fmt.Sprintf("`number` of images and blobs to fetch at a time, 1 to %d", cache.MaxWarmJobs))
 	cmd.Flags().Bool("wait-for-quota", false, "wait until the upstream grants pulls again")
 	addOperatorFlags(cmd.Flags())
+	addInitFlag(cmd.Flags())
 	return cmd
 }
 

@@ -1,0 +1,159 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/entrepot-dev/entrepot/e2e/hub"
+	"github.com/entrepot-dev/entrepot/e2e/image"
+	"github.com/entrepot-dev/entrepot/e2e/proxy"
+)
+
+// typed runs a command of the program as somebody types it, with nothing in its
+// environment but PATH, HOME and what is given.
+func typed(t *testing.T, environ []string, args ...string) said {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, proxy.Binary(t), args...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, environ...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return said{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
+
+// tree lists all that is below a directory, with modes and times.
+func tree(t *testing.T, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		b.WriteString(path + " " + info.Mode().String() + " " + info.ModTime().String() + "\n")
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// readers are the commands that never begin a cache.
+var readers = [][]string{
+	{"ls"}, {"ls", "-o", "json"}, {"ls", "--pinned"}, {"stats"}, {"explain", "nginx"}, {"inspect", "nginx"}, {"inspect", "--cached", "nginx"}, {"history", "nginx"}, {"diff"},
+	{"rehearse"}, {"rehearse", "nginx"}, {"scrub"}, {"gc"}, {"purge", "nginx"}, {"purge", "--older-than", "1d"},
+	{"pin", "nginx"}, {"unpin", "nginx"}, {"accept", "nginx:1"},
+}
+
+// TestCommandsThatLookMakeNoCache also runs those that begin a cache where something else
+// is, and wants nothing changed either.
+func TestCommandsThatLookMakeNoCache(t *testing.T) {
+	t.Parallel()
+	off := []string{"ENTREPOT_ADMIN_LISTEN=off"}
+	full, empty, missing, layout := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "missing"), t.TempDir()
+	for _, path := range []string{filepath.Join(full, "hostname"), filepath.Join(full, "version"), filepath.Join(full, "sub", "file"),
+		filepath.Join(layout, "oci-layout"), filepath.Join(layout, "index.json"), filepath.Join(layout, "blobs", "sha256", "file")} {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte("1\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bundle := filepath.Join(t.TempDir(), "bundle.tar")
+	for _, dir := range []string{full, empty, layout, missing} {
+		before := ""
+		if dir != missing {
+			before = tree(t, dir)
+		}
+		for _, args := range append(readers, []string{"export", "nginx", "-o", bundle}) {
+			got := typed(t, off, append(args, "--cache-dir", dir)...)
+			if got.code != 1 || got.out != "" || !strings.Contains(got.err, "no cache in "+dir) {
+				t.Errorf("%s: want 1 and that there is no cache, got %+v", args, got)
+			}
+		}
+		if dir == missing {
+			if _, err := os.Lstat(dir); !os.IsNotExist(err) {
+				t.Errorf("%s was made", dir)
+			}
+		} else if after := tree(t, dir); after != before {
+			t.Errorf("a command has changed %s:\n%s\nit was\n%s", dir, after, before)
+		}
+	}
+	if _, err := os.Lstat(bundle); !os.IsNotExist(err) {
+		t.Error("export has written a bundle")
+	}
+	// Those that begin a cache do so only where nothing else is.
+	for _, args := range [][]string{{"serve", "--listen", "127.0.0.1:0"}, {"--listen", "127.0.0.1:0"}, {"warm", "nginx"}, {"import", "bundle.tar"}} {
+		for dir, others := range map[string][]string{full: {"(hostname)", "(version)", "(sub)"}, layout: {"(oci-layout)", "(index.json)"}} {
+			before := tree(t, dir)
+			got := typed(t, off, append(args, "--cache-dir", dir)...)
+			named := false
+			for _, name := range others {
+				named = named || strings.Contains(got.err, name)
+			}
+			if got.code != 1 || !named || !strings.Contains(got.err, "no cache in "+dir) || !strings.Contains(got.err, "--init") {
+				t.Errorf("%s in %s: want to be asked for --init, got %+v", args, dir, got)
+			}
+			if after := tree(t, dir); after != before {
+				t.Errorf("%s has changed %s:\n%s\nit was\n%s", args, dir, after, before)
+			}
+		}
+	}
+}
+
+func TestACacheBeginsInAVolumeAndOverAFirstStartThatCrashed(t *testing.T) {
+	t.Parallel()
+	h := hub.New(t, hub.Options{})
+	img := image.New(image.Options{})
+	h.Push("library/app", "1.0", img)
+	for name, made := range map[string][]string{
+		"a volume":                  {"lost+found/", "..data/", ".snapshot/", ".hidden"},
+		"a first start, at once":    {"blobs/"},
+		"a first start, locked":     {"blobs/", "ingest/", "lock"},
+		"a first start, its format": {"blobs/", "ingest/", "lock", "version-abc", "admin.token"},
+		"a first start, its index":  {"blobs/", "ingest/", "lock", "index.db", "index.backup-1"},
+	} {
+		dir := t.TempDir()
+		for _, n := range made {
+			var err error
+			if path := filepath.Join(dir, n); strings.HasSuffix(n, "/") {
+				err = os.Mkdir(path, 0o700)
+			} else {
+				err = os.WriteFile(path, nil, 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		p := proxy.Start(t, proxy.Options{Dir: dir, Upstreams: map[string]*hub.Hub{"docker.io": h}})
+		pullRaw(t, p, "library/app", img)
+		p.Stop(t)
+		if got := operate(t, p, "ls"); got.code != 0 {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	// A cache beside other files is wanted.
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "mine"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	off := []string{"ENTREPOT_ADMIN_LISTEN=off"}
+	typed(t, off, "warm", "--from-log", "--init", "--cache-dir", dir).want(t, 0)
+	typed(t, off, "ls", "--cache-dir", dir).want(t, 0, "0 images")
+	typed(t, off, "warm", "--from-log", "--cache-dir", dir).want(t, 0) // it is a cache now
+}

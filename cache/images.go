@@ -61,8 +61,8 @@ type Images struct {
 
 // ImagesFilter says which images are listed.
 type ImagesFilter struct {
-	// Pattern is one over the whole reference or over the repository; * stands for
-	// any characters, ? for one. Those of docker.io may be written as people do,
+	// Pattern is one over the whole reference, the repository or the upstream; * stands
+	// for any characters, ? for one. Those of docker.io may be written as people do,
 	// "nginx:1.*". Empty is all.
 	Pattern string
 	// Pinned lists those alone that are pinned, and those of them, too, of which
@@ -94,7 +94,7 @@ func (c *Cache) Images(ctx context.Context, f ImagesFilter) (*Images, error) {
 
 // referencePattern compiles a pattern of ImagesFilter; nil for all.
 func referencePattern(text string) *regexp.Regexp {
-	if text == "" || text == "*" {
+	if text = strings.TrimSuffix(text, "/"); text == "" || text == "*" {
 		return nil
 	}
 	return compilePattern(text)
@@ -107,13 +107,16 @@ func matchesReference(pattern *regexp.Regexp, t rewrite.Target) bool {
 	}
 	repository := rewrite.Target{Upstream: t.Upstream, Repository: t.Repository}
 	for _, name := range []string{t.String(), repository.String()} {
-		short, _ := strings.CutPrefix(name, "docker.io/")
+		if pattern.MatchString(name) {
+			return true
+		}
+		short, hub := strings.CutPrefix(name, "docker.io/")
 		shorter, _ := strings.CutPrefix(short, "library/")
-		if pattern.MatchString(name) || pattern.MatchString(short) || pattern.MatchString(shorter) {
+		if hub && (pattern.MatchString(short) || pattern.MatchString(shorter) || pattern.MatchString("docker.io/"+shorter)) {
 			return true
 		}
 	}
-	return false
+	return pattern.MatchString(t.Upstream)
 }
 
 // imageLister makes one list.

@@ -9,12 +9,12 @@ import (
 type Problem struct {
 	// Where says what to edit: "entrepot.yml:12:7",
 	// "environment variable ENTREPOT_LISTEN", "flag --listen".
-	Where string
+	Where string `json:"where"`
 	// Key is the path of the key, "upstreams.docker.io.endpoints[0]"; empty
 	// where the file could not be read at all.
-	Key string
+	Key string `json:"key,omitempty"`
 	// Message says what is wrong and what is allowed.
-	Message string
+	Message string `json:"message"`
 }
 
 func (p Problem) String() string {

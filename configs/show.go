@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"strings"
@@ -28,6 +29,15 @@ func (c *Config) YAML() ([]byte, error) {
 		return nil, fmt.Errorf("write the configuration as YAML: %w", err)
 	}
 	return text, nil
+}
+
+// YAMLToJSON returns the JSON of a configuration that YAML has written.
+func YAMLToJSON(text []byte) (json.RawMessage, error) {
+	b, err := yaml.YAMLToJSON(text)
+	if err != nil {
+		return nil, fmt.Errorf("write the configuration as JSON: %w", err)
+	}
+	return b, nil
 }
 
 // formatDuration writes a duration as people do: 720h, not 720h0m0s.

@@ -35,7 +35,7 @@ func TestOthersReadABundle(t *testing.T) {
 	pullRaw(t, p, "library/signed", sbom)
 	p.WaitIdle(t)
 	file := filepath.Join(t.TempDir(), "bundle.tar")
-	operate(t, p, "export", "-o", file, "index:1", "list:1", "signed:1").want(t, 0, "4 images")
+	operate(t, p, "export", "--bundle", file, "index:1", "list:1", "signed:1").want(t, 0, "4 images")
 	images := map[string]*image.Image{"docker.io/library/index:1": index, "docker.io/library/list:1": list, "docker.io/library/signed:1": signed}
 
 	t.Run("oras", func(t *testing.T) {

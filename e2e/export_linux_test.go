@@ -26,7 +26,7 @@ func TestAnExportTakesLittleMemory(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, dir := imported(t, c.images, c.layers, c.size)
-			cmd := exporting(t, "--cache-dir", dir, "-o", filepath.Join(t.TempDir(), "bundle.tar"))
+			cmd := exporting(t, "--cache-dir", dir, "--bundle", filepath.Join(t.TempDir(), "bundle.tar"))
 			if peak := runPeak(t, cmd); peak == 0 || peak > most {
 				t.Errorf("it took %d MiB of memory, want at most %d", peak>>20, most>>20)
 			}
@@ -42,10 +42,10 @@ func TestAFileSystemThatTakesNoLargeFileIsTold(t *testing.T) {
 	p.WaitIdle(t)
 	file := filepath.Join(t.TempDir(), "bundle.tar")
 	// 3 MiB, in blocks of 512 bytes.
-	cmd := exec.CommandContext(t.Context(), "sh", "-c", `ulimit -f 6144 && exec "$@"`, "sh", proxy.Binary(t), "export", "--config", p.Config(), "-o", file, "app:1")
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", `ulimit -f 6144 && exec "$@"`, "sh", proxy.Binary(t), "export", "--config", p.Config(), "--bundle", file, "app:1")
 	out, err := cmd.CombinedOutput()
 	if err == nil || cmd.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), "file too large: the file system takes no file as large as that; split the bundle by --volume-size") {
 		t.Errorf("%v: %s", err, out)
 	}
-	operate(t, p, "export", "-o", file, "--volume-size", "2MiB", "app:1").want(t, 0, file+".001, "+file+".002, "+file+".003, "+file+".sha256: 1 image")
+	operate(t, p, "export", "--bundle", file, "--volume-size", "2MiB", "app:1").want(t, 0, file+".001, "+file+".002, "+file+".003, "+file+".sha256: 1 image")
 }

@@ -91,7 +91,7 @@ func TestExportWritesTheSameBundleFromARunningProxyAndADirectory(t *testing.T) {
 	var bundles [][]byte
 	bothWays(t, p, func() []string {
 		file := filepath.Join(dir, "bundle.tar")
-		table := operate(t, p, "export", "-o", file, "app:1.0", "docker.io/org/signed:1.0")
+		table := operate(t, p, "export", "--bundle", file, "app:1.0", "docker.io/org/signed:1.0")
 		table.want(t, 0, "IMAGE", "docker.io/library/app:1.0 ", app.Digest.String()[:19], "linux/amd64,linux/arm64,linux/arm/v7", "4 images", "sha256:")
 		if table.err != "" {
 			t.Errorf("want nothing on stderr, got %q", table.err)
@@ -100,13 +100,13 @@ func TestExportWritesTheSameBundleFromARunningProxyAndADirectory(t *testing.T) {
 		if err := os.Remove(file); err != nil {
 			t.Fatal(err)
 		}
-		all := operate(t, p, "export", "--output", "json", "-o", file, "--all")
+		all := operate(t, p, "export", "--output", "json", "--bundle", file, "--all")
 		if e := all.exported(t, 0); len(e.Images) != 4 || e.Size != int64(len(bundles[0])) || !bytes.Equal(readWhole(t, file), bundles[0]) {
 			t.Errorf("--all: want the same, got %s", all.out)
 		} else if e.Images[0].Blobs != 10 || e.Images[0].LeftOut != 0 || !e.Images[1].Referrer || e.Images[3].Referrer {
 			t.Errorf("got %+v", e.Images)
 		}
-		some := operate(t, p, "export", "--output", "json", "-o", filepath.Join(dir, "layout")+"/", "--platform", "linux/arm64", "--since", file, "app:1.0")
+		some := operate(t, p, "export", "--output", "json", "--bundle", filepath.Join(dir, "layout")+"/", "--platform", "linux/arm64", "--since", file, "app:1.0")
 		if e := some.exported(t, 0); e.Images[0].Platforms[0] != "linux/arm64" || e.Images[0].Blobs != 4 || e.Images[0].LeftOut != 2 {
 			t.Errorf("--platform, --since: got %s", some.out)
 		}
@@ -141,25 +141,25 @@ func TestExportTellsWhatIsMissing(t *testing.T) {
 	bothWays(t, p, func() []string {
 		dir := t.TempDir()
 		file := filepath.Join(dir, "bundle.tar")
-		missing := operate(t, p, "export", "-o", file, "whole:1", "part:1")
+		missing := operate(t, p, "export", "--bundle", file, "whole:1", "part:1")
 		missing.want(t, 1, "an image is not here whole, so that there is no bundle:",
 			"  docker.io/library/part:1: missing: config for linux/amd64 "+config, "fetch them first: entrepot warm docker.io/library/part:1", "--platform")
-		named := operate(t, p, "export", "-o", file, "--platform", "linux/arm64", "part:1")
+		named := operate(t, p, "export", "--bundle", file, "--platform", "linux/arm64", "part:1")
 		named.want(t, 1, "manifest for linux/arm64 "+part.Platforms["linux/arm64"].String(), "entrepot warm --platform linux/arm64 docker.io/library/part:1")
 		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 			t.Errorf("something was written: %v, %v", left, err)
 		}
-		all := operate(t, p, "export", "--output", "json", "-o", file, "--all")
+		all := operate(t, p, "export", "--output", "json", "--bundle", file, "--all")
 		if e := all.exported(t, 1); len(e.Images) != 1 || len(e.LeftOut) != 1 || e.LeftOut[0].Reference != "docker.io/library/part:1" || len(e.LeftOut[0].Missing) != 2 {
 			t.Errorf("--all: got %s", all.out)
 		}
 		all.want(t, 1, "left out: docker.io/library/part:1: missing: config for linux/amd64 "+config, "an image was left out of the bundle")
-		again := operate(t, p, "export", "-o", file, "whole:1")
+		again := operate(t, p, "export", "--bundle", file, "whole:1")
 		again.want(t, 1, file+": it is there already: remove it, or name another")
 		if err := os.Remove(file); err != nil {
 			t.Fatal(err)
 		}
-		unread := operate(t, p, "export", "-o", file, "--file", list)
+		unread := operate(t, p, "export", "--bundle", file, "--file", list)
 		unread.want(t, 1, "docker.io/library/whole:1", "left out: ${NOBODY_SETS_THIS}/b:1: "+list+":1: ")
 		said := []string{missing.err, named.err, strings.ReplaceAll(all.out, dir, ""), strings.ReplaceAll(unread.out, dir, "")}
 		for _, c := range []struct {
@@ -168,17 +168,17 @@ func TestExportTellsWhatIsMissing(t *testing.T) {
 			want string
 		}{
 			{[]string{"whole:1"}, 2, `required flag(s) "bundle" not set`},
-			{[]string{"-o", file}, 2, "name the images to export, a --file that names them, or --all"},
-			{[]string{"-o", file, "--all", "whole:1"}, 2, "--all is of all images: name none beside it"},
-			{[]string{"-o", file, "--platform", "arm", "whole:1"}, 2, `"arm" is no platform, such as linux/amd64`},
-			{[]string{"-o", file, "--since", "yesterday", "whole:1"}, 2, "there is no bundle yesterday, and"},
-			{[]string{"-o", file, "--since", list, "whole:1"}, 1, "it is no bundle that entrepot export has written"},
-			{[]string{"-o", file, "--volume-size", "1KiB", "whole:1"}, 2, "a volume has 1MiB at least"},
-			{[]string{"-o", file, "No Such Name"}, 2, "is no reference of an image"},
-			{[]string{"-o", file, "--file", filepath.Join(dir, "none"), "whole:1"}, 1, "no such file"},
-			{[]string{"-o", file, "never:1"}, 1, "nothing is known of docker.io/library/never:1"},
-			{[]string{"-o", file, "quay.example.test/app:1"}, 1, "is not configured here"},
-			{[]string{"-o", filepath.Join(dir, "none", "b.tar"), "whole:1"}, 1, "no such file or directory"},
+			{[]string{"--bundle", file}, 2, "name the images to export, a --file that names them, or --all"},
+			{[]string{"--bundle", file, "--all", "whole:1"}, 2, "--all is of all images: name none beside it"},
+			{[]string{"--bundle", file, "--platform", "arm", "whole:1"}, 2, `"arm" is no platform, such as linux/amd64`},
+			{[]string{"--bundle", file, "--since", "yesterday", "whole:1"}, 2, "there is no bundle yesterday, and"},
+			{[]string{"--bundle", file, "--since", list, "whole:1"}, 1, "it is no bundle that entrepot export has written"},
+			{[]string{"--bundle", file, "--volume-size", "1KiB", "whole:1"}, 2, "a volume has 1MiB at least"},
+			{[]string{"--bundle", file, "No Such Name"}, 2, "is no reference of an image"},
+			{[]string{"--bundle", file, "--file", filepath.Join(dir, "none"), "whole:1"}, 1, "no such file"},
+			{[]string{"--bundle", file, "never:1"}, 1, "nothing is known of docker.io/library/never:1"},
+			{[]string{"--bundle", file, "quay.example.test/app:1"}, 1, "is not configured here"},
+			{[]string{"--bundle", filepath.Join(dir, "none", "b.tar"), "whole:1"}, 1, "no such file or directory"},
 		} {
 			got := operate(t, p, append([]string{"export"}, c.args...)...)
 			got.want(t, c.code, c.want)
@@ -208,14 +208,14 @@ func TestExportOfDamagedContentFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "bundle.tar")
-	operate(t, p, "export", "-o", file, "app:1").want(t, 1, "the bundle was broken off at "+layer.String(), "the stored bytes are not the digest's", "entrepot warm")
+	operate(t, p, "export", "--bundle", file, "app:1").want(t, 1, "the bundle was broken off at "+layer.String(), "the stored bytes are not the digest's", "entrepot warm")
 	if _, err := os.Stat(file); !os.IsNotExist(err) {
 		t.Errorf("there is a bundle: %v", err)
 	}
-	operate(t, p, "export", "-o", file, "app:1").want(t, 1, "docker.io/library/app:1: missing: layer "+layer.String())
+	operate(t, p, "export", "--bundle", file, "app:1").want(t, 1, "docker.io/library/app:1: missing: layer "+layer.String())
 	get(t, p, "/v2/library/app/blobs/"+layer.String())
 	p.WaitIdle(t)
-	if e := operate(t, p, "export", "--output", "json", "-o", file, "app:1").exported(t, 0); e.Resumed < 3<<20 {
+	if e := operate(t, p, "export", "--output", "json", "--bundle", file, "app:1").exported(t, 0); e.Resumed < 3<<20 {
 		t.Errorf("want it gone on with, got %+v", e)
 	}
 }
@@ -285,13 +285,13 @@ func TestExportIsInterruptedAndGoneOnWith(t *testing.T) {
 	p.WaitIdle(t)
 	dir := t.TempDir()
 	want := filepath.Join(dir, "want.tar")
-	operate(t, p, "export", "-o", want, "app:1").want(t, 0)
+	operate(t, p, "export", "--bundle", want, "app:1").want(t, 0)
 	const most = 3 << 20
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		for _, c := range []struct{ name, partial string }{{"bundle.tar", "bundle.tar.partial"}, {"layout/", "layout.partial"}} {
 			path := filepath.Join(dir, signal.String()) + "-" + c.name
 			th := newThrottle(t, p.AdminURL(), most)
-			args := []string{"export", "--config", p.Config(), "--admin-listen", strings.TrimPrefix(th.URL, "http://"), "-o", path, "app:1"}
+			args := []string{"export", "--config", p.Config(), "--admin-listen", strings.TrimPrefix(th.URL, "http://"), "--bundle", path, "app:1"}
 			cmd := exec.CommandContext(t.Context(), proxy.Binary(t), args...)
 			var stderr bytes.Buffer
 			cmd.Stderr = &stderr
@@ -327,7 +327,7 @@ func TestExportIsInterruptedAndGoneOnWith(t *testing.T) {
 				t.Errorf("%v: %s is there: %v", signal, path, err)
 			}
 			close(th.open)
-			e := operate(t, p, "export", "--output", "json", "-o", path, "app:1").exported(t, 0)
+			e := operate(t, p, "export", "--output", "json", "--bundle", path, "app:1").exported(t, 0)
 			if e.Resumed < 2<<20 || e.Resumed > most {
 				t.Errorf("%v: %s went on at %d", signal, c.name, e.Resumed)
 			}
@@ -404,7 +404,7 @@ func TestAnExportIsTheBundleThatWasImported(t *testing.T) {
 	t.Parallel()
 	m, dir := imported(t, 5, 3, 10_000)
 	file := filepath.Join(t.TempDir(), "bundle.tar")
-	if out, err := exporting(t, "--cache-dir", dir, "-o", file).CombinedOutput(); err != nil {
+	if out, err := exporting(t, "--cache-dir", dir, "--bundle", file).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	again := filepath.Join(t.TempDir(), "cache")
@@ -412,7 +412,7 @@ func TestAnExportIsTheBundleThatWasImported(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	second := filepath.Join(t.TempDir(), "bundle.tar")
-	if out, err := exporting(t, "--cache-dir", again, "-o", second).CombinedOutput(); err != nil {
+	if out, err := exporting(t, "--cache-dir", again, "--bundle", second).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	if !bytes.Equal(readWhole(t, file), readWhole(t, second)) {
@@ -446,7 +446,7 @@ func BenchmarkExport(b *testing.B) {
 			b.Run("directory", func(b *testing.B) {
 				b.SetBytes(m.bytes)
 				for range b.N {
-					cmd := exporting(b, "--cache-dir", dir, "-o", filepath.Join(b.TempDir(), "bundle.tar"))
+					cmd := exporting(b, "--cache-dir", dir, "--bundle", filepath.Join(b.TempDir(), "bundle.tar"))
 					b.ReportMetric(float64(runPeak(b, cmd))/(1<<20), "MiB-peak")
 				}
 			})
@@ -455,7 +455,7 @@ func BenchmarkExport(b *testing.B) {
 				b.SetBytes(m.bytes)
 				b.ResetTimer()
 				for range b.N {
-					cmd := exporting(b, "--admin-listen", strings.TrimPrefix(p.AdminURL(), "http://"), "-o", filepath.Join(b.TempDir(), "bundle.tar"))
+					cmd := exporting(b, "--admin-listen", strings.TrimPrefix(p.AdminURL(), "http://"), "--bundle", filepath.Join(b.TempDir(), "bundle.tar"))
 					if out, err := cmd.CombinedOutput(); err != nil {
 						b.Fatalf("%v: %s", err, out)
 					}

@@ -317,7 +317,7 @@ func TestOtherUsersOfTheHostAreRefused(t *testing.T) {
 		home string
 	}{"the service's user": {service, serviceHome}, "root": {0, rootHome}} {
 		for _, args := range [][]string{{"ls"}, {"stats"}, {"explain", "app:1"}, {"reload"}, {"healthcheck"}, {"warm", "app:1"}, {"purge", "--dry-run", "app:1"},
-			{"export", "-o", filepath.Join(c.home, "bundle.tar"), "app:1"}, {"import", filepath.Join(c.home, "bundle.tar")}} {
+			{"export", "--bundle", filepath.Join(c.home, "bundle.tar"), "app:1"}, {"import", filepath.Join(c.home, "bundle.tar")}} {
 			if out, code := run(c.uid, c.home, append(args, "--config", config)...); code != 0 {
 				t.Errorf("%s: entrepot %v: exit code %d\n%s", who, args, code, out)
 			}
@@ -335,7 +335,7 @@ func TestOtherUsersOfTheHostAreRefused(t *testing.T) {
 	if err := os.WriteFile(archive, b, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"ls"}, {"export", "-o", filepath.Join(strangerHome, "bundle.tar"), "app:1"}, {"import", archive}, {"purge", "app:1"}, {"reload"}, {"scrub"}} {
+	for _, args := range [][]string{{"ls"}, {"export", "--bundle", filepath.Join(strangerHome, "bundle.tar"), "app:1"}, {"import", archive}, {"purge", "app:1"}, {"reload"}, {"scrub"}} {
 		for how, flags := range map[string][]string{"by the settings": {"--config", config}, "by its address": {"--admin-listen", at}} {
 			out, code := run(stranger, strangerHome, append(slices.Clone(args), flags...)...)
 			if code != 1 || !strings.Contains(out, "this user may not read its token file "+filepath.Join(cache, admin.TokenFile)) || !strings.Contains(out, "65532") || !strings.Contains(out, "or as root") {

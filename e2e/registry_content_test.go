@@ -155,7 +155,7 @@ func TestAnInlineConfigIsTakenFromItsManifest(t *testing.T) {
 	h.Forget("library/app", d)
 	operate(t, p, "warm", "library/app:1.0").want(t, 0, "")
 	wantBytes(t, "config", empty, get(t, p, "/v2/library/app/blobs/"+d.String()).body)
-	operate(t, p, "export", "-o", t.TempDir()+"/x.tar", "library/app:1.0").want(t, 0, "")
+	operate(t, p, "export", "--bundle", t.TempDir()+"/x.tar", "library/app:1.0").want(t, 0, "")
 	h.Down()
 	wantBytes(t, "config", empty, get(t, p, "/v2/library/app/blobs/"+d.String()).body)
 	ask(t, p, http.MethodGet, "/v2/library/other/blobs/"+d.String()) // another repository's: the upstream decides

@@ -37,6 +37,8 @@ type Configuration struct {
 	File string `json:"file,omitempty"`
 	// Values are its keys' as JSON, secrets hidden.
 	Values map[string]string `json:"values"`
+	// YAML is the same as a configuration file, secrets hidden.
+	YAML string `json:"yaml"`
 	// Problem is what is wrong with what would be read now; empty where nothing is.
 	Problem string `json:"problem,omitempty"`
 	// Changed are the keys that a reload would take over, as what would be read now

@@ -52,6 +52,7 @@ func exercised(t *testing.T) (*world, []answer) {
 		}
 		o.Configuration = func() operator.Configuration {
 			return operator.Configuration{
+				YAML: "listen: :5000\nupstreams:\n  docker.io:\n    credentials:\n      password: \"***\"\n",
 				File: "/etc/entrepot/entrepot.yml", Changed: []string{"upstreams.docker.io.tags"},
 				Values: map[string]string{"listen": `":5000"`, "upstreams.docker.io.credentials.password": `"***"`},
 			}

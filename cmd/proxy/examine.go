@@ -35,6 +35,9 @@ func (p *parts) configuration(file string, load func() (*configs.Config, error))
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c := operator.Configuration{File: file, Values: p.loaded.Values()}
+	if text, err := p.loaded.YAML(); err == nil {
+		c.YAML = string(text)
+	}
 	if err != nil {
 		c.Problem = err.Error()
 		return c

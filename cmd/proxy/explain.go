@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -16,15 +17,17 @@ import (
 
 func newExplain(p *process) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "explain REFERENCE",
+		Use:   "explain REFERENCE...",
 		Short: "Say how fresh what is here of an image is, and what a client would get",
 		Long: `Explain says whether a pull would be answered from the cache, how old the answer is,
-when the upstream will be asked again and under which rule, how much is on disk, and
-which platforms and layers are there. The upstream is not asked for anything.`,
+when Entrepot will ask the upstream again and under which rule, how much is on disk, and
+which platforms and layers are cached. It asks no upstream.
+
+` + patternHelp,
 		Example: `  entrepot explain nginx:1.27
   entrepot explain ghcr.io/org/app@sha256:…
   entrepot explain --output json docker.io/library/nginx:1.27`,
-		Args: cobra.ExactArgs(1),
+		Args: references,
 		RunE: p.operates(p.explain),
 	}
 	addOperatorFlags(cmd.Flags())
@@ -36,14 +39,22 @@ func (p *process) explain(o *operation, cmd *cobra.Command, args []string) error
 	if err != nil {
 		return err
 	}
-	var e cache.Explanation
-	if err := o.Get(o.ctx, "explain", url.Values{"reference": {args[0]}}, &e); err != nil {
-		return err
+	var results []cache.Explanation
+	err = o.each(args, func(ref string) error {
+		var e cache.Explanation
+		if err := o.Get(o.ctx, "explain", url.Values{"reference": {ref}}, &e); err != nil {
+			return err
+		}
+		results = append(results, e)
+		if asJSON {
+			return nil
+		}
+		return writeExplanation(p.stdout, &e, time.Now())
+	})
+	if asJSON && len(results) > 0 {
+		return errors.Join(writeJSON(p.stdout, document(args, results)), err)
 	}
-	if asJSON {
-		return writeJSON(p.stdout, e)
-	}
-	return writeExplanation(p.stdout, &e, time.Now())
+	return err
 }
 
 // writeExplanation prints e for people.

@@ -27,7 +27,7 @@ const progressEvery = 100 * time.Millisecond
 
 func newExport(p *process) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "export -o BUNDLE [REFERENCE...]",
+		Use:   "export --bundle FILE [REFERENCE...]",
 		Short: "Write images into one file, to be carried to another cache",
 		Long: `Export writes images that are cached, and the signatures and SBOMs that are here of
 them, into a bundle: an OCI image layout, which skopeo, crane, oras and "docker load"
@@ -38,21 +38,24 @@ here, or that --platform names; the index itself is never changed.
 Images that are not here whole are told, with what they lack, and there is no bundle;
 with --all they are left out and named, and it exits with 1.
 
+--output json prints a document about what is exported. Without --bundle nothing is
+written: the document says what would be.
+
 ` + imageListHelp + `
 
 It may be ended at any time: what is written stays in BUNDLE.partial, and the same
 command goes on with it.`,
-		Example: `  entrepot export -o bundle.tar nginx:1.27 ghcr.io/org/app:v3
-  entrepot export -o bundle.tar --file images.txt --platform linux/amd64,linux/arm64
-  entrepot export -o monday.tar --all --since friday.tar
-  entrepot export -o bundle.tar --all --volume-size 4GiB    bundle.tar.001, .002, and so on
-  entrepot export -o layout/ nginx:1.27                     a directory`,
+		Example: `  entrepot export --bundle bundle.tar nginx:1.27 ghcr.io/org/app:v3
+  entrepot export --bundle bundle.tar --file images.txt --platform linux/amd64,linux/arm64
+  entrepot export --bundle monday.tar --all --since friday.tar
+  entrepot export --bundle bundle.tar --all --volume-size 4GiB    bundle.tar.001, .002, and so on
+  entrepot export --bundle layout/ nginx:1.27                     a directory`,
 		Args: checkExport,
 		RunE: p.operates(p.export),
 	}
 	flags := cmd.Flags()
-	flags.StringP("bundle", "o", "", "`file` to write, or with a / at its end a directory")
-	addChecked(flags, "output", "", outputTable, "`format` to print: table or json", checkOutput)
+	flags.String("bundle", "", "`file` to write, or with a / at its end a directory")
+	flags.VarP(&exportOutput{format: outputTable}, "output", "o", "`format` to print: table or json")
 	addDirectoryFlags(flags)
 	addImageFlags(flags)
 	flags.Lookup("platform").Usage = "`platforms` to take of each image, linux/amd64,linux/arm64, or all (default: those that are here)"
@@ -65,10 +68,38 @@ command goes on with it.`,
 		}
 		return err
 	})
-	if err := cmd.MarkFlagRequired("bundle"); err != nil {
-		panic(err) // it was added above
-	}
 	return cmd
+}
+
+// exportOutput is the value of export's --output. -o used to be the bundle: a value that
+// is the name of a file is taken as that, with a warning.
+type exportOutput struct{ format, file string }
+
+func (o *exportOutput) Set(text string) error {
+	err := checkOutput(text)
+	switch {
+	case err == nil:
+		o.format = text
+	case strings.ContainsAny(text, "./"):
+		o.file = text
+	default:
+		return fmt.Errorf("%w, and name the bundle by --bundle", err)
+	}
+	return nil
+}
+
+func (o *exportOutput) String() string { return o.format }
+
+// Type is what GetString asks for.
+func (o *exportOutput) Type() string { return "string" }
+
+// bundlePath returns --bundle, or the file that -o names in the old way.
+func bundlePath(cmd *cobra.Command) (path string, old bool, err error) {
+	path, err = cmd.Flags().GetString("bundle")
+	if o, ok := cmd.Flags().Lookup("output").Value.(*exportOutput); ok && path == "" && o.file != "" {
+		return o.file, true, err
+	}
+	return path, false, err
 }
 
 // exported is what the command prints.
@@ -105,7 +136,12 @@ func (p *process) export(o *operation, cmd *cobra.Command, args []string) error 
 		}
 		return resp.Body, nil
 	}
-	saved, err := p.save(o.ctx, e.save, &plan)
+	var saved bundle.Saved
+	if e.save.Path != "" {
+		saved, err = p.save(o.ctx, e.save, &plan)
+	} else {
+		saved.Paths = []string{}
+	}
 	if errors.Is(err, syscall.EFBIG) {
 		return fmt.Errorf("%w: the file system takes no file as large as that; split the bundle by --volume-size 2GiB", err)
 	}
@@ -178,7 +214,11 @@ func checkExport(cmd *cobra.Command, args []string) error {
 	if err := checkImages(cmd, args); err != nil {
 		return err
 	}
-	path, err := cmd.Flags().GetString("bundle")
+	path, _, err := bundlePath(cmd)
+	if err != nil {
+		return err
+	}
+	planOnly, err := asJSON(cmd)
 	if err != nil {
 		return err
 	}
@@ -186,8 +226,8 @@ func checkExport(cmd *cobra.Command, args []string) error {
 	switch named := len(args) > 0 || cmd.Flags().Changed("file"); {
 	case err != nil:
 		return err
-	case path == "" && cmd.Flags().Changed("bundle"):
-		return errors.New("name the bundle: -o bundle.tar")
+	case path == "" && (!planOnly || cmd.Flags().Changed("bundle")):
+		return errors.New("name the bundle: --bundle bundle.tar")
 	case !named && !all:
 		return errors.New("name the images to export, a --file that names them, or --all")
 	case named && all:
@@ -202,8 +242,12 @@ func (p *process) readExport(cmd *cobra.Command, args []string) (*exporting, err
 	var e exporting
 	var err, errs error
 	get := func(err error) { errs = errors.Join(errs, err) }
-	e.save.Path, err = flags.GetString("bundle")
+	var old bool
+	e.save.Path, old, err = bundlePath(cmd)
 	get(err)
+	if old {
+		fmt.Fprintf(p.stderr, "warning: -o is the output format; write --bundle %s, the next release no longer takes a file\n", e.save.Path)
+	}
 	e.request.All, err = flags.GetBool("all")
 	get(err)
 	e.request.Platforms, err = platformsOf(cmd)

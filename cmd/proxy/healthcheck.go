@@ -31,10 +31,15 @@ runs as its health check. With --ready it asks /readyz.`,
 	cmd.Flags().Bool("ready", false, "ask whether clients may be sent here")
 	cmd.Flags().Duration("timeout", 3*time.Second, "`time` to wait for the answer")
 	cmd.Flags().String("admin-listen", "", "`address` of the admin listener")
+	addOutputFlag(cmd.Flags())
 	return cmd
 }
 
 func (p *process) healthcheck(cmd *cobra.Command, _ []string) error {
+	asJSON, err := asJSON(cmd)
+	if err != nil {
+		return err
+	}
 	cfg, err := p.load(cmd, "")
 	if err != nil {
 		return err
@@ -58,8 +63,19 @@ func (p *process) healthcheck(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
+	if asJSON {
+		return writeJSON(p.stdout, health{Address: reachable(cfg.Admin.Listen), Path: path, Status: answer})
+	}
 	_, err = fmt.Fprintln(p.stdout, answer)
 	return err
+}
+
+// health is what healthcheck prints as JSON.
+type health struct {
+	Address string `json:"address"`
+	Path    string `json:"path"`
+	// Status is the answer's text.
+	Status string `json:"status"`
 }
 
 // reachable gives the address at which this machine reaches a listener.

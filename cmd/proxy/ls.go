@@ -16,13 +16,19 @@ import (
 
 func newLs(p *process) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "ls [PATTERN]",
-		Short: "List the images that are cached",
-		Long: `Ls lists the images whose index or manifest is here: those that tags stand for, and with
-their digest those that no tag stands for. PATTERN is one over the whole reference or over the
-repository, in which * stands for any characters and ? for one; docker.io/library/ may be left
-away. PLATFORMS says for how many of its platforms all is here. SIZE is on disk; what several
-images share counts for each, and once in the sum.`,
+		Use:     "ls [PATTERN]",
+		Aliases: []string{"images", "list"},
+		Short:   "List the images that are cached",
+		Long: `Ls lists the images whose index or manifest is cached. An image without a tag is shown by its
+digest. PLATFORMS says which platforms are complete, and of how many. SIZE is on disk; content that
+several images share counts for each of them, and once in the sum.
+
+PATTERN selects images:
+
+  small            every image of docker.io/library/small
+  docker.io        every image of a registry
+  library/*        a pattern over the reference or its repository: * is any characters, ? is one;
+                   docker.io/ and library/ may be left out`,
 		Example: `  entrepot ls
   entrepot ls nginx
   entrepot ls 'ghcr.io/org/*'

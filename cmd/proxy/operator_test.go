@@ -43,7 +43,7 @@ func TestOperatorsCommandsExitAlike(t *testing.T) {
 		{[]string{"diff", "--cache-dir", "/dev/null/cache"}, 1, "", "no cache in /dev/null/cache; name the directory of one (--cache-dir, ENTREPOT_CACHE_DIR, cache.dir)"},
 		{[]string{"warm", "--from-log", "--cache-dir", "/dev/null/cache"}, 1, "", "set cache.dir (--cache-dir, ENTREPOT_CACHE_DIR) to a directory"},
 
-		{[]string{"explain"}, 2, "", "accepts 1 arg(s), received 0"},
+		{[]string{"explain"}, 2, "", "requires at least 1 arg(s)"},
 		{[]string{"explain", "No Such Name"}, 2, "", `"No Such Name" is no reference of an image, such as`},
 		{[]string{"history", "nginx@sha256:" + strings.Repeat("a", 64)}, 2, "", "names a digest, which never changes; name a tag"},
 		{[]string{"accept", "nginx@sha256:" + strings.Repeat("a", 64)}, 2, "", "names a digest, which never changes; name a tag"},
@@ -101,11 +101,12 @@ func TestAWrongCommandLineIsToldBeforeAnythingIsDone(t *testing.T) {
 		{"warm --jobs 0 nginx", "--jobs: 0 is not between 1 and"},
 		{"warm --platform amd64 nginx", `"amd64" is no platform`},
 		{"rehearse --format none nginx", "--format"},
-		{"export -o bundle.tar", "name the images to export, a --file that names them, or --all"},
-		{"export -o bundle.tar --all nginx", "--all is of all images"},
-		{"export -o bundle.tar --platform amd64 nginx", `"amd64" is no platform`},
-		{"export -o bundle.tar N:x:y", "is no reference of an image"},
-		{"export nginx", `required flag(s) "bundle" not set`},
+		{"export --bundle bundle.tar", "name the images to export, a --file that names them, or --all"},
+		{"export --bundle bundle.tar --all nginx", "--all is of all images"},
+		{"export --bundle bundle.tar --platform amd64 nginx", `"amd64" is no platform`},
+		{"export --bundle bundle.tar N:x:y", "is no reference of an image"},
+		{"export nginx", "name the bundle: --bundle bundle.tar"},
+		{"export -o xml nginx", "give table or json, and name the bundle by --bundle"},
 		{"import", "requires at least 1 arg(s)"},
 		{"import - bundle.tar", "- is standard input, and stands alone"},
 		{"import --name nginx a.tar b.tar", "--name is for one archive"},
@@ -115,7 +116,8 @@ func TestAWrongCommandLineIsToldBeforeAnythingIsDone(t *testing.T) {
 		{"purge --older-than soon", `"soon" is no duration`},
 		{"purge --older-than 0s", "is no duration that is over"},
 		{"gc all", `unknown command "all"`},
-		{"pin", "accepts 1 arg(s)"},
+		{"pin", "requires at least 1 arg(s)"},
+		{"pin nginx No:Such:Name", "is no reference of an image"},
 	} {
 		got := runCommand([]string{"ENTREPOT_ADMIN_LISTEN=off", "ENTREPOT_CACHE_DIR=" + dir}, strings.Fields(c.line)...)
 		if got.code != exitUsage || !strings.Contains(got.stderr, c.stderr) || got.stdout != "" {

@@ -21,9 +21,14 @@ const (
 	outputJSON  = "json"
 )
 
+// addOutputFlag adds --output to a command that needs no cache.
+func addOutputFlag(flags *pflag.FlagSet) {
+	addChecked(flags, "output", "o", outputTable, "`format` to print: table or json", checkOutput)
+}
+
 // addOperatorFlags adds what every operator's command takes.
 func addOperatorFlags(flags *pflag.FlagSet) {
-	addChecked(flags, "output", "o", outputTable, "`format` to print: table or json", checkOutput)
+	addOutputFlag(flags)
 	addDirectoryFlags(flags)
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -13,18 +14,20 @@ import (
 
 func newPin(p *process) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "pin REFERENCE",
+		Use:   "pin REFERENCE...",
 		Short: "Keep an image from being evicted",
-		Long: `Pin keeps all of an image that is cached, or comes later, from being evicted: its index,
-manifests, configs, layers and what refers to it. It does not fetch anything. A tag that moves is
-pinned as what it stands for then; name a digest to pin that alone. It exits with 1 where nothing
-of the image is cached.`,
+		Long: `Pin keeps images from being evicted: their indexes, manifests, configs and layers, and what
+refers to them. It fetches nothing. If a pinned tag moves, the new image is pinned; pin a digest
+to keep that alone. It exits with 1 if nothing of an image is cached.
+
+` + patternHelp,
 		Example: `  entrepot pin nginx:1.27
-  entrepot pin ghcr.io/org/app@sha256:…
+  entrepot pin ghcr.io/org/app@sha256:… nginx:1.27
+  entrepot pin 'ghcr.io/org/*'
   entrepot ls --pinned`,
-		Args: cobra.ExactArgs(1),
+		Args: references,
 		RunE: p.operates(func(o *operation, cmd *cobra.Command, args []string) error {
-			return p.changePin(o, cmd, "pin", args[0], func(w io.Writer, r *cache.Pinned) error {
+			return p.changePin(o, cmd, "pin", args, func(w io.Writer, r *cache.Pinned) error {
 				word := "is pinned"
 				if !r.Changed {
 					word = "was pinned before"
@@ -40,14 +43,16 @@ of the image is cached.`,
 
 func newUnpin(p *process) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "unpin REFERENCE",
+		Use:   "unpin REFERENCE...",
 		Short: "Let a pinned image be evicted again",
-		Long: `Unpin undoes pin. Nothing is removed: the image goes when room is wanted and it is its
-turn. What was not pinned is no error.`,
+		Long: `Unpin undoes pin. It removes nothing: the images can be evicted again when the cache needs
+room. An image that was not pinned is not an error.
+
+` + patternHelp,
 		Example: `  entrepot unpin nginx:1.27`,
-		Args:    cobra.ExactArgs(1),
+		Args:    references,
 		RunE: p.operates(func(o *operation, cmd *cobra.Command, args []string) error {
-			return p.changePin(o, cmd, "unpin", args[0], func(w io.Writer, r *cache.Pinned) error {
+			return p.changePin(o, cmd, "unpin", args, func(w io.Writer, r *cache.Pinned) error {
 				if !r.Changed {
 					_, err := fmt.Fprintf(w, "%s was not pinned\n", r.Reference)
 					return err
@@ -61,18 +66,34 @@ turn. What was not pinned is no error.`,
 	return cmd
 }
 
-// changePin pins or unpins a reference, and has write tell it to people.
-func (p *process) changePin(o *operation, cmd *cobra.Command, name, reference string, write func(io.Writer, *cache.Pinned) error) error {
+// changePin pins or unpins what args select, and has write print each result for people.
+func (p *process) changePin(o *operation, cmd *cobra.Command, name string, args []string, write func(io.Writer, *cache.Pinned) error) error {
 	asJSON, err := asJSON(cmd)
 	if err != nil {
 		return err
 	}
-	var r cache.Pinned
-	if err := o.Post(o.ctx, name, url.Values{"reference": {reference}}, nil, &r); err != nil {
+	var results []cache.Pinned
+	err = o.each(args, func(ref string) error {
+		var r cache.Pinned
+		if err := o.Post(o.ctx, name, url.Values{"reference": {ref}}, nil, &r); err != nil {
+			return err
+		}
+		results = append(results, r)
+		if asJSON {
+			return nil
+		}
+		return write(p.stdout, &r)
+	})
+	if asJSON && len(results) > 0 {
+		return errors.Join(writeJSON(p.stdout, document(args, results)), err)
+	}
+	return err
+}
+
+// references checks the arguments of a command that takes references and patterns.
+func references(cmd *cobra.Command, args []string) error {
+	if err := cobra.MinimumNArgs(1)(cmd, args); err != nil {
 		return err
 	}
-	if asJSON {
-		return writeJSON(p.stdout, r)
-	}
-	return write(p.stdout, &r)
+	return checkReferences(args)
 }

@@ -61,8 +61,10 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"config", "show", "--config", bad}, 1, "", "lisen: unknown key"},
 		{[]string{"serve", "--config", bad}, 1, "", "lisen: unknown key"},
 		{[]string{"--config", bad}, 1, "", "lisen: unknown key"},
-		{[]string{"--listen", "5000"}, 1, "", `flag --listen: listen: "5000" is no address`},
-		{[]string{"serve", "--log-level", "loud"}, 1, "", "flag --log-level: log.level"},
+		{[]string{"--listen", "5000"}, 2, "", `flag --listen: listen: "5000" is no address`},
+		{[]string{"serve", "--log-level", "trace"}, 2, "", "flag --log-level: log.level"},
+		{[]string{"config", "show", "--admin-listen", "5001"}, 2, "", "flag --admin-listen: admin.listen"},
+		{[]string{"serve", "--config", bad, "--log-level", "trace"}, 1, "", "lisen: unknown key"},
 
 		{[]string{"nosuch"}, 2, "", `unknown command "nosuch"`},
 		{[]string{"serv"}, 2, "", "Did you mean this?"},

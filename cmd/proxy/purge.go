@@ -18,8 +18,9 @@ import (
 
 func newPurge(p *process) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "purge [REFERENCE]",
-		Short: "Remove images from the cache",
+		Use:     "purge [REFERENCE]",
+		Aliases: []string{"rm", "remove", "delete"},
+		Short:   "Remove images from the cache",
 		Long: `Purge removes an image: what is known of its tag, that its repository may serve what it
 consists of, and the content that no other cached image names. By a digest it removes that index
 or manifest whoever names it, with the tags that stand for it. Whoever is reading some of it reads

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -115,7 +117,17 @@ func (p *process) load(cmd *cobra.Command, file string) (*configs.Config, error)
 	if flag := cmd.Flags().Lookup(offlineFlag); flag != nil && flag.Changed {
 		src.Flags = append(src.Flags, configs.Flag{Name: "--" + offlineFlag, Key: "cache.offline", Value: flag.Value.String()})
 	}
-	return configs.Load(src)
+	cfg, err := configs.Load(src)
+	if isFlagError(err) {
+		return nil, misuse{err}
+	}
+	return cfg, err
+}
+
+// isFlagError reports whether all that is wrong with a configuration are values of flags.
+func isFlagError(err error) bool {
+	e := (*configs.Error)(nil)
+	return errors.As(err, &e) && !e.More && !slices.ContainsFunc(e.Problems, func(p configs.Problem) bool { return !strings.HasPrefix(p.Where, "flag ") })
 }
 
 // configFile gives the path of the configuration file; empty for none.

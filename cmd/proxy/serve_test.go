@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 // running is a proxy that serves in this process.
 type running struct {
 	url, admin string
+	dir        string // that of its directories
 	signals    chan os.Signal
 	ended      chan int
 }
@@ -39,10 +40,10 @@ type running struct {
 // startServing serves until the test ends and gives what its log says of it.
 func startServing(t *testing.T, environ []string, args ...string) *running {
 	t.Helper()
-	r := &running{signals: make(chan os.Signal, 2), ended: make(chan int, 1)}
+	r := &running{signals: make(chan os.Signal, 2), ended: make(chan int, 1), dir: t.TempDir()}
 	stderr, write := io.Pipe()
 	p := process{
-		args:    append([]string{"serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--cache-dir", filepath.Join(t.TempDir(), "cache")}, args...),
+		args:    append([]string{"serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--cache-dir", filepath.Join(r.dir, "cache")}, args...),
 		environ: environ, stdout: io.Discard, stderr: write,
 		signals: func() (<-chan os.Signal, func()) { return r.signals, func() {} },
 	}
@@ -110,6 +111,17 @@ func TestServeAnswersOnBothListeners(t *testing.T) {
 	got := runCommand(nil, "healthcheck", "--admin-listen", strings.TrimPrefix(r.admin, "http://"))
 	if got.code != 0 || got.stdout != "ok\n" {
 		t.Errorf("healthcheck: want ok, got %+v", got)
+	}
+	asJSON := runCommand(nil, "healthcheck", "--admin-listen", strings.TrimPrefix(r.admin, "http://"), "-o", "json")
+	if asJSON.code != 0 || !strings.Contains(asJSON.stdout, `"status": "ok"`) {
+		t.Errorf("healthcheck -o json: %+v", asJSON)
+	}
+	// This command's own settings have another directory of the cache.
+	for args, want := range map[string]string{"": "dir: ", "-o json": `"dir": "`} {
+		shown := runCommand(nil, append([]string{"config", "show", "--running", "--admin-listen", strings.TrimPrefix(r.admin, "http://")}, strings.Fields(args)...)...)
+		if shown.code != 0 || !strings.Contains(shown.stdout, want+filepath.Join(r.dir, "cache")) {
+			t.Errorf("config show --running %s: want the cache in %s, got %+v", args, r.dir, shown)
+		}
 	}
 }
 

@@ -19,8 +19,9 @@ import (
 
 func newStats(p *process) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "stats",
-		Short: "Show what the cache has saved, what is left of quotas, and what takes the room",
+		Use:     "stats",
+		Aliases: []string{"status"},
+		Short:   "Show what the cache has saved, what is left of quotas, and what takes the room",
 		Long: `Stats shows for each upstream how many requests for manifests and blobs were answered from the
 cache and how many were not, the bytes that were sent and fetched, the pulls that were spent and
 saved, and what is left of the upstream's quota: since the running proxy started. It also shows what

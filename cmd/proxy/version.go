@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -11,15 +12,15 @@ import (
 // build says what this binary was made of.
 type build struct {
 	// Version is a release's, "v0.3.1", or "devel".
-	Version string
+	Version string `json:"version"`
 	// Revision is the commit; empty where the build did not know it.
-	Revision string
+	Revision string `json:"revision,omitempty"`
 	// Modified is set where the tree differed from that commit.
-	Modified bool
+	Modified bool `json:"modified,omitempty"`
 	// Time is when the commit was made, RFC 3339.
-	Time string
+	Time string `json:"time,omitempty"`
 	// Go is the version of the toolchain.
-	Go string
+	Go string `json:"go"`
 }
 
 // readBuildInfo gives what the toolchain has put into the binary.
@@ -65,13 +66,19 @@ func (b build) String() string {
 }
 
 func newVersion(p *process) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version and what it was built from",
 		Args:  cobra.NoArgs,
-		RunE: does(func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(p.stdout, "entrepot %s\n", buildOf(readBuildInfo()))
+		RunE: does(func(cmd *cobra.Command, _ []string) error {
+			b := buildOf(readBuildInfo())
+			if asJSON, err := asJSON(cmd); err != nil || asJSON {
+				return errors.Join(err, writeJSON(p.stdout, b))
+			}
+			_, err := fmt.Fprintf(p.stdout, "entrepot %s\n", b)
 			return err
 		}),
 	}
+	addOutputFlag(cmd.Flags())
+	return cmd
 }

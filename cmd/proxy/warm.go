@@ -15,8 +15,9 @@ import (
 
 func newWarm(p *process) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "warm [REFERENCE...]",
-		Short: "Fetch images into the cache, and what refers to them",
+		Use:     "warm [REFERENCE...]",
+		Aliases: []string{"pull"},
+		Short:   "Fetch images into the cache, and what refers to them",
 		Long: `Warm fetches images before anybody pulls them: of an index the manifests of the platforms that
 are asked for, configs and layers, and with --with-referrers the signatures, SBOMs and
 attestations that refer to them, also those under cosign's tags. What is here is not fetched

@@ -19,7 +19,7 @@ import (
 func bundled(t *testing.T, w *world, platforms string, refs ...string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "bundle.tar")
-	for _, command := range [][]string{{"warm"}, {"export", "-o", file}} {
+	for _, command := range [][]string{{"warm"}, {"export", "--bundle", file}} {
 		args := slices.Concat(command, []string{"--config", w.proxy.Config(), "--platform", platforms}, refs)
 		run(t, nil, proxy.Binary(t), args...)
 	}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/distribution/reference"
+
+	"github.com/entrepot-dev/entrepot/cache"
+	"github.com/entrepot-dev/entrepot/images"
+)
+
+// patternHelp says what a reference may be, for the help of the commands that select cached
+// images.
+const patternHelp = `A REFERENCE with a tag or a digest is that image. Anything else selects cached images, in the
+same way for every command:
+
+  small            every cached image of docker.io/library/small
+  docker.io        every cached image of a registry
+  library/*        a pattern over the reference or its repository: * is any characters, ? is one;
+                   docker.io/ and library/ may be left out
+
+A name that selects no cached image is the image with the tag latest.`
+
+// isExact reports whether text names one image, by its tag or its digest.
+func isExact(text string) bool {
+	if strings.ContainsAny(text, "*?") {
+		return false
+	}
+	named, err := reference.ParseNormalizedNamed(text)
+	return err == nil && !reference.IsNameOnly(named)
+}
+
+// isPattern reports whether text can only be a pattern: it has a wildcard, or is the name of
+// a registry, such as docker.io.
+func isPattern(text string) bool {
+	return strings.ContainsAny(text, "*?") || strings.Contains(text, ".") && !strings.ContainsAny(text, "/:@")
+}
+
+// checkReferences returns an error if one of args is neither a reference nor a pattern.
+func checkReferences(args []string) error {
+	for _, text := range args {
+		if isPattern(text) {
+			continue
+		}
+		if _, err := images.Normalize(text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// resolve returns the references that args select, each once and in their order, as
+// patternHelp says. An error says which pattern selects nothing, or is the API's.
+func (o *operation) resolve(args []string) ([]string, error) {
+	var list []string
+	seen := map[string]bool{}
+	add := func(ref string) {
+		if !seen[ref] {
+			seen[ref] = true
+			list = append(list, ref)
+		}
+	}
+	for _, text := range args {
+		if isExact(text) {
+			add(text)
+			continue
+		}
+		var found cache.Images
+		if err := o.Get(o.ctx, "images", url.Values{"pattern": {text}}, &found); err != nil {
+			return nil, err
+		}
+		for _, i := range found.Images {
+			add(i.Reference)
+		}
+		switch {
+		case len(found.Images) > 0:
+		case strings.ContainsAny(text, "*?"):
+			return nil, fmt.Errorf("no cached image matches %s; list the cached images with `entrepot ls`", text)
+		default:
+			add(text)
+		}
+	}
+	return list, nil
+}
+
+// each does f for every reference that args select. It goes on after an error, and returns
+// all of them.
+func (o *operation) each(args []string, f func(ref string) error) error {
+	list, err := o.resolve(args)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, ref := range list {
+		if o.ctx.Err() != nil {
+			break
+		}
+		if err := f(ref); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// document returns what to print as JSON of results: the result itself if one reference was
+// named, else a list.
+func document[T any](args []string, results []T) any {
+	if len(args) == 1 && len(results) == 1 && !isPattern(args[0]) {
+		return results[0]
+	}
+	if results == nil {
+		results = []T{}
+	}
+	return results
+}

@@ -167,7 +167,7 @@ func TestExportTellsWhatIsMissing(t *testing.T) {
 			code int
 			want string
 		}{
-			{[]string{"whole:1"}, 2, `required flag(s) "bundle" not set`},
+			{[]string{"whole:1"}, 2, "name the bundle: --bundle bundle.tar"},
 			{[]string{"--bundle", file}, 2, "name the images to export, a --file that names them, or --all"},
 			{[]string{"--bundle", file, "--all", "whole:1"}, 2, "--all is of all images: name none beside it"},
 			{[]string{"--bundle", file, "--platform", "arm", "whole:1"}, 2, `"arm" is no platform, such as linux/amd64`},

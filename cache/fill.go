@@ -117,35 +117,36 @@ type fill struct {
 	// compared where parts meet: minSegment, saveEvery and leadSize, but in tests.
 	least, every, lead int64
 
-	mu      sync.Mutex
-	changed chan struct{} // closed and replaced when what stands below changes
-	waiting int           // readers and verifier that wait for changed
-	part    part
-	size    int64 // -1 until known; hides the task's
-	have    store.Spans
-	growth  growth
-	came    int64 // bytes that have come from an upstream, wrong ones included
-	unsaved int64 // those that have come since the part was saved
-	saving  bool  // the part is being saved
-	writers []*writer
-	wishes  []*wish         // of the readers that wait, in the order in which they began to
-	group   *errgroup.Group // the round's goroutines; nil once it fails, and between rounds
-	ctx     context.Context // the round's
-	whole   bool            // the upstream does not do ranges, or the size is not known
-	eager   bool            // the whole is wanted: what nobody waits for yet is fetched ahead
-	readers int             // that are attached
-	used    time.Time       // when one was last
-	parked  bool            // the fill is about to end with errParked
-	opened  bool            // an upstream has begun to send it
-	status  int             // the HTTP status by which it began, zero if not known
-	refused bool            // what an upstream began to send was refused: another may do better
-	given   bool            // a reader has been let at some bytes
-	shown   store.Spans     // those bytes
-	fixed   store.Spans     // those that were shown before this round: they stay as they are
-	seams   []seam          // where parts meet that have not been compared yet
-	parts   bool            // not all of the bytes come from one body that began at the first
-	stale   bool            // an earlier fill has left some
-	plain   bool            // parts were wrong: the whole is asked for
+	mu       sync.Mutex
+	changed  chan struct{} // closed and replaced when what stands below changes
+	waiting  int           // readers and verifier that wait for changed
+	part     part
+	size     int64 // -1 until known; hides the task's
+	have     store.Spans
+	growth   growth
+	came     int64 // bytes that have come from an upstream, wrong ones included
+	unsaved  int64 // those that have come since the part was saved
+	saving   bool  // the part is being saved
+	writers  []*writer
+	wishes   []*wish         // of the readers that wait, in the order in which they began to
+	foreseen []foreseen      // what readers will wait for
+	group    *errgroup.Group // the round's goroutines; nil once it fails, and between rounds
+	ctx      context.Context // the round's
+	whole    bool            // the upstream does not do ranges, or the size is not known
+	eager    bool            // the whole is wanted: what nobody waits for yet is fetched ahead
+	readers  int             // that are attached
+	used     time.Time       // when one was last
+	parked   bool            // the fill is about to end with errParked
+	opened   bool            // an upstream has begun to send it
+	status   int             // the HTTP status by which it began, zero if not known
+	refused  bool            // what an upstream began to send was refused: another may do better
+	given    bool            // a reader has been let at some bytes
+	shown    store.Spans     // those bytes
+	fixed    store.Spans     // those that were shown before this round: they stay as they are
+	seams    []seam          // where parts meet that have not been compared yet
+	parts    bool            // not all of the bytes come from one body that began at the first
+	stale    bool            // an earlier fill has left some
+	plain    bool            // parts were wrong: the whole is asked for
 	// disputed is the size that an upstream has told and that is not size; -1 if none.
 	disputed int64
 	// doubtful is set if an upstream insists on another size than a manifest tells.

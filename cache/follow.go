@@ -100,6 +100,8 @@ type follower struct {
 	size int64
 	// attached is set if the fill counts it.
 	attached bool
+	// prepared is set if the fill knows what this reader will wait for.
+	prepared bool
 	// pass, where it is set, goes on when the disk has failed the fill.
 	pass *passage
 }
@@ -117,6 +119,9 @@ func follow(ctx context.Context, f *fill, size int64) (*follower, error) {
 func (b *follower) Size() int64 { return b.size }
 
 func (b *follower) Close() error {
+	if b.prepared {
+		b.fill.forget(b)
+	}
 	if b.attached {
 		b.attached = false
 		b.fill.detach()
@@ -129,7 +134,9 @@ func (b *follower) Close() error {
 
 // Prepare makes a failing disk end the answer: without the fill's file, each span would
 // cost the upstream a request, and those in the blob's end the whole blob.
-func (b *follower) Prepare([]oci.Span) bool {
+func (b *follower) Prepare(spans []oci.Span) bool {
+	b.prepared = true
+	b.fill.foreseeAll(b, spans)
 	if b.pass != nil {
 		_ = b.pass.Close() // gives none
 		b.pass = nil

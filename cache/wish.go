@@ -47,7 +47,7 @@ func (f *fill) want(wi *wish) {
 	f.add(w)
 }
 
-// grant moves w on to what a reader waits for that no other writer will bring soon. It
+// grant moves w on to what a reader waits for, or will wait for, that no other writer will bring soon. It
 // returns false if there is no such reader. f.mu is held.
 func (f *fill) grant(w *writer) bool {
 	for _, wi := range f.wishes {
@@ -55,7 +55,7 @@ func (f *fill) grant(w *writer) bool {
 			return true
 		}
 	}
-	return false
+	return len(f.writers) <= maxForeseers && f.grantForeseen(w)
 }
 
 // claimFor gives w the bytes that wi waits for, and takes them from a writer that is far

@@ -71,6 +71,8 @@ func run(ctx context.Context, args []string, stdout, news io.Writer) error {
 	among := flags.String("subjects", "", "measure the subjects whose names have one of these words, divided by commas (Entrepot,static)")
 	from := flags.String("from", "", "measure nothing, but tell of earlier runs: their bench.json files, divided by commas")
 	list := flags.Bool("list", false, "list the rows and end")
+	images := flags.String("images", "", "measure nothing, but make a cache directory of small images there, with -blobs manifests, configs and layers in all, and end")
+	blobs := flags.Int("blobs", 1_000_000, "how many of them -images makes")
 	flags.BoolVar(&o.quick, "quick", false, "all rows with smaller blobs and fewer rounds, in under two minutes")
 	flags.IntVar(&o.rounds, "rounds", 0, "rounds of each row; by default 5, of slow rows 3, with -quick 2 and 1")
 	flags.StringVar(&o.out, "out", "", "directory for the table, all rounds as JSON, and plots")
@@ -86,6 +88,9 @@ func run(ctx context.Context, args []string, stdout, news io.Writer) error {
 	}
 	if flags.NArg() > 0 {
 		return fmt.Errorf("unknown argument %q", flags.Arg(0))
+	}
+	if *images != "" {
+		return fillImages(ctx, *images, *blobs)
 	}
 	if *only != "" {
 		o.only = strings.Split(*only, ",")

@@ -109,6 +109,8 @@ type Cache struct {
 	scrubbing chan struct{}
 	// cleaning has room for the one purge or gc.
 	cleaning chan struct{}
+	// walking has room for the one walk over many images, see bigWalk.
+	walking chan struct{}
 	// rescrub holds one token where the background pass has new settings.
 	rescrub chan struct{}
 
@@ -244,6 +246,7 @@ func Open(o Options) (*Cache, error) {
 		passages:          make(chan struct{}, maxPassages),
 		scrubbing:         make(chan struct{}, 1),
 		cleaning:          make(chan struct{}, 1),
+		walking:           make(chan struct{}, 1),
 		rescrub:           make(chan struct{}, 1),
 		log:               o.Log,
 		metrics:           o.Metrics,

@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -70,90 +70,129 @@ type ImagesFilter struct {
 	Pinned bool
 }
 
-// Images lists the images of which the index or manifest is here, by name. An error is
-// ctx's or of the index. No upstream is asked, and it counts as no use of anything.
+// Images lists the images of which the index or manifest is here, as EachImage does.
 func (c *Cache) Images(ctx context.Context, f ImagesFilter) (*Images, error) {
-	l := &imageLister{ctx: ctx, cache: c, pattern: referencePattern(f.Pattern), pinned: f.Pinned, counted: map[digest.Digest]bool{}, list: Images{Images: []Image{}}}
-	names, err := c.index.Repositories()
-	if err != nil {
-		return nil, fmt.Errorf("list the cached repositories: %w", err)
-	}
-	for _, name := range names {
-		upstream, repo, _ := strings.Cut(name, "/")
-		if err := l.repository(upstream, repo); err != nil {
-			return nil, fmt.Errorf("list the images of %s: %w", name, err)
-		}
-	}
-	if f.Pinned {
-		if err := l.lostPins(); err != nil {
-			return nil, fmt.Errorf("list what is pinned: %w", err)
-		}
-	}
-	return &l.list, nil
-}
-
-// referencePattern compiles a pattern of ImagesFilter; nil for all.
-func referencePattern(text string) *regexp.Regexp {
-	if text = strings.TrimSuffix(text, "/"); text == "" || text == "*" {
+	list := Images{Images: []Image{}}
+	var err error
+	list.Size, err = c.EachImage(ctx, f, func(i *Image) error {
+		list.Images = append(list.Images, *i)
 		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	return compilePattern(text)
+	return &list, nil
 }
 
-// matchesReference tells whether a pattern takes a reference, or its repository.
-func matchesReference(pattern *regexp.Regexp, t rewrite.Target) bool {
-	if pattern == nil {
-		return true
+// EachImage calls fn for each image of which the index or manifest is here, by the names of
+// their repositories, and gives what is here of all of them on disk in bytes, each content
+// counted once. Only what f takes is looked at, and no more than one image is held at a
+// time. Of those who look at much, one does so at a time: the others wait for it, but not
+// long (see errWalking). An error is ctx's, fn's, of the index, or says that another walk
+// goes on. No upstream is asked, and it counts as no use of anything.
+func (c *Cache) EachImage(ctx context.Context, f ImagesFilter, fn func(*Image) error) (size int64, err error) {
+	l := &imageLister{ctx: ctx, cache: c, pattern: newImagePattern(f.Pattern), tell: fn, counted: newContentSum()}
+	l.walk = c.newWalk(ctx)
+	defer l.walk.end()
+	if f.Pinned {
+		err = l.pins()
+	} else {
+		err = l.repositories()
 	}
-	repository := rewrite.Target{Upstream: t.Upstream, Repository: t.Repository}
-	for _, name := range []string{t.String(), repository.String()} {
-		if pattern.MatchString(name) {
-			return true
-		}
-		short, hub := strings.CutPrefix(name, "docker.io/")
-		shorter, _ := strings.CutPrefix(short, "library/")
-		if hub && (pattern.MatchString(short) || pattern.MatchString(shorter) || pattern.MatchString("docker.io/"+shorter)) {
-			return true
-		}
+	if err != nil {
+		return 0, fmt.Errorf("list the images: %w", err)
 	}
-	return pattern.MatchString(t.Upstream)
+	return l.counted.bytes, nil
 }
 
 // imageLister makes one list.
 type imageLister struct {
 	ctx     context.Context
 	cache   *Cache
-	pattern *regexp.Regexp
-	pinned  bool
-	counted map[digest.Digest]bool
-	list    Images
+	pattern *imagePattern
+	tell    func(*Image) error
+	walk    *bigWalk
+	counted *contentSum
+	// pinned are the references, tags or digests, that are pinned of the repository that is
+	// looked at.
+	pinned map[string]bool
 }
 
-// repository adds the images of a repository: those of tags, and then those that are
+// repositories tells of the images that the pattern takes.
+func (l *imageLister) repositories() error {
+	names, err := l.pattern.repositories(l.cache.index)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		upstream, repo, _ := strings.Cut(name, "/")
+		if err := l.repository(repository{upstream, repo}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// repository tells of the images of a repository: those of tags, and then those that are
 // neither a tag's nor a part of another, nor refer to one.
-func (l *imageLister) repository(upstream, repo string) error {
+func (l *imageLister) repository(r repository) error {
 	c := l.cache
-	reached := map[digest.Digest]bool{}
+	whole := l.pattern.takes(r.at("", ""))
+	// loose are the manifests that no tag has led to; nil where none of them is listed.
+	loose, some := newDigestSet(), false
+	if whole || !l.pattern.tagsOnly {
+		err := c.index.Manifests(r.upstream, r.name, func(d digest.Digest) bool {
+			loose.add(d)
+			some = some || whole || l.pattern.takes(r.at("", d))
+			return l.ctx.Err() == nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if !some {
+		loose = nil
+	}
+	if err := l.readPins(r); err != nil {
+		return err
+	}
 	var failure error
-	err := c.index.Records(upstream, repo, func(_, _, tag string, _ index.Tag) bool {
-		failure = l.add(rewrite.Target{Upstream: upstream, Repository: repo, Tag: tag}, reached)
+	err := c.index.Records(r.upstream, r.name, func(_, _, tag string, _ index.Tag) bool {
+		t := r.at(tag, "")
+		if listed := whole || l.pattern.takes(t); listed || loose != nil {
+			failure = l.add(t, listed, loose)
+		}
 		return failure == nil
 	})
 	if err := cmp.Or(failure, err); err != nil {
 		return err
 	}
-	var loose []digest.Digest
-	err = c.index.Links(upstream, repo, func(_, _ string, d digest.Digest, link index.Link) bool {
-		if link.Manifest && !reached[d] && c.holds(d) {
-			loose = append(loose, d)
-		}
-		return l.ctx.Err() == nil
+	return l.loose(r, loose)
+}
+
+// readPins reads what is pinned of a repository.
+func (l *imageLister) readPins(r repository) error {
+	l.pinned = map[string]bool{}
+	return l.cache.index.Pins(r.upstream, r.name, func(_, _, ref string, _ index.Pin) bool {
+		l.pinned[ref] = true
+		return true
 	})
-	if err != nil {
-		return err
+}
+
+// loose tells of the images among some manifests of a repository that no tag leads to:
+// those that no index among them names, and that refer to nothing.
+func (l *imageLister) loose(r repository, loose *digestSet) error {
+	if loose == nil {
+		return nil
 	}
-	below := map[digest.Digest]bool{}
-	for _, d := range loose {
+	c := l.cache
+	list := slices.DeleteFunc(loose.list(), func(d digest.Digest) bool { return !c.holds(d) })
+	slices.Sort(list)
+	below := newDigestSet()
+	for _, d := range list {
+		if err := l.walk.step(); err != nil {
+			return err
+		}
 		m, ok := c.peekManifest(d)
 		if !ok {
 			continue
@@ -163,76 +202,154 @@ func (l *imageLister) repository(upstream, repo string) error {
 			continue
 		}
 		for _, child := range p.Children {
-			below[child.Digest] = true
+			if loose.has(child.Digest) {
+				below.add(child.Digest)
+			}
 		}
 		if p.Subject != nil {
-			below[d] = true
+			below.add(d)
 		}
 	}
-	for _, d := range loose {
-		if below[d] {
+	for _, d := range list {
+		t := r.at("", d)
+		if below.has(d) || !loose.has(d) || !l.pattern.takes(t) {
 			continue
 		}
-		if err := l.add(rewrite.Target{Upstream: upstream, Repository: repo, Digest: d}, reached); err != nil {
+		if err := l.add(t, true, loose); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// add adds the image of t where the pattern takes it and its root is here, and notes
-// what it consists of.
-func (l *imageLister) add(t rewrite.Target, reached map[digest.Digest]bool) error {
-	if err := context.Cause(l.ctx); err != nil {
+// add takes what the image of t consists of out of loose, and tells of it where it is to be
+// listed and its root is here.
+func (l *imageLister) add(t rewrite.Target, listed bool, loose *digestSet) error {
+	if err := l.walk.step(); err != nil {
 		return err
 	}
-	tree, err := l.cache.keptTree(l.ctx, t, TreeOptions{Referrers: true})
+	tree, err := l.tree(t, TreeOptions{Referrers: true, Documents: !listed})
+	if tree == nil {
+		return err
+	}
+	if loose != nil {
+		for n := range tree.Nodes() {
+			loose.drop(n.Digest)
+		}
+	}
+	if !listed || !tree.Root.Stored {
+		return nil
+	}
+	i := l.image(tree)
+	i.Pinned = l.pinned[t.Tag] || l.pinned[string(tree.Root.Digest)]
+	return l.tell(&i)
+}
+
+// tree gives the tree of t, or no more than its root where it is too large; nil where t is
+// not here. An error ends the list.
+func (l *imageLister) tree(t rewrite.Target, o TreeOptions) (*Tree, error) {
+	tree, err := l.cache.keptTree(l.ctx, t, o)
 	if errors.Is(err, errTreeSize) {
 		tree, err = l.cache.keptTree(l.ctx, t, TreeOptions{RootOnly: true})
 	}
-	var why *oci.Error
-	switch {
-	case errors.As(err, &why):
-		return nil // it is not here
-	case err != nil:
+	if why := (*oci.Error)(nil); errors.As(err, &why) {
+		return nil, nil // it is not here
+	}
+	return tree, err
+}
+
+// pins tells of what is pinned and taken by the pattern, also where nothing of it is here:
+// of each pinned reference, and of each tag that stands for what is pinned by its digest.
+func (l *imageLister) pins() error {
+	var names []repository // sorted, as pins are
+	err := l.cache.index.Pins("", "", func(upstream, repo, _ string, _ index.Pin) bool {
+		if r := (repository{upstream, repo}); len(names) == 0 || names[len(names)-1] != r {
+			names = append(names, r)
+		}
+		return true
+	})
+	if err != nil {
 		return err
 	}
-	for n := range tree.Nodes() {
-		reached[n.Digest] = true
-	}
-	pinned := l.cache.isPinned(t, tree.Root.Digest)
-	if tree.Root.Stored && matchesReference(l.pattern, t) && (pinned || !l.pinned) {
-		i := l.image(tree)
-		i.Pinned = pinned
-		l.list.Images = append(l.list.Images, i)
+	for _, r := range names {
+		if err := l.pinsOf(r); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// lostPins adds what is pinned and not listed: parts of images, and that of which nothing
-// is here.
-func (l *imageLister) lostPins() error {
-	listed := map[string]bool{}
-	for _, i := range l.list.Images {
-		listed[i.Reference] = true
-		// A tag may be listed for what its digest is pinned as.
-		if t, _, ok := strings.Cut(i.Reference, "@"); !ok {
-			listed[t[:strings.LastIndexByte(t, ':')]+"@"+string(i.Digest)] = true
+// pinsOf is pins for one repository.
+func (l *imageLister) pinsOf(r repository) error {
+	c := l.cache
+	var tags []string
+	digests := map[digest.Digest]bool{}
+	pins := map[string]index.Pin{}
+	err := c.index.Pins(r.upstream, r.name, func(_, _, ref string, p index.Pin) bool {
+		if t := pinTarget(r.upstream, r.name, ref); t.Tag != "" {
+			tags = append(tags, t.Tag)
+		} else {
+			digests[t.Digest] = true
+		}
+		pins[ref] = p
+		return true
+	})
+	// Tags of what is pinned by its digest have to be looked for among all of the repository.
+	if err == nil && len(digests) > 0 {
+		err = c.index.Records(r.upstream, r.name, func(_, _, tag string, rec index.Tag) bool {
+			if slices.ContainsFunc(formerly(rec), func(d digest.Digest) bool { return digests[d] }) {
+				tags = append(tags, tag)
+			}
+			return l.ctx.Err() == nil
+		})
+	}
+	if err != nil {
+		return err
+	}
+	slices.Sort(tags)
+	told := map[digest.Digest]bool{}
+	for _, tag := range slices.Compact(tags) {
+		d, err := l.addPin(r.at(tag, ""), pins, digests)
+		if err != nil {
+			return err
+		}
+		told[d] = true
+	}
+	for _, d := range slices.Sorted(maps.Keys(digests)) {
+		if told[d] {
+			continue
+		}
+		if _, err := l.addPin(r.at("", d), pins, digests); err != nil {
+			return err
 		}
 	}
-	return l.cache.index.Pins("", "", func(upstream, repo, ref string, p index.Pin) bool {
-		t := pinTarget(upstream, repo, ref)
-		if listed[t.String()] || !matchesReference(l.pattern, t) {
-			return true
-		}
-		i := Image{Reference: t.String(), Digest: p.Digest, Platforms: []ImagePlatform{}}
-		if tree, err := l.cache.keptTree(l.ctx, t, TreeOptions{Referrers: true}); err == nil && tree.Root.Stored {
-			i = l.image(tree)
-		}
-		i.Pinned = true
-		l.list.Images = append(l.list.Images, i)
-		return l.ctx.Err() == nil
-	})
+	return nil
+}
+
+// addPin tells of t where it is pinned, or stands for one of digests, and gives the digest
+// of what it has told of.
+func (l *imageLister) addPin(t rewrite.Target, pins map[string]index.Pin, digests map[digest.Digest]bool) (digest.Digest, error) {
+	if !l.pattern.takes(t) {
+		return "", nil
+	}
+	if err := l.walk.step(); err != nil {
+		return "", err
+	}
+	tree, err := l.tree(t, TreeOptions{Referrers: true})
+	if err != nil {
+		return "", err
+	}
+	pin, pinned := pins[t.Reference()]
+	i := Image{Reference: t.String(), Digest: pin.Digest, Platforms: []ImagePlatform{}}
+	if tree != nil && tree.Root.Stored {
+		i = l.image(tree)
+		pinned = pinned || digests[i.Digest]
+	}
+	if !pinned {
+		return "", nil
+	}
+	i.Pinned = true
+	return i.Digest, l.tell(&i)
 }
 
 // image makes an Image of what is here of tree, its referrers aside.
@@ -245,10 +362,7 @@ func (l *imageLister) image(tree *Tree) Image {
 			return
 		}
 		i.Size += n.Size
-		if !l.counted[n.Digest] {
-			l.counted[n.Digest] = true
-			l.list.Size += n.Size
-		}
+		l.counted.add(n.Digest, n.Size)
 		if n.Kind == KindConfig || n.Kind == KindLayer {
 			return
 		}

@@ -293,6 +293,14 @@ func (m *memory) get(n name) *entry {
 	return nil
 }
 
+// peek gives the value of n, and counts neither as a hit nor as a miss.
+func peek[V any](m *memory, n name) (v V, ok bool) {
+	if e := m.get(n); e != nil {
+		v, ok = e.value.(V)
+	}
+	return v, ok
+}
+
 func find[V any](m *memory, n name) (V, bool) {
 	if e := m.get(n); e != nil {
 		if v, ok := e.value.(V); ok {

@@ -164,7 +164,7 @@ func (p *purge) chooseTarget() error {
 	c, t := p.cache, p.Target
 	r := p.repo(repository{t.Upstream, t.Repository})
 	if t.Tag != "" {
-		rec, ok := c.lookUpTag(t)
+		rec, ok := c.peekTag(t)
 		if !ok {
 			return oci.Errorf(oci.CodeManifestUnknown, "%s is not in the cache", t)
 		}
@@ -175,7 +175,7 @@ func (p *purge) chooseTarget() error {
 		p.done.Images = append(p.done.Images, t.String())
 		return nil
 	}
-	if _, ok := c.link(t.Upstream, t.Repository, t.Digest); !ok {
+	if _, ok := c.peekLink(t.Upstream, t.Repository, t.Digest); !ok {
 		return oci.Errorf(oci.CodeManifestUnknown, "%s is not in the cache", t)
 	}
 	if err := p.mayGo(t, t.Digest); err != nil {

@@ -31,7 +31,7 @@ func (c *Cache) Named(ctx context.Context) ([]rewrite.Target, error) {
 	known := map[rewrite.Target]bool{} // by a tag or an index
 	var list []rewrite.Target
 	for _, t := range tags {
-		if rec, ok := c.lookUpTag(t); ok {
+		if rec, ok := c.peekTag(t); ok {
 			known[withDigest(t, rec.Digest)] = true
 		}
 		if _, err := c.upstream(t.Upstream); err != nil {
@@ -100,7 +100,7 @@ func (c *Cache) StandsFor(t rewrite.Target) (digest.Digest, time.Time, error) {
 		_, at, _ := c.Stored(t)
 		return t.Digest, at, nil
 	}
-	rec, ok := c.lookUpTag(t)
+	rec, ok := c.peekTag(t)
 	if !ok {
 		return "", time.Time{}, oci.Errorf(oci.CodeManifestUnknown, "nothing is known of %s: it has not been asked for here", t)
 	}
@@ -117,7 +117,7 @@ func (c *Cache) StandsFor(t rewrite.Target) (digest.Digest, time.Time, error) {
 // Stored gives the size in bytes of the content of t's digest, and when it was stored,
 // where it is and t's repository may serve it.
 func (c *Cache) Stored(t rewrite.Target) (size int64, at time.Time, ok bool) {
-	if !c.hasRight(t) || c.isUnfit(t.Digest) {
+	if l, linked := c.peekLink(t.Upstream, t.Repository, t.Digest); !c.mayHave(t, l, linked) || c.isUnfit(t.Digest) {
 		return 0, time.Time{}, false
 	}
 	stamp, err := c.store.Stamp(t.Digest)

@@ -103,6 +103,8 @@ type TreeOptions struct {
 	Referrers bool
 	// Configs has the bytes of the configs.
 	Configs bool
+	// Documents has nobody look whether configs and layers are here: none is Stored.
+	Documents bool
 	// RootOnly looks at nothing below the root.
 	RootOnly bool
 	// Ask has the upstream asked for what is not here: the root, of an index the manifests
@@ -139,7 +141,7 @@ func (c *Cache) tree(ctx context.Context, up *upstream, t rewrite.Target, o Tree
 	w := &walk{ctx: ctx, cache: c, up: up, target: t, TreeOptions: o, seen: map[digest.Digest]*Node{}}
 	tree := &Tree{Target: t, Root: &Node{Descriptor: v1.Descriptor{Digest: t.Digest}}}
 	if t.Tag != "" {
-		if rec, ok := c.lookUpTag(t); ok {
+		if rec, ok := c.peekTag(t); ok {
 			tree.Tag = &rec
 			tree.Root.Descriptor = c.stoodAt(up, t, rec)
 		}
@@ -225,10 +227,19 @@ func (w *walk) add(d v1.Descriptor, kind Kind, parent *Node) (*Node, error) {
 	}
 	n := &Node{Descriptor: d, Kind: kind, Foreign: kind == KindLayer && rewrite.IsForeign(d)}
 	if kind == KindConfig || kind == KindLayer {
-		n.Stored = w.cache.holds(d.Digest)
-		n.Stored = n.Stored && w.cache.hasRight(w.at(d.Digest)) // else it is another repository's
+		n.Stored = w.isHere(d.Digest)
 	}
 	return n, nil
+}
+
+// isHere tells whether the content of d is on disk, and the repository may serve it. What
+// only another repository may serve is not here.
+func (w *walk) isHere(d digest.Digest) bool {
+	if w.Documents || !w.cache.holds(d) {
+		return false
+	}
+	l, linked := w.cache.peekLink(w.target.Upstream, w.target.Repository, d)
+	return w.cache.mayHave(w.at(d), l, linked)
 }
 
 // at is t for d.
@@ -239,7 +250,7 @@ func (w *walk) at(d digest.Digest) rewrite.Target { return withDigest(w.target, 
 func (w *walk) read(n *Node, root, ask bool) {
 	c, d := w.cache, n.Digest
 	var m *oci.Manifest
-	if l, ok := c.link(w.target.Upstream, w.target.Repository, d); d != "" && ok && l.Manifest && c.hasRight(w.at(d)) {
+	if l, ok := c.peekLink(w.target.Upstream, w.target.Repository, d); d != "" && ok && l.Manifest && c.mayHave(w.at(d), l, ok) {
 		if m, ok = c.peekManifest(d); ok {
 			n.Stored = c.holds(d)
 			if l.MediaType != "" {
@@ -364,7 +375,7 @@ func (w *walk) expandIndex(n *Node, depth int) error {
 		switch {
 		case wanted != nil && !wanted[d.Digest]:
 			child.Left = true
-			child.Stored = w.cache.holds(d.Digest) && w.cache.hasRight(w.at(d.Digest))
+			child.Stored = w.isHere(d.Digest)
 		case depth == maxTreeDepth:
 			child.Missing = fmt.Errorf("indexes are nested more than %d deep", maxTreeDepth)
 		default:
@@ -453,10 +464,7 @@ func (w *walk) expandReferrers(n *Node, depth int) error {
 		return nil
 	}
 	c, t := w.cache, w.at(n.Digest)
-	list, known := c.memory.list(listKey(index.Referrers, t))
-	if !known {
-		list, known = c.index.List(index.Referrers, t.Upstream, t.Repository, string(n.Digest))
-	}
+	list, known := c.peekList(index.Referrers, t)
 	n.ReferrersListed = known
 	if !known && depth == 0 && w.Ask {
 		list.Referrers, n.ReferrersMissing = w.up.origin.Referrers(w.ctx, t.Repository, n.Digest)
@@ -494,41 +502,6 @@ func (w *walk) expandReferrers(n *Node, depth int) error {
 		}
 	}
 	return nil
-}
-
-// peekManifest is keptManifest for those who pull nothing: memory keeps what clients
-// ask for.
-func (c *Cache) peekManifest(d digest.Digest) (*oci.Manifest, bool) {
-	if m, ok := c.memory.manifest(d); ok {
-		return m, true
-	}
-	return c.storedManifest(d)
-}
-
-// peekBlob reads a blob of up to maxConfig bytes that is here, and verifies it; what is
-// damaged is set aside.
-func (c *Cache) peekBlob(ctx context.Context, d digest.Digest) ([]byte, bool) {
-	if b, small, _ := c.memory.blob(d); small {
-		return b, true
-	}
-	f, stamp, err := c.openStored(ctx, d)
-	if f == nil || err != nil {
-		return nil, false
-	}
-	defer f.Close()
-	if stamp.Size > maxConfig {
-		return nil, false
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxConfig))
-	switch {
-	case err != nil:
-		c.unreadable(d, err)
-		return nil, false
-	case d.Algorithm().FromBytes(b) != d:
-		c.setAside(d, stamp, foundOnOpen)
-		return nil, false
-	}
-	return b, true
 }
 
 // VerifyNode hashes all bytes of n, a Node of t's tree: what is here, of which what is

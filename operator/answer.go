@@ -99,8 +99,8 @@ func writeLines(w http.ResponseWriter, r *http.Request, f func(ctx context.Conte
 const trailer = "Entrepot-Problem"
 
 // writeBytes answers with the bytes that f writes.
-func writeBytes(w http.ResponseWriter, r *http.Request, f func(ctx context.Context, r *http.Request, w io.Writer) error) {
-	out := &begun{w: w}
+func writeBytes(w http.ResponseWriter, r *http.Request, contentType string, f func(ctx context.Context, r *http.Request, w io.Writer) error) {
+	out := &begun{w: w, contentType: contentType}
 	err := f(r.Context(), r, out)
 	switch {
 	case err == nil:
@@ -115,13 +115,14 @@ func writeBytes(w http.ResponseWriter, r *http.Request, f func(ctx context.Conte
 
 // begun knows whether an answer has begun.
 type begun struct {
-	w     http.ResponseWriter
-	began bool
+	w           http.ResponseWriter
+	contentType string
+	began       bool
 }
 
 func (b *begun) Write(p []byte) (int, error) {
 	if !b.began {
-		b.w.Header().Set("Content-Type", "application/octet-stream")
+		b.w.Header().Set("Content-Type", b.contentType)
 		b.w.Header().Set("Trailer", trailer) // without it a short answer has none
 		b.began = true
 	}

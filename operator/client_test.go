@@ -80,7 +80,7 @@ func TestADownloadTellsWhyItWasBrokenOff(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			client := serving(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				writeBytes(w, r, func(_ context.Context, _ *http.Request, w io.Writer) error {
+				writeBytes(w, r, "application/octet-stream", func(_ context.Context, _ *http.Request, w io.Writer) error {
 					if c.bytes != "" {
 						if _, err := io.WriteString(w, c.bytes); err != nil {
 							t.Error(err)

@@ -87,7 +87,7 @@ func New(o Options) *API {
 	a.get("configuration", a.configuration)
 	a.get("upstreams", a.upstreams)
 	a.stream("watch", a.watch)
-	a.get("images", a.images)
+	a.download("GET", "images", "application/json", a.images)
 	a.get("inspect", a.inspect)
 	a.stream("verify", a.verify)
 	a.get("manifest", a.manifest)
@@ -97,7 +97,7 @@ func New(o Options) *API {
 	a.stream("warm", a.warm)
 	a.stream("rehearse", a.rehearse)
 	a.post("export/plan", a.planExport)
-	a.download("export", a.export)
+	a.download("POST", "export", "application/octet-stream", a.export)
 	a.post("purge", a.purge)
 	a.stream("gc", a.collectGarbage)
 	a.get("stats", a.stats)
@@ -158,9 +158,9 @@ func (a *API) stream(name string, f func(ctx context.Context, r *http.Request, t
 }
 
 // download serves the bytes that f writes; it ends f's context when the client goes away.
-func (a *API) download(name string, f func(ctx context.Context, r *http.Request, w io.Writer) error) {
-	a.handle("POST", name, func(w http.ResponseWriter, r *http.Request) {
-		writeBytes(w, r, f)
+func (a *API) download(method, name, contentType string, f func(ctx context.Context, r *http.Request, w io.Writer) error) {
+	a.handle(method, name, func(w http.ResponseWriter, r *http.Request) {
+		writeBytes(w, r, contentType, f)
 	})
 }
 

@@ -79,7 +79,7 @@ func TestADownloadThatBreaksOffTellsWhy(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			client := serving(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				writeBytes(w, r, func(_ context.Context, _ *http.Request, w io.Writer) error {
+				writeBytes(w, r, "application/octet-stream", func(_ context.Context, _ *http.Request, w io.Writer) error {
 					if c.sent != "" {
 						if _, err := io.WriteString(w, c.sent); err != nil {
 							return err

@@ -335,10 +335,17 @@ func (ix *Index) chunks(bucket []byte, n int, fn func(key, value []byte) bool, b
 func (ix *Index) chunksOf(bucket, prefix []byte, n int, fn func(key, value []byte) bool, between func() error) error {
 	next := prefix
 	for more := true; more; {
-		err := ix.walk(func(tx *tx) error {
+		err := ix.view(func(tx *tx) error {
+			i := 0
+			// Who reads little touches few pages, and letting go of all costs more than those.
+			defer func() {
+				if i >= letGoAfter {
+					letGo(tx)
+				}
+			}()
 			c := tx.Bucket(bucket).Cursor()
 			key, value := c.Seek(next)
-			for i := 0; key != nil && bytes.HasPrefix(key, prefix) && i < n; i++ {
+			for ; key != nil && bytes.HasPrefix(key, prefix) && i < n; i++ {
 				if !fn(key, value) {
 					more = false
 					return nil

@@ -41,6 +41,39 @@ func (ix *Index) Links(upstream, repo string, fn func(upstream, repo string, d d
 	})
 }
 
+// Manifests calls fn for each digest that a repository may serve as an index or manifest,
+// as Links does, without the cost of decoding its other links. fn must not call the Index.
+func (ix *Index) Manifests(upstream, repo string, fn func(d digest.Digest) bool) error {
+	prefix := scope(upstream, repo)
+	return ix.chunksOf(linksBucket, prefix, blobsChunk, func(key, value []byte) bool {
+		var l Link
+		if !bytes.Contains(value, isManifest) || json.Unmarshal(value, &l) != nil || !l.Manifest {
+			return true
+		}
+		return fn(digest.Digest(key[len(prefix):]))
+	}, nil)
+}
+
+// isManifest is in the JSON of each Link with Manifest: quotes in strings are escaped.
+var isManifest = []byte(`"manifest":true`)
+
+// LinkNames calls fn for each digest that any repository may serve, as Links does, without
+// the cost of decoding the links. fn must not call the Index.
+func (ix *Index) LinkNames(fn func(upstream, repo string, d digest.Digest) bool) error {
+	var upstream, repo string
+	return ix.chunks(linksBucket, blobsChunk, func(key, _ []byte) bool {
+		u, rest, _ := bytes.Cut(key, separator)
+		r, d, ok := bytes.Cut(rest, separator)
+		if !ok {
+			return true
+		}
+		if string(u) != upstream || string(r) != repo {
+			upstream, repo = string(u), string(r)
+		}
+		return fn(upstream, repo, digest.Digest(d))
+	}, nil)
+}
+
 // each calls fn for the values of a bucket whose keys have three parts, until fn gives
 // false. What can not be read is left out.
 func each[V any](ix *Index, bucket, prefix []byte, fn func(upstream, repo, name string, v V) bool) error {

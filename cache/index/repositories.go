@@ -34,7 +34,7 @@ func (ix *Index) RepositoriesAfter(upstream, after string, n int) (names []strin
 					continue // all of its names sort before after
 				}
 			}
-			names = appendRepositories(names, tx, u, behind, n)
+			names = appendRepositories(names, tx, u, "", behind, n)
 			if len(names) >= n {
 				break
 			}
@@ -60,11 +60,32 @@ func upstreamsOf(tx *tx) []string {
 	return slices.Compact(list)
 }
 
-// appendRepositories appends to names the repositories of an upstream that sort behind
-// after, until there are n names.
-func appendRepositories(names []string, tx *tx, upstream, after string, n int) []string {
-	a := newRepositoryCursor(tx, tagsBucket, upstream, after)
-	b := newRepositoryCursor(tx, linksBucket, upstream, after)
+// RepositoriesWith lists the repositories of which a tag or a link is known and whose
+// name, "upstream/repository", begins with prefix, sorted. It seeks, and reads no other
+// name.
+func (ix *Index) RepositoriesWith(prefix string) (names []string, err error) {
+	within, start, one := strings.Cut(prefix, "/")
+	err = ix.view(func(tx *tx) error {
+		names = nil
+		if one {
+			names = appendRepositories(names, tx, within, start, "", math.MaxInt)
+			return nil
+		}
+		for _, u := range upstreamsOf(tx) {
+			if strings.HasPrefix(u, prefix) {
+				names = appendRepositories(names, tx, u, "", "", math.MaxInt)
+			}
+		}
+		return nil
+	})
+	return names, err
+}
+
+// appendRepositories appends to names the repositories of an upstream that begin with
+// start and sort behind after, until there are n names.
+func appendRepositories(names []string, tx *tx, upstream, start, after string, n int) []string {
+	a := newRepositoryCursor(tx, tagsBucket, upstream, start, after)
+	b := newRepositoryCursor(tx, linksBucket, upstream, start, after)
 	for len(names) < n && (a.repo != nil || b.repo != nil) {
 		next := a.repo
 		if next == nil || b.repo != nil && bytes.Compare(b.repo, next) < 0 {
@@ -87,14 +108,15 @@ func appendRepositories(names []string, tx *tx, upstream, after string, n int) [
 type repositoryCursor struct {
 	c      *cursor
 	prefix []byte // of the upstream's keys
+	start  []byte // of the repositories
 	// repo is the repository under the cursor; nil at the end. It is good as long as the
 	// transaction.
 	repo []byte
 }
 
-func newRepositoryCursor(tx *tx, bucket []byte, upstream, after string) *repositoryCursor {
-	rc := &repositoryCursor{c: tx.Bucket(bucket).Cursor(), prefix: join(upstream, "")}
-	at := rc.prefix
+func newRepositoryCursor(tx *tx, bucket []byte, upstream, start, after string) *repositoryCursor {
+	rc := &repositoryCursor{c: tx.Bucket(bucket).Cursor(), prefix: join(upstream, ""), start: []byte(start)}
+	at := join(upstream, start)
 	if after != "" {
 		at = past(rc.prefix, []byte(after))
 	}
@@ -113,6 +135,9 @@ func past(prefix, repo []byte) []byte {
 func (rc *repositoryCursor) stand(key []byte) {
 	rc.repo = nil
 	for ; bytes.HasPrefix(key, rc.prefix); key, _ = rc.c.Next() {
+		if !bytes.HasPrefix(key[len(rc.prefix):], rc.start) {
+			return
+		}
 		if repo, _, ok := bytes.Cut(key[len(rc.prefix):], separator); ok {
 			rc.repo = repo
 			return

@@ -3,8 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -51,36 +49,48 @@ func (p *process) ls(o *operation, cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	query := url.Values{"pattern": {strings.Join(args, "")}, "pinned": {strconv.FormatBool(pinned)}}
-	var list cache.Images
-	if err := o.Get(o.ctx, "images", query, &list); err != nil {
+	pattern := strings.Join(args, "")
+	if asJSON {
+		body, err := o.ImagesJSON(o.ctx, pattern, pinned)
+		if err != nil {
+			return err
+		}
+		defer body.Close()
+		_, err = io.Copy(p.stdout, body)
 		return err
 	}
-	if asJSON {
-		return writeJSON(p.stdout, list)
-	}
-	return writeImages(p.stdout, &list, time.Now())
+	return writeImages(p.stdout, time.Now(), func(fn func(cache.Image) error) (size int64, err error) {
+		return o.Images(o.ctx, pattern, pinned, fn)
+	})
 }
 
 // maxPlatforms is how many platforms are named in a line.
 const maxPlatforms = 3
 
-// writeImages prints a list for people.
-func writeImages(w io.Writer, list *cache.Images, now time.Time) error {
-	tw := newTable(w)
-	fmt.Fprintln(tw, "REFERENCE\tDIGEST\tPLATFORMS\tSIZE\tFETCHED\tLAST USED\tPINNED")
-	for _, i := range list.Images {
+// writeImages prints for people the images for which each calls its function, and the size
+// that it gives. It holds a few of them at a time.
+func writeImages(w io.Writer, now time.Time, each func(func(cache.Image) error) (size int64, err error)) error {
+	t := &longTable{w: w}
+	if err := t.row("REFERENCE", "DIGEST", "PLATFORMS", "SIZE", "FETCHED", "LAST USED", "PINNED"); err != nil {
+		return err
+	}
+	n := 0
+	size, err := each(func(i cache.Image) error {
+		n++
 		reference, _, _ := strings.Cut(i.Reference, "@")
 		pinned := "no"
 		if i.Pinned {
 			pinned = "yes"
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", reference, short(i.Digest), platforms(i.Platforms), units.BytesSize(float64(i.Size)), ago(i.Fetched, now), ago(i.Used, now), pinned)
-	}
-	if err := tw.Flush(); err != nil {
+		return t.row(reference, short(i.Digest), platforms(i.Platforms), units.BytesSize(float64(i.Size)), ago(i.Fetched, now), ago(i.Used, now), pinned)
+	})
+	if err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "%s, %s on disk\n", count(len(list.Images), "image"), units.BytesSize(float64(list.Size)))
+	if err := t.flush(); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s, %s on disk\n", count(n, "image"), units.BytesSize(float64(size)))
 	return err
 }
 

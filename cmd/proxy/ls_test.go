@@ -21,7 +21,15 @@ func TestImagesAreListedForPeople(t *testing.T) {
 		{Reference: "ghcr.io/org/gone:1", Digest: digest.FromString("c"), Pinned: true},
 	}}
 	var out bytes.Buffer
-	if err := writeImages(&out, list, now); err != nil {
+	each := func(fn func(cache.Image) error) (int64, error) {
+		for _, i := range list.Images {
+			if err := fn(i); err != nil {
+				return 0, err
+			}
+		}
+		return list.Size, nil
+	}
+	if err := writeImages(&out, now, each); err != nil {
 		t.Fatal(err)
 	}
 	want := strings.Join([]string{

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -55,3 +57,44 @@ func writeJSON(w io.Writer, v any) error {
 
 // newTable gives a writer that aligns what is between tabs. The caller flushes it.
 func newTable(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 0, 0, 2, ' ', 0) }
+
+// longTable aligns columns as newTable does, of any number of lines: it prints longTableRows
+// at a time, and a column becomes no narrower than it was.
+type longTable struct {
+	w      io.Writer
+	widths []int
+	rows   [][]string
+}
+
+const longTableRows = 1000
+
+// row adds a line. It may print what came before.
+func (t *longTable) row(cells ...string) error {
+	for i, cell := range cells {
+		if i == len(t.widths) {
+			t.widths = append(t.widths, 0)
+		}
+		t.widths[i] = max(t.widths[i], utf8.RuneCountInString(cell))
+	}
+	if t.rows = append(t.rows, cells); len(t.rows) < longTableRows {
+		return nil
+	}
+	return t.flush()
+}
+
+// flush prints what is left.
+func (t *longTable) flush() error {
+	var b strings.Builder
+	for _, cells := range t.rows {
+		for i, cell := range cells {
+			b.WriteString(cell)
+			if i < len(cells)-1 {
+				b.WriteString(strings.Repeat(" ", t.widths[i]-utf8.RuneCountInString(cell)+2))
+			}
+		}
+		b.WriteByte('\n')
+	}
+	t.rows = t.rows[:0]
+	_, err := io.WriteString(t.w, b.String())
+	return err
+}

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -68,15 +67,16 @@ func (o *operation) resolve(args []string) ([]string, error) {
 			add(text)
 			continue
 		}
-		var found cache.Images
-		if err := o.Get(o.ctx, "images", url.Values{"pattern": {text}}, &found); err != nil {
+		found := false
+		if _, err := o.Images(o.ctx, text, false, func(i cache.Image) error {
+			found = true
+			add(i.Reference)
+			return nil
+		}); err != nil {
 			return nil, err
 		}
-		for _, i := range found.Images {
-			add(i.Reference)
-		}
 		switch {
-		case len(found.Images) > 0:
+		case found:
 		case strings.ContainsAny(text, "*?"):
 			return nil, fmt.Errorf("no cached image matches %s; list the cached images with `entrepot ls`", text)
 		default:

@@ -286,8 +286,9 @@ func Open(o Options) (*Cache, error) {
 	if c.memory, err = newMemory(o.MemoryBytes, c.metrics); err != nil {
 		return nil, err
 	}
+	adopter := store.AdopterFor(o.Dir)
 	if o.files == nil {
-		o.files = store.OS{}
+		o.files = store.OS{Adopter: adopter}
 	}
 	if c.store, err = store.OpenOn(o.files, o.Dir); err != nil {
 		c.memory.close()
@@ -300,8 +301,9 @@ func Open(o Options) (*Cache, error) {
 		c.store.KeepOwn(name)
 	}
 	var aside string
-	if c.index, aside, err = index.Open(filepath.Join(o.Dir, "index.db")); err != nil {
+	if c.index, aside, err = index.OpenWith(filepath.Join(o.Dir, "index.db"), index.Options{Adopt: adopter.File}); err != nil {
 		c.memory.close()
+		err = store.Denied(o.Dir, filepath.Join(o.Dir, "index.db"), err)
 		return nil, errors.Join(err, c.store.Close())
 	}
 	if aside != "" {

@@ -276,6 +276,11 @@ func (ix *Index) writeBackup() error {
 	}
 	defer os.Remove(f.Name()) // fails, as it should, once it has its name
 	defer f.Close()
+	if ix.options.Adopt != nil {
+		if err := ix.options.Adopt(f); err != nil {
+			return err
+		}
+	}
 	out := bufio.NewWriterSize(f, 1<<20)
 	if _, err := out.WriteString(backupMagic); err != nil {
 		return err

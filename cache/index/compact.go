@@ -110,7 +110,9 @@ func (ix *Index) compact() (err error) {
 		return err
 	}
 	// Nothing of the copy needs to be on the disk until all of it is.
-	copied, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoStatistics: true, NoSync: true})
+	o := ix.options.bolt()
+	o.NoSync = true
+	copied, err := bbolt.Open(path, 0o600, o)
 	if err != nil {
 		return err
 	}

@@ -130,7 +130,7 @@ func (ix *Index) replace(old *db) error {
 	if err != nil {
 		return err
 	}
-	d, _, err := open(ix.path, aside)
+	d, _, err := open(ix.path, aside, ix.options)
 	if err != nil {
 		return err
 	}

@@ -131,8 +131,9 @@ const flushEvery = 5 * time.Second
 
 // Index is an open index file. All methods are safe for concurrent use.
 type Index struct {
-	path string
-	db   atomic.Pointer[db] // replaced when it is found damaged, or by a smaller copy
+	path    string
+	options Options
+	db      atomic.Pointer[db] // replaced when it is found damaged, or by a smaller copy
 	// broken holds the file that a reader has found damaged.
 	broken    chan *db
 	replacing sync.Mutex // held while db is replaced
@@ -174,18 +175,28 @@ type Index struct {
 // Open opens the index file at path, or begins one. A damaged file is quarantined under the
 // name that aside gives (empty if there was no damage), and a new one begun. The caller
 // calls Close.
-func Open(path string) (ix *Index, aside string, err error) {
-	d, t, err := open(path, "")
+func Open(path string) (ix *Index, aside string, err error) { return OpenWith(path, Options{}) }
+
+// Options say how an index is opened.
+type Options struct {
+	// Adopt gives each new file of the index to its owner; nil leaves it to this process's
+	// user.
+	Adopt func(*os.File) error
+}
+
+// OpenWith is Open with options.
+func OpenWith(path string, o Options) (ix *Index, aside string, err error) {
+	d, t, err := open(path, "", o)
 	if damaged(err) {
 		if aside, err = setAside(path); err != nil {
 			return nil, "", err
 		}
-		d, t, err = open(path, aside)
+		d, t, err = open(path, aside, o)
 	}
 	if err != nil {
 		return nil, aside, fmt.Errorf("open index %s: %w", path, err)
 	}
-	ix = &Index{path: path, broken: make(chan *db, 1), stop: make(chan struct{}), wake: make(chan struct{}, 1), touched: map[string]Tag{}, used: map[string]time.Time{},
+	ix = &Index{path: path, options: o, broken: make(chan *db, 1), stop: make(chan struct{}), wake: make(chan struct{}, 1), touched: map[string]Tag{}, used: map[string]time.Time{},
 		backup: backupPath(path), changed: make(chan struct{}, 1), dropped: make(chan struct{}, 1)}
 	ix.db.Store(d)
 	ix.blobs.Store(t.blobs)
@@ -207,12 +218,12 @@ func Open(path string) (ix *Index, aside string, err error) {
 
 // open opens the file at path, or begins one as the successor of aside, the name of a file
 // that was quarantined.
-func open(path, aside string) (d *db, t totals, err error) {
+func open(path, aside string, o Options) (d *db, t totals, err error) {
 	if err := checkFile(path); err != nil {
 		return nil, t, err
 	}
 	err = guarded(func() error {
-		d, t, err = begin(path, aside)
+		d, t, err = begin(path, aside, o)
 		return err
 	})
 	return d, t, err
@@ -222,10 +233,10 @@ func open(path, aside string) (d *db, t totals, err error) {
 // for the file or a rule for those that lack it.
 var buckets = [][]byte{tagsBucket, linksBucket, listsBucket, blobsBucket, metaBucket, askedBucket, ledgerBucket, pinsBucket}
 
-func begin(path, aside string) (d *db, t totals, err error) {
+func begin(path, aside string, o Options) (d *db, t totals, err error) {
 	// The list of free pages is in the file: to find them by a walk over all
 	// others would make the start longer with every blob.
-	bolt, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoStatistics: true})
+	bolt, err := bbolt.Open(path, 0o600, o.bolt())
 	if err != nil {
 		return nil, t, err
 	}
@@ -251,6 +262,23 @@ func begin(path, aside string) (d *db, t totals, err error) {
 		d.markWhole()
 	}
 	return d, f.totals, nil
+}
+
+// bolt returns the options of an index file.
+func (o Options) bolt() *bbolt.Options {
+	return &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoStatistics: true, OpenFile: o.openFile}
+}
+
+// openFile opens or makes a file of the index, and gives it to its owner.
+func (o Options) openFile(name string, flag int, mode os.FileMode) (*os.File, error) {
+	f, err := os.OpenFile(name, flag, mode) // #nosec G304 -- the cache directory's and our own name
+	if err != nil || o.Adopt == nil {
+		return f, err
+	}
+	if err := o.Adopt(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // addBuckets makes the buckets that a file of an older version lacks.

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -36,19 +37,42 @@ type File interface {
 	Truncate(size int64) error
 }
 
-// OS is the machine's file system.
-type OS struct{}
+// OS is the machine's file system. What it makes belongs to the owner that Adopter knows.
+type OS struct{ Adopter *Adopter }
 
 // OpenFile is os.OpenFile for regular files, see openRegular.
-func (OS) OpenFile(name string, flag int, mode fs.FileMode) (File, error) {
-	return file(openRegular(name, flag, mode))
+func (o OS) OpenFile(name string, flag int, mode fs.FileMode) (File, error) {
+	return file(o.adopted(openRegular(name, flag, mode)))
 }
 
 // CreateTemp is os.CreateTemp and follows no symbolic link. Mkdir, Rename and Remove
 // are those of package os.
-func (OS) CreateTemp(dir, pattern string) (File, error) { return file(createTemp(dir, pattern)) }
+func (o OS) CreateTemp(dir, pattern string) (File, error) {
+	return file(o.adopted(createTemp(dir, pattern)))
+}
 
-func (OS) Mkdir(name string, mode fs.FileMode) error { return os.Mkdir(name, mode) }
+// adopted gives an open file to its owner. If that fails it closes the file, and removes it
+// if it is empty: nobody else could use it.
+func (o OS) adopted(f *os.File, err error) (*os.File, error) {
+	if err != nil {
+		return nil, err
+	}
+	if err := o.Adopter.File(f); err != nil {
+		if st, failed := f.Stat(); failed == nil && st.Size() == 0 {
+			_ = os.Remove(f.Name())
+		}
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// Mkdir is os.Mkdir.
+func (o OS) Mkdir(name string, mode fs.FileMode) error {
+	if err := os.Mkdir(name, mode); err != nil {
+		return err
+	}
+	return o.Adopter.Path(name)
+}
 
 func (OS) Rename(from, to string) error { return os.Rename(from, to) }
 

@@ -54,7 +54,7 @@ func Inspect(dir string) (kind Kind, other string, err error) {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR): // who opens it learns more
 		return Empty, "", nil
 	case err != nil && err != io.EOF:
-		return Empty, "", denied(dir, dir, err)
+		return Empty, "", Denied(dir, dir, err)
 	}
 	for _, name := range names {
 		switch {

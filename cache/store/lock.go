@@ -17,10 +17,13 @@ var ErrInUse = errors.New("in use by another entrepot")
 // acquire takes the lock at path for as long as the file it gives is open: the
 // kernel drops it with the process, so a crash leaves none behind. Who holds it
 // is written in it, for the sentence that the next one reads.
-func acquire(path string) (*os.File, error) {
+func acquire(path string, adopter *Adopter) (*os.File, error) {
 	f, err := openRegular(path, os.O_RDWR|os.O_CREATE, fileMode)
 	if err != nil {
 		return nil, fmt.Errorf("lock cache directory: %w", err)
+	}
+	if err := adopter.File(f); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if err != nil {

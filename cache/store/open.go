@@ -116,7 +116,7 @@ func (s *Store) open(path string) (*os.File, error) {
 	if isForeign(err) {
 		s.quarantine(path, false)
 	}
-	return f, err
+	return f, Denied(s.dir, path, err)
 }
 
 // openToWrite opens the file at path, below the cache directory, for reading and
@@ -125,9 +125,9 @@ func (s *Store) open(path string) (*os.File, error) {
 func (s *Store) openToWrite(path string, flag int) (File, error) {
 	f, err := s.files.OpenFile(path, os.O_RDWR|flag, fileMode)
 	if isForeign(err) && s.quarantine(path, true) {
-		return s.files.OpenFile(path, os.O_RDWR|flag, fileMode)
+		f, err = s.files.OpenFile(path, os.O_RDWR|flag, fileMode)
 	}
-	return f, err
+	return f, Denied(s.dir, path, err)
 }
 
 // quarantine moves the first thing on the way to path that is not the cache's own to

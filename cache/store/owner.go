@@ -19,9 +19,9 @@ type DeniedError struct {
 	Err   error
 }
 
-// denied returns err as a *DeniedError if it says that path, which is in the cache
+// Denied returns err as a *DeniedError if it says that path, which is in the cache
 // directory dir or is that itself, may not be used.
-func denied(dir, path string, err error) error {
+func Denied(dir, path string, err error) error {
 	var d *DeniedError
 	if !errors.Is(err, fs.ErrPermission) || errors.As(err, &d) {
 		return err
@@ -80,6 +80,66 @@ func OwnerOf(dir string) Owner {
 		}
 	}
 	return Owner{uid, gid}
+}
+
+// Adopter gives files that root makes in a cache to the cache's owner, who could not read
+// them otherwise. A nil Adopter gives nothing away. It is safe for concurrent use.
+type Adopter struct {
+	owner Owner
+	dir   string
+	// guessed is set if the cache's own files are root's: then its owner is perhaps root.
+	guessed bool
+}
+
+// AdopterFor returns the Adopter for the cache in dir, before anything is made there: nil
+// if this process is not root's, or the cache is root's or missing.
+func AdopterFor(dir string) *Adopter {
+	owner := OwnerOf(dir)
+	if os.Geteuid() != 0 || owner.UID <= 0 {
+		return nil
+	}
+	uid, _ := ownerOf(filepath.Join(dir, versionFile))
+	return &Adopter{owner: owner, dir: dir, guessed: uid == 0}
+}
+
+// File gives f to the owner, unless it is theirs.
+func (a *Adopter) File(f *os.File) error {
+	if a == nil {
+		return nil
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return a.give(f.Name(), st, func() error { return f.Chown(a.owner.UID, a.owner.GID) })
+}
+
+// Path gives the file or directory at path to the owner, unless it is theirs. It follows no
+// symbolic link.
+func (a *Adopter) Path(path string) error {
+	if a == nil {
+		return nil
+	}
+	st, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	return a.give(path, st, func() error { return os.Lchown(path, a.owner.UID, a.owner.GID) })
+}
+
+func (a *Adopter) give(path string, st fs.FileInfo, chown func() error) error {
+	if uid, _ := ownerIn(st); uid == a.owner.UID {
+		return nil
+	}
+	err := chown()
+	switch {
+	case err == nil, a.guessed && errors.Is(err, fs.ErrPermission):
+		return nil
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("root cannot give %s to the owner of %s, %s, who could not read it: run entrepot as that user (docker exec --user %d, sudo -u '#%d'), or allow it CAP_CHOWN: %w",
+			path, a.dir, userName(a.owner.UID), a.owner.UID, a.owner.UID, err)
+	}
+	return err
 }
 
 // ownerOf returns whose a file is; -1 if that cannot be seen.

@@ -66,9 +66,18 @@ func Open(dir string) (*Store, error) { return OpenOn(OS{}, dir) }
 
 // OpenOn is Open with another file system to write to.
 func OpenOn(files Files, dir string) (*Store, error) {
+	adopter := AdopterFor(dir)
 	for _, sub := range []string{"", blobsDir, ingestDir} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), dirMode); err != nil {
-			return nil, fmt.Errorf("make cache directory: %w", err)
+		path := filepath.Join(dir, sub)
+		if _, err := os.Lstat(path); err == nil {
+			continue
+		}
+		err := os.MkdirAll(path, dirMode)
+		if err == nil {
+			err = adopter.Path(path)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("make cache directory: %w", Denied(dir, dir, err))
 		}
 	}
 	// The directory itself may be reached by a link; nothing below it may.
@@ -81,14 +90,21 @@ func OpenOn(files Files, dir string) (*Store, error) {
 			return nil, fmt.Errorf("%s is not a directory of the cache's own: remove it, or set cache.dir to the directory that it links to", filepath.Join(dir, sub))
 		}
 	}
-	lock, err := acquire(filepath.Join(dir, LockFile))
+	lock, err := acquire(filepath.Join(dir, LockFile), adopter)
 	if err != nil {
-		return nil, err
+		return nil, Denied(dir, filepath.Join(dir, LockFile), err)
 	}
 	s := &Store{dir: dir, lock: lock, files: files, few: fewFiles}
 	if err := s.checkVersion(); err != nil {
 		lock.Close()
 		return nil, err
+	}
+	if adopter != nil {
+		// What cannot be given to the owner is better not made.
+		if err := s.Check(); err != nil {
+			lock.Close()
+			return nil, err
+		}
 	}
 	s.sweep(time.Now())
 	s.unsynced.Store(true) // as an earlier process may have left it

@@ -8,12 +8,14 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"go.uber.org/zap"
 
 	"github.com/entrepot-dev/entrepot/access"
 	"github.com/entrepot-dev/entrepot/admin"
+	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/configs"
 	"github.com/entrepot-dev/entrepot/metrics"
 )
@@ -121,6 +123,11 @@ func (l *adminListener) options(cfg *configs.Config, log *zap.Logger) admin.Opti
 	if o.TokenFile, err = l.token.Write(admin.TokenPlaces(absolute(cfg.Cache.Dir), l.token.Listener, os.Getenv)); err != nil {
 		log.Warn("no place for the admin token file, so the commands of this program cannot use the running one: give it a directory of its own (XDG_RUNTIME_DIR), or set admin.auth.token_file",
 			zap.Error(err))
+	}
+	if filepath.Dir(o.TokenFile) == absolute(cfg.Cache.Dir) {
+		if err := store.AdopterFor(cfg.Cache.Dir).Path(o.TokenFile); err != nil {
+			log.Warn("the admin token file stays root's", zap.Error(err))
+		}
 	}
 	return o
 }

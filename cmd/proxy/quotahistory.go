@@ -26,8 +26,9 @@ const (
 // quotaHistory is an upstream.QuotaHistory in a file. A file that is lost or damaged costs
 // nothing but what was learned. It is safe for concurrent use.
 type quotaHistory struct {
-	path string
-	log  *zap.Logger
+	path    string
+	adopter *store.Adopter
+	log     *zap.Logger
 
 	mu   sync.Mutex // also orders the writes
 	keys map[string]upstream.QuotaNeeds
@@ -35,7 +36,7 @@ type quotaHistory struct {
 
 // readQuotaHistory reads the file of a cache directory, which need not exist.
 func readQuotaHistory(dir string, log *zap.Logger) *quotaHistory {
-	h := &quotaHistory{path: filepath.Join(dir, quotaFile), log: log, keys: map[string]upstream.QuotaNeeds{}}
+	h := &quotaHistory{path: filepath.Join(dir, quotaFile), adopter: store.AdopterFor(dir), log: log, keys: map[string]upstream.QuotaNeeds{}}
 	f, err := store.OpenOwn(h.path)
 	if err == nil {
 		defer f.Close()
@@ -68,7 +69,7 @@ func (h *quotaHistory) Save(key string, n upstream.QuotaNeeds) {
 	h.keys[key] = n
 	text, err := json.Marshal(h.keys)
 	if err == nil {
-		err = writeNew(h.path+".new", text)
+		err = writeNew(h.path+".new", text, h.adopter)
 	}
 	if err == nil {
 		err = os.Rename(h.path+".new", h.path)
@@ -78,8 +79,9 @@ func (h *quotaHistory) Save(key string, n upstream.QuotaNeeds) {
 	}
 }
 
-// writeNew writes a file in place of whatever has that name, a symbolic link included.
-func writeNew(path string, text []byte) error {
+// writeNew writes a file for the owner of the cache, in place of whatever has that name, a symbolic
+// link included.
+func writeNew(path string, text []byte, adopter *store.Adopter) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -87,6 +89,9 @@ func writeNew(path string, text []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(text)
+	err = adopter.File(f)
+	if err == nil {
+		_, err = f.Write(text)
+	}
 	return errors.Join(err, f.Close())
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/entrepot-dev/entrepot/access"
 	"github.com/entrepot-dev/entrepot/cache"
+	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/clouds"
 	"github.com/entrepot-dev/entrepot/configs"
 	"github.com/entrepot-dev/entrepot/grants"
@@ -359,6 +360,10 @@ func openCache(cfg *configs.Config, upstreams map[string]cache.Upstream, log *za
 		MaxFills:       cfg.Limits.Fills,
 		ManifestMemory: int64(cfg.Limits.Manifests) / 2,
 	})
+	var denied *store.DeniedError
+	if errors.As(err, &denied) { // it says what to do
+		return nil, fmt.Errorf("cache.dir: %w", denied)
+	}
 	if path := (*fs.PathError)(nil); errors.As(err, &path) {
 		return nil, fmt.Errorf("cache.dir: %w; set cache.dir (--cache-dir, ENTREPOT_CACHE_DIR) to a directory that this user may write to", err)
 	}

@@ -1,0 +1,259 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/entrepot-dev/entrepot/e2e/hub"
+	"github.com/entrepot-dev/entrepot/e2e/image"
+	"github.com/entrepot-dev/entrepot/e2e/proxy"
+)
+
+// serviceUser is the user of the service in the tests of whose files are whose: that of the
+// container image.
+const serviceUser = 65532
+
+// needsRoot skips a test if it does not run as root, who alone may become another user.
+func needsRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		cannot(t, "only root can run commands as another user")
+	}
+}
+
+// openTemp returns a directory of the test that every user may pass through, below which a
+// service of another user finds its files.
+func openTemp(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "entrepot-owner-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// userBinary copies the program to where every user can run it.
+func userBinary(t *testing.T, dir string) string {
+	t.Helper()
+	b, err := os.ReadFile(proxy.Binary(t))
+	path := filepath.Join(dir, "entrepot")
+	if err == nil {
+		err = os.WriteFile(path, b, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// as runs a command of the program as a user.
+func as(t *testing.T, uid uint32, binary string, environ []string, args ...string) said {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Dir = "/"
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent"}, environ...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return said{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
+
+// strangers lists what is in a directory, itself included, and belongs to another user.
+func strangers(t *testing.T, dir string, uid uint32) (list []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		if st := info.Sys().(*syscall.Stat_t); st.Uid != uid || st.Gid != uid {
+			list = append(list, fmt.Sprintf("%s of %d:%d", path, st.Uid, st.Gid))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// TestWhatRootWritesBelongsToTheService runs the commands as root on the directory of a
+// service of another user, new and in use, and then that service.
+func TestWhatRootWritesBelongsToTheService(t *testing.T) {
+	t.Parallel()
+	needsRoot(t)
+	h := hub.New(t, hub.Options{})
+	img, other := image.New(image.Options{Seed: 1}), image.New(image.Options{Seed: 2})
+	h.Push("library/app", "1.0", img)
+	h.Push("library/app", "2.0", other)
+	outside := proxy.New(t, h)
+	for _, name := range []string{"app:1.0", "app:2.0"} {
+		operate(t, outside, "warm", name).want(t, 0)
+	}
+	dir := openTemp(t)
+	binary, private := userBinary(t, dir), t.TempDir() // root's alone
+	one, two := filepath.Join(private, "one.tar"), filepath.Join(private, "two.tar")
+	operate(t, outside, "export", "app:1.0", "-o", one).want(t, 0)
+	operate(t, outside, "export", "app:2.0", "-o", two).want(t, 0)
+
+	cache := filepath.Join(dir, "cache")
+	if err := os.Mkdir(cache, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(cache, serviceUser, serviceUser); err != nil {
+		t.Fatal(err)
+	}
+	environ := []string{"ENTREPOT_ADMIN_LISTEN=off", "ENTREPOT_CACHE_DIR=" + cache, "ENTREPOT_CACHE_OFFLINE=true"}
+	wantOwned := func(after string) {
+		t.Helper()
+		if list := strangers(t, cache, serviceUser); len(list) > 0 {
+			t.Fatalf("after %s:\n%s", after, strings.Join(list, "\n"))
+		}
+	}
+	for _, args := range [][]string{
+		{"import", one}, {"pin", "app:1.0"}, {"import", two}, {"warm", "app:1.0"}, {"scrub"}, {"gc"}, {"ls"}, {"rehearse", "app:1.0", "app:2.0", "--offline"}, {"purge", "app:2.0"}, {"import", two},
+	} {
+		as(t, 0, binary, environ, args...).want(t, 0)
+		wantOwned(strings.Join(args, " "))
+	}
+	// A command of the service's user, and one of somebody else.
+	as(t, serviceUser, binary, environ, "rehearse", "app:1.0", "app:2.0", "--verify", "--offline").want(t, 0, "0 would fail")
+	as(t, serviceUser+1, binary, environ, "ls").want(t, 1, "permission denied", "uid 65532", "run entrepot as uid 65532 or as root")
+	as(t, serviceUser+1, binary, environ, "warm", "app:1.0").want(t, 1, "permission denied", "run entrepot as uid 65532 or as root")
+	wantOwned("another user's commands")
+
+	// The service itself, started by root by mistake, and then as it should.
+	for _, uid := range []uint32{0, serviceUser} {
+		served := serveAs(t, uid, binary, cache, "--offline")
+		served.wantImage(t, "library/app", img)
+		served.wantImage(t, "library/app", other)
+		wantOwned(fmt.Sprintf("serve by %d", uid))
+		if _, body, _ := fetch(t, http.DefaultClient, served.admin+"/readyz"); body != "ok\n" {
+			t.Errorf("/readyz: %q", body)
+		}
+		served.stop(t)
+		wantOwned(fmt.Sprintf("the end of serve by %d", uid))
+	}
+}
+
+// served is a proxy that somebody has started by hand.
+type served struct {
+	url, admin string
+	cmd        *exec.Cmd
+	out        *syncBuffer
+	ended      chan error
+}
+
+// syncBuffer is a buffer that one goroutine writes and another reads.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(b)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// serveAs starts the program as a user and waits until it answers. It ends with the test at
+// the latest.
+func serveAs(t *testing.T, uid uint32, binary, cache string, args ...string) *served {
+	t.Helper()
+	var at [2]string
+	for i := range at {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		at[i] = ln.Addr().String()
+		_ = ln.Close()
+	}
+	s := &served{url: "http://" + at[0], admin: "http://" + at[1], out: &syncBuffer{}, ended: make(chan error, 1)}
+	s.cmd = exec.Command(binary, append([]string{"serve", "--listen", at[0], "--admin-listen", at[1], "--cache-dir", cache}, args...)...)
+	s.cmd.Dir = "/"
+	s.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "ENTREPOT_LOG_FORMAT=json"}
+	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { s.ended <- s.cmd.Wait() }()
+	t.Cleanup(func() {
+		if s.cmd != nil {
+			s.stop(t)
+		}
+	})
+	proxy.Until(t, "the proxy to answer", func() bool {
+		select {
+		case err := <-s.ended:
+			s.ended <- err
+			t.Fatalf("it has ended: %v\n%s", err, s.out)
+		default:
+		}
+		res, err := http.Get(s.admin + "/readyz")
+		if err != nil {
+			return false
+		}
+		_ = res.Body.Close()
+		return res.StatusCode == http.StatusOK
+	})
+	return s
+}
+
+// stop ends the process and wants it to end in order.
+func (s *served) stop(t *testing.T) {
+	t.Helper()
+	_ = s.cmd.Process.Signal(syscall.SIGTERM) // it may have ended, which Wait tells
+	if err := <-s.ended; err != nil {
+		t.Errorf("it ended with %v\n%s", err, s.out)
+	}
+	s.cmd = nil
+}
+
+// wantImage pulls all of an image.
+func (s *served) wantImage(t *testing.T, repo string, i *image.Image) {
+	t.Helper()
+	from := func(kind string) func(d digest.Digest) ([]byte, error) {
+		return func(d digest.Digest) ([]byte, error) {
+			status, body, _ := fetch(t, http.DefaultClient, s.url+"/v2/"+repo+"/"+kind+"/"+d.String())
+			if status != http.StatusOK {
+				t.Errorf("%s %s: %d %s", kind, d, status, body)
+			}
+			return []byte(body), nil
+		}
+	}
+	pullAll(t, i, from("manifests"), from("blobs"))
+}

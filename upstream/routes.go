@@ -43,11 +43,9 @@ func newRoutes(o Options, t *trust, dial dialer, proxy func(*http.Request) (*url
 	case (o.CertFile == "") != (o.KeyFile == ""):
 		return nil, errors.New("tls.cert and tls.key go together: one of them is missing")
 	case o.CertFile != "":
-		pair, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
-		if err != nil {
+		if named.GetClientCertificate, err = clientCertificate(o.CertFile, o.KeyFile); err != nil {
 			return nil, fmt.Errorf("tls.cert, tls.key: %w", err)
 		}
-		named.Certificates = []tls.Certificate{pair}
 	}
 
 	r := &routes{trust: t, proxy: proxy}
@@ -78,6 +76,27 @@ func newRoutes(o Options, t *trust, dial dialer, proxy func(*http.Request) (*url
 	r.strangers = transport(&tls.Config{RootCAs: roots}, guarded.DialContext, nil)
 	r.proxied = transport(&tls.Config{RootCAs: roots}, open.DialContext, proxy)
 	return r, nil
+}
+
+// clientCertificate returns a function that gives the certificate of two PEM files for a
+// handshake. It reads them each time, because certificates are renewed in place. While they
+// cannot be read, or do not belong together, it gives what it read before.
+func clientCertificate(cert, key string) (func(*tls.CertificateRequestInfo) (*tls.Certificate, error), error) {
+	first, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return nil, err
+	}
+	var last atomic.Pointer[tls.Certificate]
+	last.Store(&first)
+	return func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		if pair, err := tls.LoadX509KeyPair(cert, key); err == nil {
+			last.Store(&pair)
+		}
+		if pair := last.Load(); info.SupportsCertificate(pair) == nil {
+			return pair, nil
+		}
+		return new(tls.Certificate), nil // none
+	}, nil
 }
 
 // roots gives the system's certificates with those of file beside them; nil,

@@ -194,18 +194,52 @@ func TestClientCertificatesAreShownToTheRegistryOnly(t *testing.T) {
 	// the end of the connection may overtake the words that say why.
 	reg := listenTLS(t, issuer, &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool, MaxVersion: tls.VersionTLS12}, redirectTo(cdn.URL+"/x"))
 
-	client := issue(t, issuer, "client")
-	dir := t.TempDir()
-	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	der, err := x509.MarshalPKCS8PrivateKey(client.PrivateKey)
+	cert, key := writePair(t, t.TempDir(), issue(t, issuer, "client"))
+	wantLayer(t, open(t, Options{Endpoints: []string{reg.URL}, CAFile: ca, CertFile: cert, KeyFile: key}))
+	_, err := readBlob(t, open(t, Options{Endpoints: []string{reg.URL}, CAFile: ca}))
+	wantError(t, err, oci.CodeUnavailable, 502, "upstreams.reg.tls.cert")
+}
+
+// writePair writes a certificate and its key into dir.
+func writePair(t *testing.T, dir string, c tls.Certificate) (cert, key string) {
+	t.Helper()
+	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, cert, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: client.Certificate[0]})))
+	writeFile(t, cert, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]})))
 	writeFile(t, key, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
-	wantLayer(t, open(t, Options{Endpoints: []string{reg.URL}, CAFile: ca, CertFile: cert, KeyFile: key}))
-	_, err = readBlob(t, open(t, Options{Endpoints: []string{reg.URL}, CAFile: ca}))
-	wantError(t, err, oci.CodeUnavailable, 502, "upstreams.reg.tls.cert")
+	return cert, key
+}
+
+// TestRenewedClientCertificatesAreShown asks the registry over new connections, while the
+// files are exchanged and while they are unusable.
+func TestRenewedClientCertificatesAreShown(t *testing.T) {
+	issuer, ca := authority(t)
+	var shown atomic.Value
+	reg := listenTLS(t, issuer, &tls.Config{ClientAuth: tls.RequireAnyClientCert}, func(w http.ResponseWriter, req *http.Request) {
+		shown.Store(req.TLS.PeerCertificates[0].Subject.CommonName)
+		w.Header().Set("Connection", "close")
+		serveLayer(w, req)
+	})
+	dir := t.TempDir()
+	cert, key := writePair(t, dir, issue(t, issuer, "old"))
+	r := open(t, Options{Endpoints: []string{reg.URL}, CAFile: ca, CertFile: cert, KeyFile: key})
+	for _, c := range []struct {
+		want   string
+		change func()
+	}{
+		{"old", func() {}},
+		{"new", func() { writePair(t, dir, issue(t, issuer, "new")) }},
+		{"new", func() { writeFile(t, key, "nonsense") }},
+	} {
+		c.change()
+		wantLayer(t, r)
+		if got := shown.Load(); got != c.want {
+			t.Errorf("the registry was shown the certificate of %v, want %s", got, c.want)
+		}
+	}
 }
 
 func TestPlainHTTPWhereTLSIsConfiguredIsTold(t *testing.T) {

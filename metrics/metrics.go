@@ -43,6 +43,10 @@ type Metrics struct {
 	// LogDropped counts log lines that were dropped because the reader of the log
 	// was too slow or gone.
 	LogDropped prometheus.Counter
+	// CertificateSeconds is how long until the certificates of a configured file end, negative
+	// after their end, by role (listener, client_ca, admin_listener, admin_client_ca,
+	// upstream_client, upstream_ca, oidc_ca) and upstream ("" if for none).
+	CertificateSeconds *prometheus.GaugeVec
 	// Limits are the limits in force, by the key below "limits" and "files".
 	Limits *prometheus.GaugeVec
 
@@ -148,16 +152,17 @@ func New(version, revision, goVersion string) *Metrics {
 	m := &Metrics{
 		Registry: reg,
 
-		Requests:         f.counters("requests_total", "Client requests.", "upstream", "kind", "outcome", "status"),
-		RequestSeconds:   f.histograms("request_duration_seconds", "Time from a request to the first byte of its answer.", "kind", "outcome"),
-		TransferSeconds:  f.histograms("transfer_duration_seconds", "Time from a request to the last byte of its answer.", "kind", "outcome"),
-		ClientBytes:      f.counters("client_bytes_total", "Body bytes sent to clients.", "upstream", "kind"),
-		RequestsInFlight: f.gauge("requests_in_flight", "Client requests being answered."),
-		Connections:      f.gauge("connections", "Client connections."),
-		Refused:          f.counters("refused_total", "What was refused because a limit was reached.", "limit"),
-		Denied:           f.counters("denied_total", "Requests refused because of who asked.", "reason"),
-		LogDropped:       f.counter("log_lines_dropped_total", "Log lines dropped because the log's reader was too slow or gone."),
-		Limits:           f.gauges("limit", "The limits in force.", "limit"),
+		Requests:           f.counters("requests_total", "Client requests.", "upstream", "kind", "outcome", "status"),
+		RequestSeconds:     f.histograms("request_duration_seconds", "Time from a request to the first byte of its answer.", "kind", "outcome"),
+		TransferSeconds:    f.histograms("transfer_duration_seconds", "Time from a request to the last byte of its answer.", "kind", "outcome"),
+		ClientBytes:        f.counters("client_bytes_total", "Body bytes sent to clients.", "upstream", "kind"),
+		RequestsInFlight:   f.gauge("requests_in_flight", "Client requests being answered."),
+		Connections:        f.gauge("connections", "Client connections."),
+		Refused:            f.counters("refused_total", "What was refused because a limit was reached.", "limit"),
+		Denied:             f.counters("denied_total", "Requests refused because of who asked.", "reason"),
+		LogDropped:         f.counter("log_lines_dropped_total", "Log lines dropped because the log's reader was too slow or gone."),
+		CertificateSeconds: f.gauges("certificate_expiry_seconds", "Time until the certificates of a configured file end; negative after their end.", "role", "upstream"),
+		Limits:             f.gauges("limit", "The limits in force.", "limit"),
 
 		UpstreamRequests: f.counters("upstream_requests_total", "Requests to upstreams.", "upstream", "operation", "status"),
 		UpstreamSeconds:  f.histograms("upstream_request_duration_seconds", "Time to an upstream's response header.", "upstream", "operation"),

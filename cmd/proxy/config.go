@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -30,7 +31,8 @@ func newConfigCheck(p *process) *cobra.Command {
 		Long: `Check reads the file, or the one of --config or $ENTREPOT_CONFIG, and the
 environment as serving would. It prints every problem with file, line and key, and
 then exits with 1. It prints a warning for a setting that is valid, but probably not
-what was meant. It touches no network and no cache.`,
+what was meant, and for a certificate that ends within 30 days or has ended. It
+touches no network and no cache.`,
 		Example: `  entrepot config check /etc/entrepot/entrepot.yml
   entrepot config check --output json`,
 		Args: cobra.MaximumNArgs(1),
@@ -68,7 +70,7 @@ func (p *process) checkConfig(cmd *cobra.Command, args []string) error {
 	if file == "" {
 		file = "no file: the defaults and the environment"
 	}
-	for _, w := range cfg.Warnings() {
+	for _, w := range warnings(cfg) {
 		if _, err := fmt.Fprintf(p.stdout, "%s: warning: %s\n", file, w); err != nil {
 			return err
 		}
@@ -77,13 +79,18 @@ func (p *process) checkConfig(cmd *cobra.Command, args []string) error {
 	return err
 }
 
+// warnings returns what is probably wrong with cfg although it is valid.
+func warnings(cfg *configs.Config) []string {
+	return append(cfg.Warnings(), expiringCertificates(cfg, time.Now())...)
+}
+
 // describeCheck returns the result of loading a configuration: cfg, or else err.
 func describeCheck(file string, cfg *configs.Config, err error) checkedConfig {
 	c := checkedConfig{File: file, OK: err == nil, Problems: []configs.Problem{}, Warnings: []string{}}
 	e := (*configs.Error)(nil)
 	switch {
 	case err == nil:
-		c.Warnings = append(c.Warnings, cfg.Warnings()...)
+		c.Warnings = append(c.Warnings, warnings(cfg)...)
 	case errors.As(err, &e):
 		c.Problems = append(c.Problems, e.Problems...)
 	default:

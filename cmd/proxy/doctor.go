@@ -225,6 +225,9 @@ func (p *process) newExamination(ctx context.Context, cmd *cobra.Command, at str
 		if cfg != nil {
 			e.checks = append(e.checks, doctor.Directory{Cache: cfg.Cache, Client: running, Lock: filepath.Join(cfg.Cache.Dir, store.LockFile)},
 				p.filesCheck(ctx, cfg, running))
+			if files := cfg.CertificateFiles(); len(files) > 0 {
+				e.checks = append(e.checks, doctor.Certificates{Files: files})
+			}
 		}
 	}
 	if running != nil || cfg != nil && !remote {

@@ -58,6 +58,13 @@ type parts struct {
 	outdated []func()
 }
 
+// configured returns the configuration in force, as it was loaded.
+func (p *parts) configured() *configs.Config {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.loaded
+}
+
 // mirror is an upstream in force.
 type mirror struct {
 	configured *configs.Upstream

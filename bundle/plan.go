@@ -69,12 +69,17 @@ type Taken struct {
 	// LeftOut and LeftOutBytes are those of them that were left out, as Since says.
 	LeftOut      int   `json:"leftOut"`
 	LeftOutBytes int64 `json:"leftOutBytes"`
+	// Partial are platforms that nobody named and that were left out, because only some of
+	// each is cached.
+	Partial []string `json:"partial,omitempty"`
 }
 
 // LeftOut is an image of which something is missing.
 type LeftOut struct {
 	Reference string `json:"reference"`
 	Referrer  bool   `json:"referrer,omitempty"`
+	// Platforms are those that are partial.
+	Platforms []string `json:"platforms,omitempty"`
 	// Missing says what, in words.
 	Missing []string `json:"missing,omitempty"`
 	// Reason is set where that is not why.
@@ -90,6 +95,8 @@ type MissingError struct {
 	Images []LeftOut
 	// Platforms are those that were wanted.
 	Platforms []string
+	// Offline says that the cache asks no upstream, so that nothing can be fetched there.
+	Offline bool
 }
 
 // maxTold bounds what is told of what is missing: of how many images, and of each how
@@ -103,20 +110,38 @@ func (e *MissingError) Error() string {
 	} else {
 		fmt.Fprintf(&s, "%d images are not here whole, so that there is no bundle:\n", len(e.Images))
 	}
-	again := []string{"entrepot warm"}
-	if len(e.Platforms) > 0 {
-		again = append(again, "--platform", strings.Join(e.Platforms, ","))
-	}
+	var flags []string // of warm, in their order
+	again := map[string][]string{}
 	for i, image := range e.Images {
 		if i == maxTold {
 			fmt.Fprintf(&s, "  … and %d more\n", len(e.Images)-i)
-			again = append(again, "…")
 			break
 		}
-		again = append(again, image.Reference)
+		platforms := e.Platforms
+		if len(platforms) == 0 {
+			platforms = image.Platforms
+		}
+		flag := ""
+		if len(platforms) > 0 {
+			flag = "--platform " + strings.Join(platforms, ",") + " "
+		}
+		if again[flag] == nil {
+			flags = append(flags, flag)
+		}
+		again[flag] = append(again[flag], image.Reference)
 		fmt.Fprintf(&s, "  %s: %s\n", image.Reference, image.told())
 	}
-	fmt.Fprintf(&s, "fetch them first: %s", strings.Join(again, " "))
+	if e.Offline {
+		s.WriteString("this cache is offline: fetch them outside and import the bundle here")
+	} else {
+		s.WriteString("fetch them first:")
+	}
+	for _, flag := range flags {
+		if len(flags) > 1 || e.Offline {
+			s.WriteString("\n ")
+		}
+		fmt.Fprintf(&s, " entrepot warm %s%s", flag, strings.Join(again[flag], " "))
+	}
 	if len(e.Platforms) == 0 {
 		s.WriteString("\nor name the platforms to take with --platform")
 	}
@@ -184,7 +209,7 @@ func Make(ctx context.Context, from Catalog, choice Choice) (*Plan, error) {
 		case len(lacks) > 0 && own:
 			p.leave(t, isReferrerTag(t.Tag), lacks, nil)
 		case len(lacks) > 0:
-			missing = append(missing, LeftOut{Reference: t.String(), Missing: lacks})
+			missing = append(missing, LeftOut{Reference: t.String(), Missing: lacks, Platforms: p.partial})
 		}
 	}
 	if len(missing) > 0 {
@@ -249,6 +274,8 @@ type planner struct {
 	plan      *Plan
 	// contents are what is taken by now.
 	contents map[digest.Digest]*kept
+	// partial are the partial platforms of the image that takeWith looked at last.
+	partial []string
 	// taken are the images that are, or were left out, by their references.
 	taken map[string]bool
 	// in are the manifests that a repository has in the bundle.
@@ -282,6 +309,7 @@ func (p *planner) takeWith(ctx context.Context, t rewrite.Target) (missing []str
 	if p.taken[t.String()] {
 		return nil, nil
 	}
+	p.partial = nil
 	d, seen, err := p.from.StandsFor(t)
 	if err != nil {
 		return nil, err
@@ -302,6 +330,7 @@ func (p *planner) take(t rewrite.Target, n *cache.Node, seen time.Time) (missing
 	p.taken[t.String()] = true
 	w := &walk{planner: p, in: t, seen: map[digest.Digest]bool{}}
 	w.node(n, "")
+	p.partial = w.partial
 	if len(w.missing) > 0 {
 		return w.missing
 	}
@@ -309,7 +338,7 @@ func (p *planner) take(t rewrite.Target, n *cache.Node, seen time.Time) (missing
 		Upstream: t.Upstream, Repository: t.Repository, Tag: t.Tag, Digest: n.Digest, MediaType: n.MediaType,
 		Fetched: seen.UTC().Truncate(time.Second), Referrer: n.Parsed.Subject != nil || isReferrerTag(t.Tag),
 	}
-	taken := Taken{Reference: image.String(), Digest: n.Digest, Platforms: w.took, Referrer: image.Referrer}
+	taken := Taken{Reference: image.String(), Digest: n.Digest, Platforms: w.took, Partial: w.partial, Referrer: image.Referrer}
 	for _, found := range w.found {
 		k := p.keep(t, found)
 		taken.Blobs++

@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -21,8 +22,9 @@ type walk struct {
 	found     []stored
 	manifests []*cache.Node
 	missing   []string
-	// took are the platforms that were taken.
-	took []string
+	// took are the platforms that were taken, and partial those of which something is
+	// missing.
+	took, partial []string
 	// named are the manifests of indexes, also those that are not taken.
 	named []digest.Digest
 }
@@ -77,12 +79,19 @@ func (w *walk) node(n *cache.Node, platform string) {
 func (w *walk) index(n *cache.Node) {
 	before := len(w.found)
 	required := w.required(n.Parsed)
+	var partial []*cache.Node // those that nobody named
 	for _, child := range n.Children {
 		w.named = append(w.named, child.Digest)
 		switch {
 		case rewrite.IsAttestation(child.Descriptor):
-		case required[child.Digest], w.platforms.here && child.Stored && child.Kind == cache.KindManifest:
+		case required[child.Digest]:
 			w.platform(child)
+		case w.platforms.here && child.Stored && child.Kind == cache.KindManifest:
+			if !w.ifWhole(child) {
+				partial = append(partial, child)
+				break
+			}
+			w.tookPlatform(child)
 		case child.Kind == cache.KindIndex:
 			w.ifWhole(child)
 		}
@@ -91,6 +100,14 @@ func (w *walk) index(n *cache.Node) {
 		of := digest.Digest(child.Annotations["vnd.docker.reference.digest"])
 		if rewrite.IsAttestation(child.Descriptor) && (of == "" || w.seen[of]) {
 			w.ifWhole(child)
+		}
+	}
+	none := len(w.found) == before && len(w.missing) == 0
+	for _, child := range partial {
+		if none {
+			w.platform(child) // there is nothing else to take: say what is missing
+		} else if name := rewrite.PlatformName(child.Platform); name != "" {
+			w.partial = append(w.partial, name)
 		}
 	}
 	if len(w.found) == before && len(w.missing) == 0 && len(n.Children) > 0 {
@@ -117,7 +134,17 @@ func (w *walk) required(p *rewrite.Parsed) map[digest.Digest]bool {
 func (w *walk) platform(n *cache.Node) {
 	name, missing := rewrite.PlatformName(n.Platform), len(w.missing)
 	w.node(n, name)
-	if name != "" && len(w.missing) == missing && !slices.Contains(w.took, name) {
+	switch {
+	case len(w.missing) == missing:
+		w.tookPlatform(n)
+	case name != "":
+		w.partial = append(w.partial, name)
+	}
+}
+
+// tookPlatform notes the platform of a manifest that was taken.
+func (w *walk) tookPlatform(n *cache.Node) {
+	if name := rewrite.PlatformName(n.Platform); name != "" && !slices.Contains(w.took, name) {
 		w.took = append(w.took, name)
 	}
 }
@@ -132,19 +159,18 @@ func (w *walk) whyNone(n *cache.Node) string {
 	return fmt.Sprintf("all %d manifests that the index names", len(n.Children))
 }
 
-// ifWhole takes n where all of it is here, and else does not miss it.
-func (w *walk) ifWhole(n *cache.Node) {
+// ifWhole takes n if it is complete, and else does not miss it. It reports whether it is.
+func (w *walk) ifWhole(n *cache.Node) bool {
 	if !n.Stored {
-		return
+		return false
 	}
 	before := *w
+	before.seen = maps.Clone(w.seen)
 	if w.node(n, ""); len(w.missing) == len(before.missing) {
-		return
-	}
-	for _, s := range w.found[len(before.found):] {
-		delete(w.seen, s.Digest)
+		return true
 	}
 	*w = before
+	return false
 }
 
 // firstPlatform gives the manifest of an image: n, or of an index the first of a

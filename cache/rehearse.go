@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
@@ -58,9 +59,11 @@ const (
 // Rehearsal is what Rehearse has found.
 type Rehearsal struct {
 	Images []RehearsedImage `json:"images"`
-	// Stale and Failed are how many of the images are so.
-	Stale  int `json:"stale"`
-	Failed int `json:"failed"`
+	// Stale and Failed are how many of the images are so, and Partial how many lack some of
+	// the platforms and would not fail.
+	Stale   int `json:"stale"`
+	Failed  int `json:"failed"`
+	Partial int `json:"partial"`
 }
 
 // RehearsedImage is what would become of the pulls of one image.
@@ -76,6 +79,8 @@ type RehearsedImage struct {
 	Until time.Time `json:"until,omitzero"`
 	// Platforms are those that were looked at; empty where the manifest says none.
 	Platforms []RehearsedPlatform `json:"platforms"`
+	// MissingPlatforms are those of the platforms that the image does not have.
+	MissingPlatforms []string `json:"missingPlatforms,omitempty"`
 	// Problems are why it would fail, a sentence each, at most some of them; and that
 	// clients would fetch layers from elsewhere, which does not count as a failure.
 	Problems []string `json:"problems"`
@@ -110,6 +115,9 @@ func (c *Cache) Rehearse(ctx context.Context, images []RehearseImage, o Rehearse
 			result.Stale++
 		case RehearsedFailed:
 			result.Failed++
+		}
+		if done.Status != RehearsedFailed && len(done.MissingPlatforms) > 0 {
+			result.Partial++
 		}
 		result.Images = append(result.Images, done)
 		r.state.Done++
@@ -165,7 +173,7 @@ func (r *rehearsing) image(todo RehearseImage) RehearsedImage {
 	if more := img.problems - maxMissing; more > 0 {
 		img.Problems = append(img.Problems, fmt.Sprintf("%d more are as these", more))
 	}
-	if img.elsewhere > 0 {
+	if len(img.elsewhere) > 0 {
 		img.Problems = append(img.Problems, layersElsewhere(img.elsewhere))
 	}
 	return img.RehearsedImage
@@ -178,7 +186,7 @@ type rehearsedImage struct {
 	up        *upstream
 	platforms []string
 	problems  int
-	elsewhere int // layers that the registry need not have, and that are not here
+	elsewhere []v1.Descriptor // layers that the registry need not have, and that are not cached
 }
 
 // fail notes why the pull would fail.
@@ -277,6 +285,7 @@ func (img *rehearsedImage) manifest(n *Node) {
 	if name != "" {
 		img.Platforms = append(img.Platforms, RehearsedPlatform{Platform: name, OK: img.problems == 0})
 	}
+	img.MissingPlatforms = missing
 	if len(missing) > 0 && len(missing) == len(img.platforms) {
 		img.fail("there is no manifest for %s; it is for %s", strings.Join(missing, " and "), name)
 	}
@@ -290,6 +299,7 @@ func (img *rehearsedImage) index(n *Node) {
 			missing = append(missing, platform)
 		}
 	}
+	img.MissingPlatforms = missing
 	if len(missing) > 0 && len(missing) == len(img.platforms) {
 		img.fail("there is no manifest for %s", strings.Join(missing, " and "))
 	}
@@ -319,7 +329,7 @@ func (img *rehearsedImage) index(n *Node) {
 // node looks at n and at what is below it.
 func (img *rehearsedImage) node(n *Node, platform string) {
 	if n.Foreign && !n.Stored {
-		img.elsewhere++
+		img.elsewhere = append(img.elsewhere, n.Descriptor)
 		return
 	}
 	if n.Left || !img.content(n, platform) {

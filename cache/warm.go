@@ -86,8 +86,10 @@ type WarmTransfer struct {
 type Warmed struct {
 	DryRun bool          `json:"dryRun"`
 	Images []WarmedImage `json:"images"`
-	// Failed is how many of the images have an error.
-	Failed int `json:"failed"`
+	// Failed is how many of the images have an error, and Partial how many lack some of the
+	// platforms and have no error.
+	Failed  int `json:"failed"`
+	Partial int `json:"partial"`
 	// Each content counts once, for the first image that has it.
 	BytesFetched int64 `json:"bytesFetched"`
 	BytesHere    int64 `json:"bytesHere"`
@@ -120,6 +122,8 @@ type WarmedImage struct {
 	BytesToFetch int64 `json:"bytesToFetch"`
 	// Pulls are the manifests that were asked for.
 	Pulls int `json:"pulls"`
+	// MissingPlatforms are those of the platforms that the image does not have.
+	MissingPlatforms []string `json:"missingPlatforms,omitempty"`
 	// Note says what is not as it should be, though all is here that there is: the tag
 	// could not be confirmed, or one of the platforms is not there.
 	Note string `json:"note,omitempty"`
@@ -274,8 +278,11 @@ func (w *warming) result(images []*warmingImage) *Warmed {
 		if more := len(img.problems) - maxWarmProblems; more > 0 {
 			img.Error += fmt.Sprintf("; and %d more problems", more)
 		}
-		if img.Error != "" {
+		switch {
+		case img.Error != "":
 			r.Failed++
+		case len(img.MissingPlatforms) > 0:
+			r.Partial++
 		}
 		r.Images = append(r.Images, img.WarmedImage)
 		r.BytesFetched += img.BytesFetched

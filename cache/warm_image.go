@@ -57,8 +57,8 @@ type warmingImage struct {
 	content []digest.Digest
 	seen    map[digest.Digest]bool
 
-	// elsewhere counts the layers that the upstream does not have and need not.
-	elsewhere int
+	// elsewhere are the layers that the upstream does not have and need not.
+	elsewhere []v1.Descriptor
 
 	// head guards headAnswered; see headWorks.
 	head         sync.Once
@@ -282,7 +282,7 @@ func (img *warmingImage) fetchContent(t rewrite.Target) error {
 		work.Go(func() { img.referrers(&work, t, true, 0) })
 	}
 	work.Wait()
-	if img.elsewhere > 0 {
+	if len(img.elsewhere) > 0 {
 		img.note(layersElsewhere(img.elsewhere))
 	}
 	if p == nil || img.ctx.Err() != nil {
@@ -332,6 +332,7 @@ func (img *warmingImage) tellMissing() {
 	if len(img.missing) == 0 {
 		return
 	}
+	img.MissingPlatforms = img.missing
 	text := "there is no manifest for " + strings.Join(img.missing, " and ")
 	if len(img.missing) < len(img.platforms) {
 		img.note(text)
@@ -563,7 +564,7 @@ func (img *warmingImage) fetchBlobs(work *sync.WaitGroup, t rewrite.Target, p *r
 				switch {
 				case err == nil:
 				case oci.IsAbsent(err) && rewrite.IsForeign(d):
-					img.leaveOut(d.Digest)
+					img.leaveOut(d)
 				default:
 					img.fail(err)
 				}
@@ -583,19 +584,35 @@ func (img *warmingImage) foreign(t rewrite.Target, d v1.Descriptor) error {
 }
 
 // leaveOut notes that the upstream does not have a layer, which clients get from elsewhere.
-func (img *warmingImage) leaveOut(d digest.Digest) {
+func (img *warmingImage) leaveOut(d v1.Descriptor) {
 	img.mu.Lock()
 	defer img.mu.Unlock()
-	img.elsewhere++
-	img.content = slices.DeleteFunc(img.content, func(c digest.Digest) bool { return c == d })
+	img.elsewhere = append(img.elsewhere, d)
+	img.content = slices.DeleteFunc(img.content, func(c digest.Digest) bool { return c == d.Digest })
 }
 
-// layersElsewhere says how many layers of an image its registry does not have.
-func layersElsewhere(n int) string {
-	if n == 1 {
-		return "1 layer lies elsewhere: clients fetch it from the URLs in the manifest"
+// maxElsewhere is how many layers layersElsewhere names.
+const maxElsewhere = 10
+
+// layersElsewhere says which layers of an image its registry does not have, and where
+// clients fetch them.
+func layersElsewhere(layers []v1.Descriptor) string {
+	var named []string
+	for i, d := range layers {
+		if i == maxElsewhere {
+			named = append(named, fmt.Sprintf("and %d more", len(layers)-i))
+			break
+		}
+		from := "an unknown place"
+		if len(d.URLs) > 0 {
+			from = d.URLs[0]
+		}
+		named = append(named, fmt.Sprintf("%s from %s", d.Digest, from))
 	}
-	return fmt.Sprintf("%d layers lie elsewhere: clients fetch them from the URLs in the manifest", n)
+	if len(layers) == 1 {
+		return "1 layer lies elsewhere: clients fetch " + named[0]
+	}
+	return fmt.Sprintf("%d layers lie elsewhere: clients fetch %s", len(layers), strings.Join(named, ", "))
 }
 
 // blob sees to it that t's blob is here.

@@ -143,7 +143,7 @@ func TestExportTellsWhatIsMissing(t *testing.T) {
 		file := filepath.Join(dir, "bundle.tar")
 		missing := operate(t, p, "export", "--bundle", file, "whole:1", "part:1")
 		missing.want(t, 1, "an image is not here whole, so that there is no bundle:",
-			"  docker.io/library/part:1: missing: config for linux/amd64 "+config, "fetch them first: entrepot warm docker.io/library/part:1", "--platform")
+			"  docker.io/library/part:1: missing: config for linux/amd64 "+config, "fetch them first: entrepot warm --platform linux/amd64 docker.io/library/part:1", "--platform")
 		named := operate(t, p, "export", "--bundle", file, "--platform", "linux/arm64", "part:1")
 		named.want(t, 1, "manifest for linux/arm64 "+part.Platforms["linux/arm64"].String(), "entrepot warm --platform linux/arm64 docker.io/library/part:1")
 		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {

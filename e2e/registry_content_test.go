@@ -179,7 +179,7 @@ func TestLayersThatMayLieElsewhereAreWarmedOrNamed(t *testing.T) {
 			}
 			words := []string{}
 			if !has {
-				words = append(words, "1 layer lies elsewhere")
+				words = append(words, "1 layer lies elsewhere: clients fetch "+foreign.Digest.String()+" from https://vendor.test/layer")
 			}
 			for _, args := range [][]string{{"warm", "--dry-run", "library/app:1.0"}, {"warm", "library/app:1.0"}} {
 				out := operate(t, p, args...)

@@ -58,6 +58,7 @@ func (a *API) planExport(r *http.Request) (any, error) {
 	}
 	plan, err := bundle.Make(r.Context(), a.Cache, choice)
 	if missing := (*bundle.MissingError)(nil); errors.As(err, &missing) {
+		missing.Offline = a.Cache.Offline()
 		return nil, Errorf(http.StatusNotFound, "%s", err.Error())
 	}
 	return plan, err

@@ -160,6 +160,12 @@ func (p *process) export(o *operation, cmd *cobra.Command, args []string) error 
 	if err != nil {
 		return err
 	}
+	for _, i := range result.Images {
+		if len(i.Partial) > 0 {
+			platforms := strings.Join(i.Partial, ",")
+			fmt.Fprintf(p.stderr, "left out of %s: %s, which is partial; to take it: entrepot warm --platform %s %s\n", i.Reference, platforms, platforms, i.Reference)
+		}
+	}
 	left := 0
 	for _, l := range result.LeftOut {
 		fmt.Fprintf(p.stderr, "left out: %s\n", printable(l.String()))

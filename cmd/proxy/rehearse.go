@@ -22,13 +22,15 @@ their tags would still be served, and whether all is here that they stand for, h
 size, and may be served by its repository. No upstream is asked. Without references and --file
 it rehearses what clients have pulled lately, each image for the platforms that they pulled.
 
-A tag that is past its time is stale: it is served until its rule's ttl and stale_if_error are
-over, and after that not, unless cache.offline is set, or --offline is given: then it is served
-for ever.
+A tag that is past its ttl is due: Entrepot would ask the upstream about it. Without the upstream
+it is served until its rule's ttl and stale_if_error are over; in the last day before that it is
+stale. With cache.offline, or --offline here, tags are served for ever.
 
 ` + imageListHelp + `
 
-It exits with 1 where a pull would fail, and tells what is missing. entrepot warm fetches it.`,
+It exits with 1 if a pull would fail, and says what is missing; entrepot warm fetches it. An image
+that lacks some of the platforms is partial, which is exit code 1 too unless --allow-missing is
+given.`,
 		Example: `  entrepot rehearse
   entrepot rehearse --last 24h --verify
   entrepot rehearse --file images.txt --platform linux/amd64,linux/arm64 --with-referrers --offline`,
@@ -40,6 +42,7 @@ It exits with 1 where a pull would fail, and tells what is missing. entrepot war
 	cmd.Flags().Bool("with-referrers", false, "signatures, SBOMs and attestations have to be here, too")
 	cmd.Flags().Bool("verify", false, "hash all that is here")
 	cmd.Flags().Bool(offlineFlag, false, "rehearse cache.offline, with which tags are served however old they are")
+	addAllowMissingFlag(cmd.Flags())
 	addOperatorFlags(cmd.Flags())
 	return cmd
 }
@@ -77,12 +80,12 @@ func (p *process) rehearse(o *operation, cmd *cobra.Command, args []string) erro
 	if asJSON {
 		err = writeJSON(p.stdout, done)
 	} else {
-		err = writeRehearsal(p.stdout, &done)
+		err = writeRehearsal(p.stdout, &done, time.Now())
 	}
 	if err == nil && done.Failed > 0 {
 		err = fmt.Errorf("%d of %d images could not be pulled with the uplink cut", done.Failed, len(done.Images))
 	}
-	return err
+	return orPartial(cmd, err, done.Partial, len(done.Images))
 }
 
 // rehearseRequest makes the request that a command line asks for.
@@ -115,7 +118,7 @@ func (p *process) rehearseRequest(cmd *cobra.Command, args []string) (*operator.
 }
 
 // writeRehearsal prints what would become of each image.
-func writeRehearsal(w io.Writer, done *cache.Rehearsal) error {
+func writeRehearsal(w io.Writer, done *cache.Rehearsal, now time.Time) error {
 	var s strings.Builder
 	if len(done.Images) > 0 {
 		tw := newTable(&s)
@@ -125,7 +128,7 @@ func writeRehearsal(w io.Writer, done *cache.Rehearsal) error {
 			for _, p := range i.Platforms {
 				name := p.Platform
 				if !p.OK {
-					name += " (not whole)"
+					name += " (partial)"
 				}
 				platforms = append(platforms, name)
 			}
@@ -139,7 +142,7 @@ func writeRehearsal(w io.Writer, done *cache.Rehearsal) error {
 			if i.Pulls > 0 {
 				pulls = fmt.Sprint(i.Pulls)
 			}
-			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", i.Reference, short(i.Digest), strings.Join(platforms, ","), pulls, until, i.Status)
+			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", i.Reference, short(i.Digest), strings.Join(platforms, ","), pulls, until, rehearsedResult(&i, now))
 		}
 		if err := tw.Flush(); err != nil {
 			return err
@@ -150,8 +153,44 @@ func writeRehearsal(w io.Writer, done *cache.Rehearsal) error {
 			fmt.Fprintf(&s, "%s: %s\n", i.Reference, problem)
 		}
 	}
-	fmt.Fprintf(&s, "%d images: %d would be served, %d of them stale, and %d would fail\n",
-		len(done.Images), len(done.Images)-done.Failed, done.Stale, done.Failed)
+	stale := 0
+	for _, i := range done.Images {
+		if i.Status == cache.RehearsedStale && !isDue(&i, now) {
+			stale++
+		}
+	}
+	fmt.Fprintf(&s, "%d images: %d would be served, %d of them stale, and %d would fail",
+		len(done.Images), len(done.Images)-done.Failed, stale, done.Failed)
+	if due := done.Stale - stale; due > 0 {
+		fmt.Fprintf(&s, "; %d due", due)
+	}
+	if done.Partial > 0 {
+		fmt.Fprintf(&s, "; %d partial", done.Partial)
+	}
+	s.WriteByte('\n')
 	_, err := io.WriteString(w, s.String())
 	return err
+}
+
+// endsSoon is how long before the end of stale_if_error a tag counts as stale rather than due.
+const endsSoon = 24 * time.Hour
+
+// isDue reports whether a tag past its ttl is served for long enough that it does not matter.
+func isDue(i *cache.RehearsedImage, now time.Time) bool {
+	return i.Until.IsZero() || i.Until.Sub(now) > endsSoon
+}
+
+// rehearsedResult says in a few words what would become of the pulls of an image.
+func rehearsedResult(i *cache.RehearsedImage, now time.Time) string {
+	result := i.Status
+	if i.Status == cache.RehearsedStale && isDue(i, now) {
+		result = "due"
+	}
+	if i.Status == cache.RehearsedFailed || len(i.MissingPlatforms) == 0 {
+		return result
+	}
+	if i.Status == cache.RehearsedOK {
+		return partialResult(i.MissingPlatforms)
+	}
+	return result + ", " + partialResult(i.MissingPlatforms)
 }

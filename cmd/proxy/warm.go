@@ -8,6 +8,7 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/entrepot-dev/entrepot/cache"
 	"github.com/entrepot-dev/entrepot/operator"
@@ -35,8 +36,9 @@ fetched. --dry-run says what would be fetched. Tags are asked for by HEAD, which
 manifest that is not here has to be fetched, for else its layers are not known: it counts, and
 is kept, so that the run afterwards does not pay for it again.
 
-It exits with 1 where something could not be fetched, and tells what, and why. An image that has
-some of the platforms and not all is noted; one that has none of them has failed.`,
+It exits with 1 if something could not be fetched, and says what and why. An image that has some
+of the platforms is partial, which is exit code 1 too unless --allow-missing is given. An image
+that has none of them has failed.`,
 		Example: `  entrepot warm nginx:1.27 ghcr.io/org/app:2
   entrepot warm --file images.txt --platform linux/amd64,linux/arm64 --with-referrers
   helm template ./chart | entrepot warm --file - --dry-run
@@ -51,6 +53,7 @@ some of the platforms and not all is noted; one that has none of them has failed
 	cmd.Flags().Bool("dry-run", false, "say what would be fetched")
 	cmd.Flags().Int("jobs", cache.DefaultWarmJobs, fmt.Sprintf("`number` of images and blobs to fetch at a time, 1 to %d", cache.MaxWarmJobs))
 	cmd.Flags().Bool("wait-for-quota", false, "wait until the upstream grants pulls again")
+	addAllowMissingFlag(cmd.Flags())
 	addOperatorFlags(cmd.Flags())
 	addInitFlag(cmd.Flags())
 	return cmd
@@ -107,7 +110,25 @@ func (p *process) warm(o *operation, cmd *cobra.Command, args []string) error {
 	if err == nil && done.Failed > 0 {
 		err = fmt.Errorf("%d of %d images are not here as they should be", done.Failed, len(done.Images))
 	}
-	return err
+	return orPartial(cmd, err, done.Partial, len(done.Images))
+}
+
+// partialResult is the result of an image that lacks platforms.
+func partialResult(missing []string) string { return "partial: no " + strings.Join(missing, ", ") }
+
+// addAllowMissingFlag adds the flag that accepts images that lack platforms.
+func addAllowMissingFlag(flags *pflag.FlagSet) {
+	flags.Bool("allow-missing", false, "exit with 0 if images lack some of the platforms")
+}
+
+// orPartial returns err, or else an error if images lack platforms and --allow-missing is
+// not given.
+func orPartial(cmd *cobra.Command, err error, partial, all int) error {
+	allowed, wrong := cmd.Flags().GetBool("allow-missing")
+	if err = errors.Join(err, wrong); err != nil || partial == 0 || allowed {
+		return err
+	}
+	return fmt.Errorf("%d of %s lack some of the platforms; --allow-missing accepts that", partial, count(all, "image"))
 }
 
 // warmRequest makes the request that a command line asks for.
@@ -150,6 +171,8 @@ func writeWarmed(w io.Writer, done *cache.Warmed) error {
 		switch {
 		case i.Error != "":
 			result = "failed"
+		case len(i.MissingPlatforms) > 0:
+			result = partialResult(i.MissingPlatforms)
 		case i.Note != "":
 			result = "noted"
 		}
@@ -174,8 +197,12 @@ func writeWarmed(w io.Writer, done *cache.Warmed) error {
 	if done.DryRun {
 		total = done.BytesToFetch
 	}
-	fmt.Fprintf(&s, "%d images, %d failed; %s %s, %s were here\n", len(done.Images), done.Failed,
-		units.BytesSize(float64(total)), word, units.BytesSize(float64(done.BytesHere)))
+	partial := ""
+	if done.Partial > 0 {
+		partial = fmt.Sprintf("; %d partial", done.Partial)
+	}
+	fmt.Fprintf(&s, "%d images, %d failed; %s %s, %s were here%s\n", len(done.Images), done.Failed,
+		units.BytesSize(float64(total)), word, units.BytesSize(float64(done.BytesHere)), partial)
 	for _, u := range done.Pulls {
 		fmt.Fprintf(&s, "%s was asked for %d manifests, which it may count as pulls", u.Upstream, u.Pulls)
 		if done.DryRun {

@@ -1,0 +1,58 @@
+package e2e
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/entrepot-dev/entrepot/e2e/hub"
+	"github.com/entrepot-dev/entrepot/e2e/image"
+	"github.com/entrepot-dev/entrepot/e2e/proxy"
+)
+
+// TestAPlatformThatAnImageLacksIsMissing is about warm and rehearse of an image for
+// linux/amd64 alone.
+func TestAPlatformThatAnImageLacksIsMissing(t *testing.T) {
+	t.Parallel()
+	either(t, believing, func(t *testing.T, h *hub.Hub, p *proxy.Proxy, _ bool) {
+		h.Push("library/app", "1", image.New(image.Options{Seed: 1}))
+		for _, command := range []string{"warm", "rehearse"} {
+			for _, both := range [][]string{{"--platform", "linux/amd64,linux/arm64"}, {"--platform", "linux/arm64", "--platform", "linux/amd64"}} {
+				args := append([]string{command, "app:1"}, both...)
+				operate(t, p, args...).want(t, 1, "partial: no linux/arm64", "--allow-missing accepts that")
+				operate(t, p, append(args, "--allow-missing")...).want(t, 0, "partial: no linux/arm64")
+				operate(t, p, append(args, "-o", "json")...).want(t, 1, `"missingPlatforms": [`, `"partial": 1`)
+			}
+			operate(t, p, command, "app:1", "--platform", "linux/amd64").want(t, 0)
+			operate(t, p, command, "app:1", "--platform", "linux/arm64", "--allow-missing").want(t, 1, "there is no manifest for linux/arm64")
+		}
+	})
+}
+
+// TestExportLeavesOutPlatformsOfWhichOnlyTheManifestIsCached does what the error advises, until
+// there is a bundle.
+func TestExportLeavesOutPlatformsOfWhichOnlyTheManifestIsCached(t *testing.T) {
+	t.Parallel()
+	h, p := start(t, believing)
+	small := image.Index(image.Options{Seed: 1})
+	h.Push("library/small", "latest", small)
+	get(t, p, "/v2/library/small/manifests/latest", "Accept", anything)
+	get(t, p, "/v2/library/small/manifests/"+small.Platforms["linux/arm64"].String(), "Accept", anything)
+	p.WaitIdle(t)
+	file := filepath.Join(t.TempDir(), "bundle.tar")
+	refused := operate(t, p, "export", "--bundle", file, "small")
+	refused.want(t, 1, "entrepot warm --platform ", "linux/arm64", "docker.io/library/small:latest")
+	_, advice, _ := strings.Cut(refused.err, "fetch them first: entrepot ")
+	command, _, _ := strings.Cut(advice, "\n")
+	operate(t, p, strings.Fields(command)...).want(t, 0)
+	operate(t, p, "export", "--bundle", file, "small").want(t, 0, "linux/arm64")
+
+	// Now a platform is complete: of the others only manifests are cached.
+	get(t, p, "/v2/library/small/manifests/"+small.Platforms["linux/arm/v7"].String(), "Accept", anything)
+	p.WaitIdle(t)
+	second := filepath.Join(t.TempDir(), "bundle.tar")
+	taken := operate(t, p, "export", "--bundle", second, "small")
+	taken.want(t, 0, "left out of docker.io/library/small:latest: ", "linux/arm/v7", "entrepot warm --platform ")
+	operate(t, p, "export", "-o", "json", "small").want(t, 0, `"partial": [`)
+	operate(t, p, "export", "--bundle", second+"2", "--platform", "linux/arm/v7", "small").want(t, 1, "entrepot warm --platform linux/arm/v7 docker.io/library/small:latest")
+}

@@ -61,3 +61,23 @@ func TestWhatStrangersSayOfAnImageIsPrintedHarmlessly(t *testing.T) {
 		t.Errorf("the label is not there:\n%s", out.String())
 	}
 }
+
+func TestATagThatIsPastItsTimeIsDueUntilThatMatters(t *testing.T) {
+	now := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		image cache.RehearsedImage
+		want  string
+	}{
+		{cache.RehearsedImage{Status: cache.RehearsedOK}, "ok"},
+		{cache.RehearsedImage{Status: cache.RehearsedStale, Until: now.Add(720 * time.Hour)}, "due"},
+		{cache.RehearsedImage{Status: cache.RehearsedStale}, "due"},
+		{cache.RehearsedImage{Status: cache.RehearsedStale, Until: now.Add(time.Hour)}, "stale"},
+		{cache.RehearsedImage{Status: cache.RehearsedFailed, MissingPlatforms: []string{"linux/arm64"}}, "failed"},
+		{cache.RehearsedImage{Status: cache.RehearsedOK, MissingPlatforms: []string{"linux/arm64", "linux/386"}}, "partial: no linux/arm64, linux/386"},
+		{cache.RehearsedImage{Status: cache.RehearsedStale, Until: now.Add(48 * time.Hour), MissingPlatforms: []string{"linux/arm64"}}, "due, partial: no linux/arm64"},
+	} {
+		if got := rehearsedResult(&c.image, now); got != c.want {
+			t.Errorf("%+v is %q, want %q", c.image, got, c.want)
+		}
+	}
+}

@@ -128,7 +128,7 @@ func writeRehearsal(w io.Writer, done *cache.Rehearsal, now time.Time) error {
 			for _, p := range i.Platforms {
 				name := p.Platform
 				if !p.OK {
-					name += " (partial)"
+					name += " (not whole)"
 				}
 				platforms = append(platforms, name)
 			}

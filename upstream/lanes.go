@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -22,8 +23,9 @@ const blobPatience = 5 * time.Minute
 // connections, over HTTP/2 if the host offers it. Each blob has a connection of its own
 // while it comes, over HTTP/1.1: the streams of one HTTP/2 connection share what a network
 // or a CDN grants one connection, however many there are. A blob from a host that speaks
-// nothing but HTTP/2 has a connection of its own too, which is closed after it. lanes is
-// safe for concurrent use.
+// nothing but HTTP/2 has a connection of its own too, which is closed after it. Small
+// pieces of blobs share connections: to open one takes longer than they do. lanes is safe
+// for concurrent use.
 type lanes struct {
 	shared, alone *http.Transport
 
@@ -49,6 +51,15 @@ func newLanes(shared *http.Transport) *lanes {
 // bulkKey is the context key that marks the request for a blob.
 type bulkKey struct{}
 
+// pieceKey is the context key that marks the request for a small piece of a blob.
+type pieceKey struct{}
+
+// smallPiece is the most bytes of a blob that come over a shared connection.
+const smallPiece = 512 << 10
+
+// asPiece marks the requests made with the context as requests for a small piece of a blob.
+func asPiece(ctx context.Context) context.Context { return context.WithValue(ctx, pieceKey{}, true) }
+
 // asBulk marks the requests made with the context as requests for a blob.
 func asBulk(ctx context.Context) context.Context { return context.WithValue(ctx, bulkKey{}, true) }
 
@@ -56,6 +67,13 @@ func asBulk(ctx context.Context) context.Context { return context.WithValue(ctx,
 func (l *lanes) RoundTrip(req *http.Request) (*http.Response, error) {
 	if bulk, _ := req.Context().Value(bulkKey{}).(bool); !bulk {
 		return l.shared.RoundTrip(req)
+	}
+	if req.Context().Value(pieceKey{}) != nil {
+		res, err := l.shared.RoundTrip(req)
+		if late := net.Error(nil); !errors.As(err, &late) || !late.Timeout() || req.Context().Err() != nil {
+			return res, err
+		}
+		// The header of a blob's response may take longer than others.
 	}
 	if l.speaksOnlyHTTP2(req.URL) {
 		return l.aloneOverHTTP2(req)

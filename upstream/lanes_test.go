@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"crypto/tls"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -117,4 +118,42 @@ func TestAServerThatRefusesHTTP1IsRemembered(t *testing.T) {
 		t.Error("that the server speaks HTTP/2 only is not remembered")
 	}
 	wantLayer(t, r)
+}
+
+// To open a connection takes longer than a small piece of a blob does.
+func TestSmallPiecesOfBlobsShareAConnection(t *testing.T) {
+	issuer, ca := authority(t)
+	var mu sync.Mutex
+	from := map[string]bool{}
+	reg := http2Server(t, issuer, func(p *http.Protocols) { p.SetHTTP1(true); p.SetHTTP2(true) }, func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		from[r.Proto+" "+r.RemoteAddr] = true
+		mu.Unlock()
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes 2-4/%d", len(layer)))
+		w.WriteHeader(http.StatusPartialContent)
+		_, _ = io.WriteString(w, layer[2:5])
+	})
+	r := open(t, Options{Endpoints: []string{reg.URL}, CAFile: ca})
+	read := func() {
+		b, err := r.Blob(t.Context(), "a", layerDigest, oci.Span{From: 2, To: 5})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer b.Close()
+		if got, err := io.ReadAll(b); err != nil || string(got) != layer[2:5] {
+			t.Errorf("got %q, %v", got, err)
+		}
+	}
+	read()
+	var readers sync.WaitGroup
+	for range 8 {
+		readers.Go(read)
+	}
+	readers.Wait()
+	mu.Lock()
+	defer mu.Unlock()
+	if len(from) != 1 {
+		t.Errorf("9 pieces came over %q, want one connection", slices.Collect(maps.Keys(from)))
+	}
 }

@@ -380,6 +380,9 @@ func (r *Registry) exchange(ctx context.Context, ep *endpoint, a *ask, auth stri
 	if a.bulk {
 		reqCtx = asBulk(reqCtx)
 	}
+	if a.span != nil && a.header.Get("Range") != "" && a.span.To != oci.Open && a.span.To-a.span.From <= smallPiece {
+		reqCtx = asPiece(reqCtx)
+	}
 	req := (&http.Request{Method: a.method, URL: u, Header: a.header.Clone()}).WithContext(reqCtx)
 	if req.Header == nil {
 		req.Header = http.Header{}

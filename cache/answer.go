@@ -47,6 +47,9 @@ type Outcome struct {
 	// Stored says that what the upstream sent is kept. What is still on its way
 	// is not kept yet.
 	Stored bool
+	// Unverified is set if a piece of a blob is sent before the whole has been verified:
+	// who asks for pieces verifies them.
+	Unverified bool
 	// MediaType is set if a blob is known to be a manifest: clients must not take it for
 	// content of no type.
 	MediaType string

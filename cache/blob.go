@@ -130,6 +130,8 @@ func (c *Cache) blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob
 	out := Outcome{Status: st}
 	if f, ok := b.(*follower); ok && st != Hit {
 		out.Forwarded, out.Stored = f.fill.origin()
+		_, verified := f.fill.verified()
+		out.Unverified = hint != oci.Whole && !verified
 	}
 	return b, out, c.noteWord(known, k, c.tellLost(t.Digest, err))
 }
@@ -406,7 +408,9 @@ func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, w
 			// Random-access readers don't need the rest of the image prefetched.
 			c.prefetch(up, t)
 		}
-		f.foresee(w.hint)
+		if w.hint == oci.Whole {
+			f.wantWhole()
+		}
 		told, err := f.ready(ctx, w.hint)
 		if err == nil && w.hint.From >= told && told > 0 {
 			// An upstream that sends too little says so of the size too. Nobody is told
@@ -597,6 +601,9 @@ func (c *Cache) fillTask(up *upstream, t rewrite.Target, w wanted, stored bool) 
 		task.complete = func(ctx context.Context) error { return c.awaitQuiet(ctx, up.name) }
 	case !w.wantsWhole():
 		task.piece = w.hint
+		if up.complete == CompleteAlways {
+			task.complete = func(context.Context) error { return nil }
+		}
 	}
 	return task
 }

@@ -84,6 +84,8 @@ type Upstream struct {
 	// are fetched ahead of them at a time; large ones count fourfold. Zero is
 	// none.
 	Prefetch int
+	// Complete is when blobs are completed of which clients have asked for pieces.
+	Complete Completion
 }
 
 // Cache is an open cache directory and the fetches that run for it. All methods
@@ -199,7 +201,8 @@ type upstream struct {
 	ahead    *semaphore.Weighted
 	aheadMax int64
 	places   places
-	parked   parked
+	parked   *parked
+	complete Completion
 }
 
 // errReserve says that a pull was not spent on what is here already.

@@ -13,6 +13,18 @@ import (
 // pieces ends when nobody reads it, so that it takes no place among the fills; what it
 // has fetched stays in its partial file.
 
+// Completion is when a blob is completed of which clients have asked for pieces.
+type Completion int
+
+const (
+	// CompleteIdle is when nobody has waited for its upstream for a while.
+	CompleteIdle Completion = iota
+	// CompleteAlways is at once.
+	CompleteAlways
+	// CompleteNever is when a client asks for all of it.
+	CompleteNever
+)
+
 // maxParked bounds the blobs of one upstream that wait for being completed. Those that are
 // one too many are completed when they are read again.
 const maxParked = 256
@@ -56,8 +68,11 @@ func (p *parked) next() (t rewrite.Target, ok bool) {
 	return t, true
 }
 
-// completeLater has t's blob, of which a part is here, completed.
+// completeLater has t's blob, of which a part is here, completed, if the settings say so.
 func (c *Cache) completeLater(up *upstream, t rewrite.Target) {
+	if up.complete == CompleteNever {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.closed && up.parked.add(t) {
@@ -76,15 +91,16 @@ func (c *Cache) completeParked(up *upstream) {
 		if c.awaitQuiet(c.ctx, up.name) != nil {
 			return
 		}
-		if f := c.completeNow(up, t); f != nil && f.awaitGone(c.ctx) != nil {
+		if f := c.completeNow(t); f != nil && f.awaitGone(c.ctx) != nil {
 			return
 		}
 	}
 }
 
 // completeNow begins the fill that completes t's blob, unless somebody else does.
-func (c *Cache) completeNow(up *upstream, t rewrite.Target) *blobFill {
-	if c.holds(t.Digest) || c.disk.isDegraded() || c.settings().upstreams[t.Upstream] != up {
+func (c *Cache) completeNow(t rewrite.Target) *blobFill {
+	up := c.settings().upstreams[t.Upstream]
+	if up == nil || up.complete == CompleteNever || c.holds(t.Digest) || c.disk.isDegraded() {
 		return nil
 	}
 	l, linked, right := c.rightTo(t)

@@ -292,6 +292,7 @@ func (f *fill) round(ctx context.Context) error {
 	if f.eager {
 		f.startWriter(0)
 	}
+	f.wake()
 	f.mu.Unlock()
 	err := g.Wait()
 	f.mu.Lock()
@@ -837,12 +838,7 @@ func (f *fill) await(ctx context.Context, span oci.Span, off int64) (int64, erro
 		}
 		return false, nil
 	})
-	if mine != nil {
-		f.mu.Lock()
-		f.wishes = slices.DeleteFunc(f.wishes, func(o *wish) bool { return o == mine })
-		f.used = time.Now()
-		f.mu.Unlock()
-	}
+	f.dropWish(mine)
 	return limit, err
 }
 
@@ -869,21 +865,28 @@ func (f *fill) isOf(size int64) error {
 // client has been promised anything; so does a small blob that is wrong.
 func (f *fill) ready(ctx context.Context, hint oci.Span) (int64, error) {
 	var size int64
+	var mine *wish
 	err := f.wait(ctx, func() (bool, error) {
 		if f.ended {
 			size = f.size
 			return true, f.err
 		}
 		size = f.size
+		if mine == nil && size >= 0 && hint != oci.Whole {
+			mine = f.wishOf(hint)
+			f.wishes = append(f.wishes, mine)
+			f.want(mine)
+		}
 		return size > heldBack && (f.opened || f.holds(hint)) || f.right, nil
 	})
+	f.dropWish(mine)
 	return size, err
 }
 
 // settled has the whole fetched, waits until its digest has shown how large the blob is, and
 // returns that size. Its error is why the fill brought nothing, or that ctx has ended.
 func (f *fill) settled(ctx context.Context) (int64, error) {
-	f.foresee(oci.Whole)
+	f.wantWhole()
 	var size int64
 	err := f.wait(ctx, func() (bool, error) {
 		size = f.size

@@ -572,7 +572,7 @@ func TestFillSavesWhatIsAheadOfTheVerifiedPrefix(t *testing.T) {
 		f := newTestFill(s, p)
 		f.every = testSegment / 2
 		f.askPiece(oci.Span{From: 4 * testSegment, To: oci.Open}, false)
-		f.foresee(oci.Whole)
+		f.wantWhole()
 		wait := start(ctx, f)
 		go func() { _, _ = read(ctx, f, oci.Whole) }() // ends with ctx
 		time.Sleep(time.Minute)

@@ -86,12 +86,12 @@ func (c *Cache) compile(s Settings) (*settings, error) {
 		metered, _ := u.Origin.(Metered)
 		up := &upstream{
 			name: name, origin: u.Origin, rules: rules, uniform: u.Uniform,
-			metered: metered, saved: c.metrics.PullsSaved.WithLabelValues(name),
+			metered: metered, saved: c.metrics.PullsSaved.WithLabelValues(name), complete: u.Complete,
 		}
 		if old := before[name]; old != nil {
-			up.places = old.places
+			up.places, up.parked = old.places, old.parked
 		} else {
-			up.places = c.newPlaces()
+			up.places, up.parked = c.newPlaces(), &parked{}
 		}
 		if old := before[name]; old != nil && old.aheadMax == int64(u.Prefetch) {
 			up.ahead, up.aheadMax = old.ahead, old.aheadMax

@@ -51,7 +51,7 @@ func (f *fill) want(wi *wish) {
 // returns false if there is no such reader. f.mu is held.
 func (f *fill) grant(w *writer) bool {
 	for _, wi := range f.wishes {
-		if f.claimFor(w, wi) {
+		if wi.at < wi.span.To && f.claimFor(w, wi) {
 			return true
 		}
 	}
@@ -109,19 +109,22 @@ func begins(hint oci.Span, size int64) int64 {
 	return max(0, size+hint.From)
 }
 
-// foresee has the bytes fetched that a reader is about to wait for, by its hint.
-func (f *fill) foresee(hint oci.Span) {
+// wantWhole has the whole fetched, for a reader that asks for it.
+func (f *fill) wantWhole() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.ended {
+	f.goEager()
+}
+
+// dropWish takes a wish off, which may be nil.
+func (f *fill) dropWish(mine *wish) {
+	if mine == nil {
 		return
 	}
-	if hint == oci.Whole {
-		f.goEager()
-	}
-	if f.size >= 0 { // else it waits for the first answer
-		f.want(f.wishOf(hint))
-	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.wishes = slices.DeleteFunc(f.wishes, func(o *wish) bool { return o == mine })
+	f.used = time.Now()
 }
 
 // wishOf returns the wish of a reader that begins with hint: the first byte of that which
@@ -131,18 +134,19 @@ func (f *fill) wishOf(hint oci.Span) *wish {
 	return &wish{span: oci.Span{From: from, To: end(hint, f.size)}, at: f.have.Reach(from)}
 }
 
-// holds says whether all of a piece is here, by its hint. f.mu is held.
+// holds says whether all of a piece is here, by its hint, or lies behind the blob's end.
+// f.mu is held.
 func (f *fill) holds(hint oci.Span) bool {
 	if hint == oci.Whole || f.size < 0 {
 		return false
 	}
 	wi := f.wishOf(hint)
-	return wi.span.From < wi.span.To && wi.at >= wi.span.To
+	return wi.at >= wi.span.To
 }
 
 // goEager has the whole fetched from now on. f.mu is held.
 func (f *fill) goEager() {
-	if f.eager {
+	if f.eager || f.ended {
 		return
 	}
 	f.eager = true

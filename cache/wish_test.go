@@ -105,7 +105,6 @@ func readPieces(t *testing.T, f *fill, content []byte, spans []oci.Span) (asked 
 				return
 			}
 			defer f.detach()
-			f.foresee(span)
 			got, err := read(t.Context(), f, span)
 			if err != nil || !bytes.Equal(got, content[span.From:end(span, int64(len(content)))]) {
 				t.Errorf("%v: got %d bytes, %v", span, len(got), err)

@@ -121,6 +121,9 @@ type Upstream struct {
 	// are fetched ahead of them at a time, large ones counting fourfold; zero
 	// is none.
 	Prefetch int `yaml:"prefetch"`
+	// Complete is when a blob is fetched to its end of which clients have asked only for
+	// pieces: CompleteAlways, CompleteIdle or CompleteNever.
+	Complete string `yaml:"complete"`
 	// ConnectTimeout bounds the dial and TLS handshake of a connection.
 	ConnectTimeout time.Duration `yaml:"connect_timeout"`
 	// HeaderTimeout bounds the wait for a response's header.
@@ -136,6 +139,16 @@ const (
 	AccessShared = "shared"
 	// AccessPassthrough lets each client have what its own credentials can pull.
 	AccessPassthrough = "passthrough"
+)
+
+// What Upstream.Complete says.
+const (
+	// CompleteAlways completes a blob while clients ask for pieces of it.
+	CompleteAlways = "always"
+	// CompleteIdle does so once nobody has waited for the upstream for a while.
+	CompleteIdle = "idle"
+	// CompleteNever keeps the pieces, until a client asks for the whole.
+	CompleteNever = "never"
 )
 
 // Credentials are a user with one kind of password, a place that knows both, or

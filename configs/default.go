@@ -42,6 +42,7 @@ func DefaultUpstream(name string) *Upstream {
 		QuotaReserve:   ReserveAuto,
 		MaxConnections: 64,
 		Prefetch:       16,
+		Complete:       CompleteIdle,
 		ConnectTimeout: 10 * time.Second,
 		HeaderTimeout:  30 * time.Second,
 		StallTimeout:   30 * time.Second,

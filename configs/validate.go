@@ -139,6 +139,7 @@ func (l *loader) checkUpstream(key, name string, u *Upstream) {
 	if u.Prefetch < 0 {
 		l.reportKey(key+".prefetch", "want 0 (none) or more, got %d", u.Prefetch)
 	}
+	l.checkWord(key+".complete", u.Complete, CompleteAlways, CompleteIdle, CompleteNever)
 	l.checkDuration(key+".connect_timeout", u.ConnectTimeout, time.Millisecond)
 	l.checkDuration(key+".header_timeout", u.HeaderTimeout, time.Millisecond)
 	l.checkDuration(key+".stall_timeout", u.StallTimeout, time.Millisecond)

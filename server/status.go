@@ -71,6 +71,9 @@ func appendCacheStatus(b []byte, o cache.Outcome, upstream string) []byte {
 		b = append(b, ": "...)
 		b = appendQuotable(b, o.Reason)
 	}
+	if o.Unverified {
+		b = append(b, ": unverified-range"...)
+	}
 	return append(b, '"')
 }
 

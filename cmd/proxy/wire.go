@@ -153,6 +153,11 @@ func routing(cfg *configs.Config) rewrite.Routing {
 	return r
 }
 
+// completions are the cache's words for the configuration's.
+var completions = map[string]cache.Completion{
+	configs.CompleteIdle: cache.CompleteIdle, configs.CompleteAlways: cache.CompleteAlways, configs.CompleteNever: cache.CompleteNever,
+}
+
 // upstreams are those of a configuration as the cache asks them.
 func (p *parts) upstreams(cfg *configs.Config, mirrors map[string]*mirror) map[string]cache.Upstream {
 	list := map[string]cache.Upstream{}
@@ -160,6 +165,7 @@ func (p *parts) upstreams(cfg *configs.Config, mirrors map[string]*mirror) map[s
 		p.metrics.Expect(name)
 		list[name] = cache.Upstream{
 			Origin: mirrors[name].live, Tags: tagRules(u.Tags), Prefetch: u.Prefetch, Uniform: isUniform(cfg, name, u),
+			Complete: completions[u.Complete],
 		}
 	}
 	return list
@@ -224,7 +230,7 @@ func (p *parts) newMirrors(cfg *configs.Config) (map[string]*newMirror, error) {
 func sameRegistry(a, b *configs.Upstream) bool {
 	x, y := *a, *b
 	for _, u := range []*configs.Upstream{&x, &y} {
-		u.Aliases, u.Tags, u.Prefetch = nil, nil, 0 // of the router and the cache
+		u.Aliases, u.Tags, u.Prefetch, u.Complete = nil, nil, 0, "" // of the router and the cache
 	}
 	return reflect.DeepEqual(x, y) && b.TLS.CA == "" && b.TLS.Cert == "" && b.Credentials.DockerConfig == "" &&
 		!slices.ContainsFunc(b.Accounts, func(a configs.Account) bool { return a.Credentials.DockerConfig != "" })

@@ -40,27 +40,72 @@ const maxFileSize = 1 << 20
 // Load makes a Config out of its sources. An error that is the configuration's
 // own fault is an *Error that holds all that was found.
 func Load(src Source) (*Config, error) {
+	cfg, err := LoadPartly(src)
+	if err != nil {
+		return nil, err
+	}
+	return cfg, nil
+}
+
+// LoadPartly is Load that also returns what it could read of a configuration that is wrong:
+// for who has to find a running proxy, whose address and directory may still be right. The
+// Config is never nil. Nothing is to be served with it if there is an error.
+func LoadPartly(src Source) (*Config, error) {
 	l := &loader{file: src.File, cfg: Default(), where: map[string]place{}}
+	var unread error
+	known := true
 	if src.File != "" {
-		text, err := readFile(src.File)
-		if err != nil {
-			return nil, err
+		var text []byte
+		if text, unread = readFile(src.File); unread == nil {
+			if known = l.readYAML(text); !known {
+				l.readBlocks(text)
+			}
 		}
-		l.readYAML(text)
 	}
 	l.readEnviron(src.Environ)
 	l.readFlags(src.Flags)
 	l.complete()
-	l.validate()
+	if unread != nil {
+		return l.cfg, unread
+	}
+	if known { // else what fits together is not known
+		l.validate()
+	}
 	if len(l.problems) > 0 {
 		slices.SortStableFunc(l.problems, func(a, b located) int { return cmp.Compare(a.line, b.line) })
 		e := &Error{More: l.more > 0}
 		for _, p := range l.problems {
 			e.Problems = append(e.Problems, p.Problem)
 		}
-		return nil, e
+		return l.cfg, e
 	}
 	return l.cfg, nil
+}
+
+// blockKeys are the keys at the top by which a running proxy is found.
+var blockKeys = []string{"listen:", "tls:", "admin:", "cache:"}
+
+// readBlocks reads blockKeys out of a text that is not YAML as a whole: each with the
+// indented lines below it, on its own. What is wrong with them is not told, because that
+// is told of the whole.
+func (l *loader) readBlocks(text []byte) {
+	var block []byte
+	read := func() {
+		for _, key := range blockKeys {
+			if bytes.HasPrefix(block, []byte(key)) {
+				part := &loader{file: l.file, cfg: l.cfg, where: map[string]place{}}
+				part.readYAML(block)
+			}
+		}
+	}
+	for line := range bytes.Lines(text) {
+		if c := line[0]; c != ' ' && c != '\t' && c != '#' && c != '\n' && c != '\r' {
+			read()
+			block = nil
+		}
+		block = append(block, line...)
+	}
+	read()
 }
 
 // loader is one run of Load.

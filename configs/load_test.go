@@ -267,3 +267,29 @@ func golden(t *testing.T, file, got string) {
 		t.Errorf("%s: want\n%s\ngot\n%s", file, want, got)
 	}
 }
+
+func TestOfAWrongFileWhatFindsTheProxyIsRead(t *testing.T) {
+	for name, text := range map[string]string{
+		"an unknown key":  "admin: {listen: \"127.0.0.1:6001\"}\ncache: {dir: /srv/cache}\ncach: 3\n",
+		"a wrong value":   "admin: {listen: \"127.0.0.1:6001\"}\ncache: {dir: /srv/cache, max_size: much}\n",
+		"no YAML":         "# mine\ncache:\n  dir: /srv/cache\n\n  # here\n  offline: true\nadmin:\n  listen: 127.0.0.1:6001\n]:\n\tx\n",
+		"no YAML at once": "}{\nadmin: {listen: \"127.0.0.1:6001\"}\ncache: {dir: /srv/cache}\n",
+	} {
+		file := filepath.Join(t.TempDir(), "entrepot.yml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if cfg, err := Load(Source{File: file}); err == nil || cfg != nil {
+			t.Errorf("%s: Load gives %v, %v", name, cfg, err)
+		}
+		cfg, err := LoadPartly(Source{File: file})
+		if err == nil || cfg.Cache.Dir != "/srv/cache" || cfg.Admin.Listen != "127.0.0.1:6001" {
+			t.Errorf("%s: got %s and %s, %v", name, cfg.Cache.Dir, cfg.Admin.Listen, err)
+		}
+		// The environment and the flags still win.
+		cfg, _ = LoadPartly(Source{File: file, Environ: []string{"ENTREPOT_CACHE_DIR=/env"}, Flags: []Flag{{Name: "--admin-listen", Key: "admin.listen", Value: "127.0.0.1:7001"}}})
+		if cfg.Cache.Dir != "/env" || cfg.Admin.Listen != "127.0.0.1:7001" {
+			t.Errorf("%s: over it: got %s and %s", name, cfg.Cache.Dir, cfg.Admin.Listen)
+		}
+	}
+}

@@ -16,11 +16,12 @@ import (
 // readYAML lays a YAML document over the configuration. The tree is walked
 // along the types of Config rather than decoded by reflection at once, because
 // then every problem is found in one run, each with its place and its key, and
-// a key that is given leaves the defaults beside it as they are.
-func (l *loader) readYAML(text []byte) {
+// a key that is given leaves the defaults beside it as they are. It returns false if the
+// text is not a YAML document, of which nothing was read.
+func (l *loader) readYAML(text []byte) bool {
 	if t, err := CheckYAML(text, maxTokens); err != nil {
 		l.report(l.at(t), "", "this is not a configuration: %v", err)
-		return
+		return false
 	}
 	file, err := parser.ParseBytes(text, 0)
 	if err != nil {
@@ -30,7 +31,7 @@ func (l *loader) readYAML(text []byte) {
 		} else {
 			l.report(place{text: l.file}, "", "this is no valid YAML: %v", err)
 		}
-		return
+		return false
 	}
 	w := walk{l: l, anchors: map[string]ast.Node{}, values: new(int)}
 	read := false
@@ -40,11 +41,12 @@ func (l *loader) readYAML(text []byte) {
 		}
 		if read {
 			l.report(l.at(doc.Body.GetToken()), "", "a second YAML document; a configuration is one")
-			return
+			return true
 		}
 		read = true
 		w.node(doc.Body, "", reflect.ValueOf(l.cfg).Elem())
 	}
+	return true
 }
 
 // at tells the place of a token.

@@ -33,7 +33,11 @@ func (c Configuration) Look(ctx context.Context) []Finding {
 		file = "no file"
 	}
 	if c.Err != nil {
-		return []Finding{{Status: Failure, Seen: c.Err.Error(), Advice: "mend what is named; entrepot config check says whether it is right"}}
+		f := Finding{Status: Failure, Seen: c.Err.Error(), Advice: "mend what is named; entrepot config check says whether it is right"}
+		if c.Client != nil {
+			f.Seen += "\nthe running entrepot uses what it read before"
+		}
+		return []Finding{f}
 	}
 	found := []Finding{{Status: OK, Seen: file + ": valid"}}
 	if c.Client == nil {

@@ -80,7 +80,7 @@ func TestCommandsThatLookMakeNoCache(t *testing.T) {
 		if dir != missing {
 			before = tree(t, dir)
 		}
-		for _, args := range append(readers, []string{"export", "nginx", "-o", bundle}) {
+		for _, args := range append(readers, []string{"export", "nginx", "--bundle", bundle}) {
 			got := typed(t, off, append(args, "--cache-dir", dir)...)
 			if got.code != 1 || got.out != "" || !strings.Contains(got.err, "no cache in "+dir) {
 				t.Errorf("%s: want 1 and that there is no cache, got %+v", args, got)

@@ -118,8 +118,8 @@ func TestWhatRootWritesBelongsToTheService(t *testing.T) {
 	dir := openTemp(t)
 	binary, private := userBinary(t, dir), t.TempDir() // root's alone
 	one, two := filepath.Join(private, "one.tar"), filepath.Join(private, "two.tar")
-	operate(t, outside, "export", "app:1.0", "-o", one).want(t, 0)
-	operate(t, outside, "export", "app:2.0", "-o", two).want(t, 0)
+	operate(t, outside, "export", "app:1.0", "--bundle", one).want(t, 0)
+	operate(t, outside, "export", "app:2.0", "--bundle", two).want(t, 0)
 
 	cache := filepath.Join(dir, "cache")
 	if err := os.Mkdir(cache, 0o700); err != nil {

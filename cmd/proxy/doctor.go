@@ -188,49 +188,45 @@ type examination struct {
 // settings, or, where at is not empty, the cache there as its clients see it.
 func (p *process) newExamination(ctx context.Context, cmd *cobra.Command, at string) *examination {
 	e := &examination{url: at, end: func() {}}
-	cfg, loadErr := p.load(cmd, "")
+	// Of a file that is wrong cfg has what finds the running proxy and its directory.
+	cfg, loadErr := configs.LoadPartly(p.source(cmd, ""))
 	remote := at != ""
-	if loadErr != nil {
-		cfg = nil
+	if loadErr == nil {
+		e.cfg = cfg
 	}
-	e.cfg = cfg
 	var front http.RoundTripper = &http.Transport{TLSHandshakeTimeout: patience}
-	if !remote && cfg != nil {
+	if !remote {
 		e.url, front = ownListener(cfg)
 	}
 	if e.url != "" {
 		e.checks = append(e.checks, doctor.Listener{URL: e.url, HTTP: front})
 	}
 	var running *operator.Client
-	if cfg != nil {
-		o := &operation{ctx: ctx, cfg: cfg}
-		end, err := p.connectRunning(o, isNamed(cmd) || remote)
-		if err == nil {
-			running, e.end = o.Client, func() { _ = end() }
-		}
-		// One that answers here may have nothing to do with a cache elsewhere.
-		if remote && err == nil {
-			if _, err = (doctor.Cache{URL: e.url, HTTP: front, Operator: running}).Address(ctx); err != nil {
-				running = nil
-			}
-		}
-		if remote && !isNamed(cmd) && err != nil {
-			err = errUnnamed
-		}
-		e.checks = append(e.checks, doctor.Admin{Client: running, Err: err, Optional: remote || cfg.Admin.Listen == configs.AdminOff})
+	o := &operation{ctx: ctx, cfg: cfg}
+	end, err := p.connectRunning(o, isNamed(cmd) || remote)
+	if err == nil {
+		running, e.end = o.Client, func() { _ = end() }
 	}
+	// One that answers here may have nothing to do with a cache elsewhere.
+	if remote && err == nil {
+		if _, err = (doctor.Cache{URL: e.url, HTTP: front, Operator: running}).Address(ctx); err != nil {
+			running = nil
+		}
+	}
+	if remote && !isNamed(cmd) && err != nil {
+		err = errUnnamed
+	}
+	e.checks = append(e.checks, doctor.Admin{Client: running, Err: err, Optional: remote || cfg.Admin.Listen == configs.AdminOff})
 	e.front, e.running = front, running
 	if !remote {
 		e.checks = append(e.checks, doctor.Configuration{File: p.configFile(cmd), Config: cfg, Err: loadErr, Given: given(cmd), Client: running})
-		if cfg != nil {
-			e.checks = append(e.checks, doctor.Directory{Cache: cfg.Cache, Client: running, Lock: filepath.Join(cfg.Cache.Dir, store.LockFile)},
-				p.filesCheck(ctx, cfg, running))
-			if files := cfg.CertificateFiles(); len(files) > 0 {
-				e.checks = append(e.checks, doctor.Certificates{Files: files})
-			}
+		e.checks = append(e.checks, doctor.Directory{Cache: cfg.Cache, Client: running, Lock: filepath.Join(cfg.Cache.Dir, store.LockFile)},
+			p.filesCheck(ctx, cfg, running))
+		if files := cfg.CertificateFiles(); len(files) > 0 {
+			e.checks = append(e.checks, doctor.Certificates{Files: files})
 		}
 	}
-	if running != nil || cfg != nil && !remote {
+	if running != nil || loadErr == nil && !remote {
 		e.checks = append(e.checks, doctor.Upstreams{Ask: func(ctx context.Context) (*operator.Upstreams, error) { return p.askUpstreams(ctx, cfg, running) }, Unasked: unasked(cfg)})
 	}
 	if e.url != "" {

@@ -56,7 +56,7 @@ func (e *examination) treat(ctx context.Context, f doctorFlags, result *examined
 	tell := func(s doctor.Status, seen, advice string) {
 		result.Findings = append(result.Findings, doctor.Finding{Check: check, Status: s, Seen: seen, Advice: advice})
 	}
-	if e.url == "" {
+	if e.url == "" || f.url == "" && e.cfg == nil {
 		tell(doctor.Failure, "the address of the cache is not known, for its configuration is wrong", "mend that, or give --url")
 		return false
 	}

@@ -40,9 +40,12 @@ func (p *process) healthcheck(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := p.load(cmd, "")
+	cfg, broken, err := p.loadToAsk(cmd)
 	if err != nil {
 		return err
+	}
+	if broken != nil {
+		fmt.Fprintf(p.stderr, "entrepot: warning: %v\n", broken)
 	}
 	if cfg.Admin.Listen == configs.AdminOff {
 		return errors.New("admin.listen is off, so that there is nothing to ask; set it to an address, such as 127.0.0.1:5001")

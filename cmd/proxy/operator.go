@@ -62,6 +62,9 @@ type operation struct {
 	// ctx ends at a signal.
 	ctx context.Context
 	cfg *configs.Config
+	// broken is what is wrong with the configuration file, of which cfg has what could be
+	// read: enough to find a running proxy. Nil if nothing is.
+	broken error
 	// running is set where a running proxy does the work, else this process does.
 	running bool
 }
@@ -76,19 +79,23 @@ func (p *process) operates(f func(o *operation, cmd *cobra.Command, args []strin
 // runs with these settings.
 func (p *process) asks(f func(o *operation, cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
 	return p.operatesBy(func(o *operation, cmd *cobra.Command) (func() error, error) {
-		return p.connectRunning(o, isNamed(cmd))
+		end, err := p.connectRunning(o, isNamed(cmd))
+		if err != nil && o.broken != nil {
+			err = fmt.Errorf("%w\n%w", err, o.broken)
+		}
+		return end, err
 	}, f)
 }
 
 func (p *process) operatesBy(connect func(*operation, *cobra.Command) (end func() error, err error), f func(o *operation, cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
 	return does(func(cmd *cobra.Command, args []string) (err error) {
-		cfg, err := p.load(cmd, "")
+		cfg, broken, err := p.loadToAsk(cmd)
 		if err != nil {
 			return err
 		}
 		ctx, stop := p.interruptible(cmd.Context())
 		defer stop()
-		o := &operation{ctx: ctx, cfg: cfg}
+		o := &operation{ctx: ctx, cfg: cfg, broken: broken}
 		end, err := connect(o, cmd)
 		if err != nil {
 			return err
@@ -141,7 +148,10 @@ func (p *process) connect(o *operation, cmd *cobra.Command) (end func() error, e
 	switch {
 	case err == nil:
 		o.running = true
+		p.warnBroken(o)
 		return end, nil
+	case o.broken != nil: // a command alone needs all of it
+		return nil, fmt.Errorf("%w\nand no running entrepot can be asked instead: %w", o.broken, err)
 	case named || !errors.Is(err, errNotRunning):
 		return nil, err
 	}
@@ -158,6 +168,14 @@ func (p *process) connect(o *operation, cmd *cobra.Command) (end func() error, e
 	return end, here
 }
 
+// warnBroken says that the configuration file is wrong, and that the running proxy was found
+// all the same.
+func (p *process) warnBroken(o *operation) {
+	if o.broken != nil {
+		fmt.Fprintf(p.stderr, "entrepot: warning: %v\nentrepot: warning: the running entrepot, which uses the configuration that it read before, is asked all the same\n", o.broken)
+	}
+}
+
 // isNamed tells whether the command line names the admin listener.
 func isNamed(cmd *cobra.Command) bool {
 	flag := cmd.Flags().Lookup("admin-listen")
@@ -172,9 +190,31 @@ var errNoToken = errors.New("cannot use the entrepot")
 
 // connectRunning uses the API of a running proxy: the one at the configured address,
 // if it has the configured cache directory, or if its address was named or its
-// directory was not. The proxy's token file proves that this user may use it. The caller
-// calls end when o is done.
+// directory was not; else the one whose token file is in the cache directory, which says
+// its address: the configuration may have changed since that started. The proxy's token
+// file proves that this user may use it. The caller calls end when o is done.
 func (p *process) connectRunning(o *operation, named bool) (end func() error, err error) {
+	end, err = p.connectAt(o, named)
+	if named || o.cfg.Admin.Listen == configs.AdminOff || !errors.Is(err, errNotRunning) {
+		return end, err
+	}
+	token, unread := admin.ReadToken(filepath.Join(absolute(o.cfg.Cache.Dir), admin.TokenFile))
+	if unread != nil || token.Listener == o.cfg.Admin.Listen {
+		return end, err
+	}
+	moved := *o.cfg
+	moved.Admin.Listen = token.Listener
+	there := &operation{ctx: o.ctx, cfg: &moved}
+	endThere, failed := p.connectAt(there, false)
+	if failed != nil { // it has ended
+		return end, err
+	}
+	o.Client = there.Client
+	return endThere, nil
+}
+
+// connectAt is connectRunning for the configured address alone.
+func (p *process) connectAt(o *operation, named bool) (end func() error, err error) {
 	if o.cfg.Admin.Listen == configs.AdminOff {
 		if named {
 			return nil, errors.New("admin.listen is off, so that there is nothing to ask; set it to an address, such as 127.0.0.1:5001")

@@ -105,6 +105,54 @@ func addDirectoryFlags(flags *pflag.FlagSet) {
 // load makes the configuration of file, or else of --config or $ENTREPOT_CONFIG,
 // with the environment and the command's flags over it.
 func (p *process) load(cmd *cobra.Command, file string) (*configs.Config, error) {
+	cfg, err := configs.Load(p.source(cmd, file))
+	if isFlagError(err) {
+		return nil, misuse{err}
+	}
+	return cfg, err
+}
+
+// loadToAsk makes the configuration of a command that asks a running proxy, which is told
+// by no more than its address and directory. broken is what is wrong with the
+// configuration file: cfg then has what could be read of it. A command line or environment
+// that is wrong is an error, and so is a file that cannot be read if nothing else names
+// the proxy.
+func (p *process) loadToAsk(cmd *cobra.Command) (cfg *configs.Config, broken, err error) {
+	src := p.source(cmd, "")
+	cfg, broken = configs.LoadPartly(src)
+	if isFlagError(broken) {
+		return nil, nil, misuse{broken}
+	}
+	if broken == nil || src.File == "" {
+		return cfg, nil, broken
+	}
+	var wrong *configs.Error
+	if !errors.As(broken, &wrong) {
+		if p.namesProxy(cmd) {
+			return cfg, broken, nil
+		}
+		return nil, nil, broken
+	}
+	for _, problem := range wrong.Problems {
+		if strings.HasPrefix(problem.Where, "flag ") {
+			return nil, nil, broken
+		}
+	}
+	return cfg, broken, nil
+}
+
+// namesProxy reports whether the command line or the environment names the running proxy,
+// by its address or its directory.
+func (p *process) namesProxy(cmd *cobra.Command) bool {
+	if flag := cmd.Flags().Lookup("cache-dir"); isNamed(cmd) || flag != nil && flag.Changed {
+		return true
+	}
+	getenv := variables(p.environ)
+	return getenv("ENTREPOT_CACHE_DIR") != "" || getenv("ENTREPOT_ADMIN_LISTEN") != ""
+}
+
+// source says what the configuration of a command is made of, see load.
+func (p *process) source(cmd *cobra.Command, file string) configs.Source {
 	src := configs.Source{File: file, Environ: p.environ}
 	if src.File == "" {
 		src.File = p.configFile(cmd)
@@ -117,11 +165,7 @@ func (p *process) load(cmd *cobra.Command, file string) (*configs.Config, error)
 	if flag := cmd.Flags().Lookup(offlineFlag); flag != nil && flag.Changed {
 		src.Flags = append(src.Flags, configs.Flag{Name: "--" + offlineFlag, Key: "cache.offline", Value: flag.Value.String()})
 	}
-	cfg, err := configs.Load(src)
-	if isFlagError(err) {
-		return nil, misuse{err}
-	}
-	return cfg, err
+	return src
 }
 
 // isFlagError reports whether all that is wrong with a configuration are values of flags.

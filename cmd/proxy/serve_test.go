@@ -256,7 +256,7 @@ func TestProgramEndsWithItsExitCode(t *testing.T) {
 		code int
 	}{
 		{[]string{"--version"}, 0},
-		{[]string{"--listen", "nowhere"}, 1},
+		{[]string{"--listen", "nowhere"}, 2},
 		{[]string{"--nosuch"}, 2},
 	} {
 		cmd := exec.Command(os.Args[0], c.args...)

@@ -100,7 +100,8 @@ type limited struct {
 	// operation is the only one that is limited; empty if all are.
 	operation string
 	wait      time.Duration
-	// guessed is set if the upstream has not said how long.
+	// guessed is set if the upstream has not said how long an operation is limited. Pulls come
+	// back with the quota's window.
 	guessed bool
 }
 
@@ -174,7 +175,7 @@ func (g *governor) spend(who account, what string) (s sent, l limited, held bool
 	g.roll(q, now, false)
 	if wait := q.pulls.until.Sub(now); wait > 0 {
 		q.usage.refuse(what)
-		return sent{}, limited{pulls: true, wait: wait, guessed: !q.pulls.told}, true
+		return sent{}, limited{pulls: true, wait: wait}, true
 	}
 	// The answer corrects that; many at once are not to go below the reserve.
 	s = sent{counted: q.remaining > 0, needed: !q.usage.takePromise(now), reads: q.reads}
@@ -253,7 +254,7 @@ func (g *governor) note(who account, turn uint64, op string, pull bool, status i
 		} else {
 			q.pulls.set(now, wait, true)
 		}
-		return limited{pulls: true, wait: max(wait, q.pulls.until.Sub(now)), guessed: !q.pulls.told}
+		return limited{pulls: true, wait: max(wait, q.pulls.until.Sub(now))}
 	}
 	o := g.operations[op]
 	if o == nil {

@@ -409,7 +409,9 @@ func (t *tokens) fetchNow(ctx context.Context, d *demand, c Credential, scopes [
 		}
 		return got, f
 	}
-	if !post || !refused && (f == nil || f.status < 400 || f.status == http.StatusTooManyRequests || f.again == anybody) {
+	// A 500 may be a passing failure, or what a server answers to a POST.
+	passing := f != nil && f.again == anybody && f.status != http.StatusInternalServerError
+	if !post || !refused && (f == nil || f.status < 400 || f.status == http.StatusTooManyRequests || passing) {
 		return got, f
 	}
 	again, f2 := t.exchange(ctx, d, c, scopes, false)

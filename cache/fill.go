@@ -452,6 +452,7 @@ func (f *fill) retire(w *writer) bool {
 		return false
 	}
 	f.writers = slices.DeleteFunc(f.writers, func(o *writer) bool { return o == w })
+	f.wake()
 	return true
 }
 
@@ -468,6 +469,7 @@ func (f *fill) next(w *writer) bool {
 		return true
 	}
 	f.writers = slices.DeleteFunc(f.writers, func(o *writer) bool { return o == w })
+	f.wake()
 	return false
 }
 

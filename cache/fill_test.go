@@ -878,8 +878,9 @@ func TestFillBeginsWithWhatItsFirstReaderWants(t *testing.T) {
 			if first >= size {
 				want = 0
 			}
-			if s.requests[0].From != want {
-				t.Errorf("first %d: the first request is for %v", first, s.requests[0])
+			// The request for the rest may overtake it.
+			if s.requests[0].From != want && (len(s.requests) < 2 || s.requests[1].From != want) {
+				t.Errorf("first %d: the first requests are for %v", first, s.requests)
 			}
 		})
 	}

@@ -19,6 +19,10 @@ import (
 // a part of the blob is not that part.
 const leadSize = 4 << 10
 
+// maxSeams bounds the seams that wait for being compared, of leadSize bytes each. Pieces
+// beyond that are verified by the digest of the whole alone.
+const maxSeams = 1024
+
 // errSeam says that two parts of a blob do not fit together.
 var errSeam = errors.New("the parts that came do not fit together")
 
@@ -50,7 +54,7 @@ func (f *fill) takeLead(body *oci.Body, at int64) error {
 	s := seam{at, lead}
 	f.mu.Lock()
 	here := f.isHere(s)
-	if !here {
+	if !here && len(f.seams) < maxSeams {
 		f.seams = append(f.seams, s)
 	}
 	f.mu.Unlock()

@@ -258,7 +258,7 @@ func (f *fill) fetchRest(ctx context.Context) error {
 		}
 		w := &writer{once: true}
 		f.mu.Lock()
-		if f.eager || f.size >= 0 && f.have.Reach(0) == f.size {
+		if f.eager || f.right || f.size >= 0 && f.have.Reach(0) == f.size {
 			f.mu.Unlock()
 			return nil
 		}
@@ -275,7 +275,7 @@ func (f *fill) fetchRest(ctx context.Context) error {
 			continue
 		}
 		// All that is missing is on its way.
-		if err := f.wait(ctx, func() (bool, error) { return len(f.writers) == 0 || f.eager, nil }); err != nil {
+		if err := f.wait(ctx, func() (bool, error) { return len(f.writers) == 0 || f.eager || f.right, nil }); err != nil {
 			return err
 		}
 	}

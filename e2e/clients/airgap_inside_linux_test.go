@@ -93,6 +93,25 @@ func insideTheAirGap(t *testing.T, text string) {
 			}
 		}
 	})
+	t.Run("Docker Engine 29", func(t *testing.T) {
+		d := startDocker29(t)
+		write(t, d.root, "etc/docker/certs.d/_default/hosts.toml", pageHosts(t))
+		for _, c := range s.Commands {
+			if strings.HasPrefix(c, "docker ") || strings.HasPrefix(c, "entrepot doctor ") {
+				// Where /etc/docker is the daemon's.
+				shell(t, s.Dir, append(env, "DOCKER_HOST="+d.host, "COMMANDS="+c, "ETC="+filepath.Join(d.root, "etc/docker")),
+					`exec unshare --mount sh -ec 'mkdir -p /etc/docker && mount --bind "$ETC" /etc/docker && exec sh -ec "$COMMANDS"'`)
+			}
+		}
+		for ref, want := range g.images { // of every registry
+			for _, name := range []string{ref, byDigest(ref, want)} {
+				for _, platform := range carriedPlatforms {
+					d.run(t, "pull", "--platform", platform, name)
+					d.want(t, name, platform, want)
+				}
+			}
+		}
+	})
 	if s.Phase == "first" {
 		t.Run("docker load", func(t *testing.T) {
 			docker := startDockerd(t, insideHost)

@@ -65,3 +65,18 @@ func pageCommands(t *testing.T) story {
 	}
 	return s
 }
+
+// pageHosts returns the hosts.toml of the page.
+func pageHosts(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile(airGapPage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(b), "```toml\n")
+	hosts, _, ok := strings.Cut(after, "```\n")
+	if !ok || !strings.Contains(hosts, `"referrers"`) {
+		t.Fatalf("the page has no hosts.toml for Docker Engine 29: %q", hosts)
+	}
+	return hosts
+}

@@ -3,12 +3,14 @@ package clients
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"log"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -135,6 +137,12 @@ func goInside(t *testing.T, s insideStory) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = 10 * time.Second
 	out, err := cmd.CombinedOutput()
+	if errors.Is(err, syscall.EPERM) {
+		missing(t, "a network namespace cannot be made here: "+err.Error())
+	}
+	if why := regexp.MustCompile(`\S+ cannot start on this machine: .*`).Find(out); why != nil {
+		missing(t, string(why))
+	}
 	if err != nil || !bytes.Contains(out, []byte("--- PASS: TestAcrossTheAirGap")) {
 		t.Errorf("inside: %v\n%s", err, out)
 	}

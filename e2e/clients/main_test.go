@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"syscall"
@@ -249,6 +250,9 @@ func shortDir(t *testing.T) string {
 func daemon(t *testing.T, cmd *exec.Cmd, ready func(log string) bool) {
 	t.Helper()
 	name := filepath.Base(cmd.Path)
+	if name == "unshare" {
+		name = "dockerd" // in a mount namespace of its own
+	}
 	logPath := filepath.Join(t.TempDir(), "log")
 	log, err := os.Create(logPath)
 	if err != nil {
@@ -283,6 +287,10 @@ func daemon(t *testing.T, cmd *exec.Cmd, ready func(log string) bool) {
 		select {
 		case err := <-ended:
 			ended <- err
+			b, _ := os.ReadFile(logPath)
+			if why := lacking(string(b)); why != "" {
+				missing(t, name+" cannot start on this machine: "+why)
+			}
 			t.Fatalf("%s ended: %v", name, err)
 		default:
 		}
@@ -292,6 +300,33 @@ func daemon(t *testing.T, cmd *exec.Cmd, ready func(log string) bool) {
 		}
 		return ready(string(b))
 	})
+}
+
+// machine matches what daemons say before they end because the machine, or the container that the
+// tests run in, does not have or allow what they need.
+var machine = regexp.MustCompile(`(?im)(?:failed to start daemon: |unshare: )(.*(?:cgroup|not permitted|permission denied|iptables|no such device|read-only file system|not supported)[^"\n]*)`)
+
+// lacking returns what a daemon that has ended lacks on this machine, by its log; "" if it ended
+// for another reason.
+func lacking(log string) string {
+	if m := machine.FindStringSubmatch(log); m != nil {
+		return strings.TrimSpace(m[1])
+	}
+	return ""
+}
+
+func TestDaemonsThatCannotStartHereAreSkipped(t *testing.T) {
+	for log, want := range map[string]string{
+		"time=now level=info msg=Starting\nfailed to start daemon: Devices cgroup isn't mounted\n":                                      "Devices cgroup isn't mounted",
+		"unshare: unshare failed: Operation not permitted\n":                                                                            "unshare failed: Operation not permitted",
+		"failed to start daemon: Error initializing network controller: error obtaining controller instance: iptables not found\n":      "Error initializing network controller: error obtaining controller instance: iptables not found",
+		"unable to configure the Docker daemon with file daemon.json: the following directives don't match any configuration option: x": "",
+		"failed to start daemon: invalid mirror: \"ftp://x\" is not a valid URI":                                                        "",
+	} {
+		if got := lacking(log); got != want {
+			t.Errorf("%q: got %q, want %q", log, got, want)
+		}
+	}
 }
 
 // wantFile checks that a file holds the wanted bytes.

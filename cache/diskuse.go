@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/entrepot-dev/entrepot/cache/index"
 )
 
@@ -17,7 +15,8 @@ type DiskUse struct {
 	Size  int64 `json:"size"`
 	// Limit is how many bytes the cache may have; zero is no limit.
 	Limit int64 `json:"limit"`
-	// Upstreams are what is stored of each, by name: what several have counts for each.
+	// Upstreams are what is stored and came from each, by name: what came from several
+	// counts for each.
 	Upstreams map[string]UpstreamDiskUse `json:"upstreams"`
 	// Pins is how many images are pinned, and PinnedSize what they have on disk in
 	// bytes, each content counted once.
@@ -25,14 +24,15 @@ type DiskUse struct {
 	PinnedSize int64 `json:"pinnedSize"`
 }
 
-// UpstreamDiskUse is what is stored of an upstream, each content counted once.
+// UpstreamDiskUse is what is stored and came from an upstream, each content counted once.
 type UpstreamDiskUse struct {
 	Blobs int64 `json:"blobs"`
 	Size  int64 `json:"size"`
 }
 
-// DiskUse tells what the cache has on disk, by upstream. It reads all links. An error is
-// ctx's, of the index, or of the disk.
+// DiskUse tells what the cache has on disk, by upstream. It goes once through what the
+// index knows of stored content, and looks at no image but those that are pinned. An error
+// is ctx's, of the index, or of the disk.
 func (c *Cache) DiskUse(ctx context.Context) (*DiskUse, error) {
 	u := &DiskUse{Upstreams: map[string]UpstreamDiskUse{}}
 	u.Blobs, u.Size = c.index.Totals()
@@ -43,26 +43,24 @@ func (c *Cache) DiskUse(ctx context.Context) (*DiskUse, error) {
 		}
 		u.Limit = h.limit
 	}
-	// The links come ordered by upstream.
-	now, counted := "", newDigestSet()
-	err := c.index.Links("", "", func(upstream, _ string, d digest.Digest, _ index.Link) bool {
-		if upstream != now {
-			now, counted = upstream, newDigestSet()
-		}
-		if counted.has(d) {
-			return true
-		}
-		counted.add(d)
-		if b, ok := c.index.Blob(d); ok {
-			use := u.Upstreams[upstream]
+	used := map[string]*UpstreamDiskUse{}
+	err := c.index.Stored(func(_ index.BlobKey, b index.Blob, from []string) bool {
+		for _, upstream := range from {
+			use := used[upstream]
+			if use == nil {
+				use = &UpstreamDiskUse{}
+				used[upstream] = use
+			}
 			use.Blobs++
 			use.Size += b.Stamp.Size
-			u.Upstreams[upstream] = use
 		}
 		return ctx.Err() == nil
 	})
 	if err := errors.Join(context.Cause(ctx), err); err != nil {
 		return nil, fmt.Errorf("read the index: %w", err)
+	}
+	for upstream, use := range used {
+		u.Upstreams[upstream] = *use
 	}
 	var p pins
 	pinned, err := p.protected(ctx, c)

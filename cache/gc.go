@@ -46,9 +46,10 @@ type Collected struct {
 	Dry bool `json:"dry,omitempty"`
 }
 
-// CollectGarbage removes what nothing leads to any more; dry only counts it. Images stay
-// as they are: nothing of what clients are served goes. What is fetched or imported
-// meanwhile stays. progress, where it is not nil, is told after each repository, and what
+// CollectGarbage removes what nothing leads to any more; dry only counts it. Images stay as
+// they are: nothing of what clients are served goes. What is fetched or imported meanwhile
+// stays. It waits for another walk over many images, and its error may be that this one
+// goes on. progress, where it is not nil, is told after each repository, and what
 // it gives ends the collection, as ctx does; what was removed until then is right.
 func (c *Cache) CollectGarbage(ctx context.Context, dry bool, progress func(Collected) error) (*Collected, error) {
 	losses, leave, err := c.beginCleaning(ctx)
@@ -56,6 +57,11 @@ func (c *Cache) CollectGarbage(ctx context.Context, dry bool, progress func(Coll
 		return nil, err
 	}
 	defer leave()
+	w := c.newWalk(ctx)
+	defer w.end()
+	if err := w.takePlace(); err != nil {
+		return nil, err
+	}
 	watch, end := c.index.Watch()
 	defer end()
 	g := &collector{ctx: ctx, cache: c, watch: watch, losses: losses, done: Collected{Dry: dry}}

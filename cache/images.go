@@ -157,10 +157,10 @@ func (l *imageLister) repository(r repository) error {
 		return err
 	}
 	var failure error
-	err := c.index.Records(r.upstream, r.name, func(_, _, tag string, _ index.Tag) bool {
+	err := c.index.Records(r.upstream, r.name, func(_, _, tag string, rec index.Tag) bool {
 		t := r.at(tag, "")
 		if listed := whole || l.pattern.takes(t); listed || loose != nil {
-			failure = l.add(t, listed, loose)
+			failure = l.add(t, &rec, listed, loose)
 		}
 		return failure == nil
 	})
@@ -215,7 +215,7 @@ func (l *imageLister) loose(r repository, loose *digestSet) error {
 		if below.has(d) || !loose.has(d) || !l.pattern.takes(t) {
 			continue
 		}
-		if err := l.add(t, true, loose); err != nil {
+		if err := l.add(t, nil, true, loose); err != nil {
 			return err
 		}
 	}
@@ -223,12 +223,12 @@ func (l *imageLister) loose(r repository, loose *digestSet) error {
 }
 
 // add takes what the image of t consists of out of loose, and tells of it where it is to be
-// listed and its root is here.
-func (l *imageLister) add(t rewrite.Target, listed bool, loose *digestSet) error {
+// listed and its root is here. rec is the record of t's tag, if it has one.
+func (l *imageLister) add(t rewrite.Target, rec *index.Tag, listed bool, loose *digestSet) error {
 	if err := l.walk.step(); err != nil {
 		return err
 	}
-	tree, err := l.tree(t, TreeOptions{Referrers: true, Documents: !listed})
+	tree, err := l.tree(t, rec, TreeOptions{Referrers: true, Documents: !listed})
 	if tree == nil {
 		return err
 	}
@@ -247,10 +247,10 @@ func (l *imageLister) add(t rewrite.Target, listed bool, loose *digestSet) error
 
 // tree gives the tree of t, or no more than its root where it is too large; nil where t is
 // not here. An error ends the list.
-func (l *imageLister) tree(t rewrite.Target, o TreeOptions) (*Tree, error) {
-	tree, err := l.cache.keptTree(l.ctx, t, o)
+func (l *imageLister) tree(t rewrite.Target, rec *index.Tag, o TreeOptions) (*Tree, error) {
+	tree, err := l.cache.keptTreeOf(l.ctx, t, rec, o)
 	if errors.Is(err, errTreeSize) {
-		tree, err = l.cache.keptTree(l.ctx, t, TreeOptions{RootOnly: true})
+		tree, err = l.cache.keptTreeOf(l.ctx, t, rec, TreeOptions{RootOnly: true})
 	}
 	if why := (*oci.Error)(nil); errors.As(err, &why) {
 		return nil, nil // it is not here
@@ -335,7 +335,7 @@ func (l *imageLister) addPin(t rewrite.Target, pins map[string]index.Pin, digest
 	if err := l.walk.step(); err != nil {
 		return "", err
 	}
-	tree, err := l.tree(t, TreeOptions{Referrers: true})
+	tree, err := l.tree(t, nil, TreeOptions{Referrers: true})
 	if err != nil {
 		return "", err
 	}
@@ -371,11 +371,13 @@ func (l *imageLister) image(tree *Tree) Image {
 			i.Used = b.Used.UTC()
 		}
 		if ok && n == root {
-			i.Uses = b.Uses
+			i.Uses, i.Fetched = b.Uses, time.Unix(0, b.Stamp.Modified).UTC()
 		}
 	})
-	if stamp, err := l.cache.store.Stamp(root.Digest); err == nil {
-		i.Fetched = time.Unix(0, stamp.Modified).UTC()
+	if i.Fetched.IsZero() {
+		if stamp, err := l.cache.store.Stamp(root.Digest); err == nil {
+			i.Fetched = time.Unix(0, stamp.Modified).UTC()
+		}
 	}
 	root.platforms(func(n *Node) {
 		p := ImagePlatform{Name: rewrite.PlatformName(n.Platform), Whole: n.Whole()}

@@ -29,6 +29,11 @@ func (c *Cache) peekLink(up, repo string, d digest.Digest) (index.Link, bool) {
 	if l, ok := c.index.Link(up, repo, d); ok {
 		return l, true
 	}
+	return c.rememberedLink(up, repo, d)
+}
+
+// rememberedLink gives the link that memory has.
+func (c *Cache) rememberedLink(up, repo string, d digest.Digest) (index.Link, bool) {
 	l, ok := peek[judgedLink](c.memory, name{ofLink, up, repo, string(d)})
 	return l.Link, ok
 }
@@ -40,11 +45,8 @@ func (c *Cache) mayHave(t rewrite.Target, l index.Link, linked bool) bool {
 	return r == maySend || r == mustAsk && linked && c.settings().isUniform(t.Upstream)
 }
 
-// peekList gives the list of a kind that is kept of t, for those who pull nothing.
-func (c *Cache) peekList(kind string, t rewrite.Target) (index.List, bool) {
-	if l, ok := c.index.PeekList(kind, t.Upstream, t.Repository, string(t.Digest)); ok {
-		return l, true
-	}
+// rememberedList gives the list of a kind that memory has of t.
+func (c *Cache) rememberedList(kind string, t rewrite.Target) (index.List, bool) {
 	return peek[index.List](c.memory, name{kind: ofList, reference: listKey(kind, t)})
 }
 
@@ -53,6 +55,11 @@ func (c *Cache) peekManifest(d digest.Digest) (*oci.Manifest, bool) {
 	if m, ok := c.storedManifest(d); ok {
 		return m, true
 	}
+	return c.rememberedManifest(d)
+}
+
+// rememberedManifest gives the manifest that memory has.
+func (c *Cache) rememberedManifest(d digest.Digest) (*oci.Manifest, bool) {
 	if m, ok := peek[*readyManifest](c.memory, name{kind: ofManifest, reference: string(d)}); ok {
 		return m.Manifest, true
 	}

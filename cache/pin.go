@@ -146,7 +146,7 @@ func (p *pins) protected(ctx context.Context, c *Cache) (map[digest.Digest]bool,
 
 // pinnedContent gives what a pin protects; nil where that can not be told now.
 func (c *Cache) pinnedContent(ctx context.Context, t rewrite.Target, pin index.Pin) (map[digest.Digest]bool, error) {
-	tree, err := c.keptTree(ctx, t, TreeOptions{Referrers: true})
+	tree, err := c.keptTree(ctx, t, TreeOptions{Referrers: true, Documents: true})
 	switch {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
@@ -156,7 +156,7 @@ func (c *Cache) pinnedContent(ctx context.Context, t rewrite.Target, pin index.P
 		}
 	case err != nil:
 		// The tag is forgotten, or what it stands for is not here yet.
-		if tree, err = c.keptTree(ctx, withDigest(t, pin.Digest), TreeOptions{Referrers: true}); err != nil {
+		if tree, err = c.keptTree(ctx, withDigest(t, pin.Digest), TreeOptions{Referrers: true, Documents: true}); err != nil {
 			return nil, context.Cause(ctx)
 		}
 	}

@@ -52,6 +52,7 @@ func TestWhatIsPinnedIsNeverEvicted(t *testing.T) {
 		other := hub.addImage("library/app", layers[2])
 		pulled(one, layers[0])
 		pulled(digested("library/app", other.Digest), layers[2])
+		synctest.Wait() // a client may be answered before the file has its name
 		p, err := c.Pin(t.Context(), one)
 		if err != nil || !p.Changed || p.Digest != image.Digest || p.Blobs != 2 || p.Size != image.Size+mib {
 			t.Errorf("pinned %+v, %v", p, err)

@@ -227,17 +227,13 @@ func (p *purge) mayGoByItself(t rewrite.Target) (why error) {
 
 // chooseUnused takes the images that have not been used since Before.
 func (p *purge) chooseUnused() error {
-	list, err := p.cache.Images(p.ctx, ImagesFilter{})
-	if err != nil {
-		return err
-	}
-	for _, i := range list.Images {
+	_, err := p.cache.EachImage(p.ctx, ImagesFilter{}, func(i *Image) error {
 		if p.Upstream != "" && i.target.Upstream != p.Upstream || i.Used.IsZero() || !i.Used.Before(p.Before) {
-			continue
+			return nil
 		}
 		if i.Pinned && !p.Force {
 			p.done.Pinned = append(p.done.Pinned, i.Reference)
-			continue
+			return nil
 		}
 		r := p.repo(repository{i.target.Upstream, i.target.Repository})
 		if i.target.Tag != "" {
@@ -246,8 +242,9 @@ func (p *purge) chooseUnused() error {
 			r.digests[i.target.Digest] = true
 		}
 		p.done.Images = append(p.done.Images, i.Reference)
-	}
-	return nil
+		return nil
+	})
+	return err
 }
 
 // chooseUpstream takes all of Upstream.
@@ -297,7 +294,7 @@ func (p *purge) decide() (*digestSet, error) {
 		}
 	}
 	// What another repository may serve stays.
-	err := p.cache.index.Links("", "", func(upstream, repo string, d digest.Digest, _ index.Link) bool {
+	err := p.cache.index.LinkNames(func(upstream, repo string, d digest.Digest) bool {
 		if images := p.repos[repository{upstream, repo}]; images == nil || !images.going.has(d) {
 			going.drop(d)
 		}
@@ -356,7 +353,7 @@ func (p *purge) plan(r repository, images *repoPurge) error {
 	// signatures are the tags of cosign that go with what they are of.
 	signatures := map[string]digest.Digest{}
 	take := func(t rewrite.Target) error {
-		tree, err := c.keptTree(p.ctx, t, TreeOptions{Referrers: true})
+		tree, err := c.keptTree(p.ctx, t, TreeOptions{Referrers: true, Documents: true})
 		if err != nil {
 			return context.Cause(p.ctx) // or it is not here
 		}
@@ -461,7 +458,7 @@ func (c *Cache) reached(ctx context.Context, r repository, k keepers) (*digestSe
 		if k.without[d] || reached.has(d) {
 			return
 		}
-		if tree, err := c.keptTree(ctx, r.at("", d), TreeOptions{Referrers: true}); err == nil {
+		if tree, err := c.keptTree(ctx, r.at("", d), TreeOptions{Referrers: true, Documents: true}); err == nil {
 			visit(tree.Root)
 		}
 		reached.add(d) // also where it is not here

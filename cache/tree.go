@@ -123,28 +123,36 @@ func (c *Cache) Tree(ctx context.Context, t rewrite.Target, o TreeOptions) (*Tre
 	if err != nil {
 		return nil, err
 	}
-	return c.tree(ctx, up, t, o)
+	return c.tree(ctx, up, t, nil, o)
 }
 
 // keptTree gives the tree of t as it is here, also where its upstream is not configured
 // any more.
 func (c *Cache) keptTree(ctx context.Context, t rewrite.Target, o TreeOptions) (*Tree, error) {
+	return c.keptTreeOf(ctx, t, nil, o)
+}
+
+// keptTreeOf is keptTree for a tag whose record is known; nil looks for it.
+func (c *Cache) keptTreeOf(ctx context.Context, t rewrite.Target, rec *index.Tag, o TreeOptions) (*Tree, error) {
 	o.Ask = false
 	up, err := c.upstream(t.Upstream)
 	if err != nil {
 		up = &upstream{name: t.Upstream}
 	}
-	return c.tree(ctx, up, t, o)
+	return c.tree(ctx, up, t, rec, o)
 }
 
-func (c *Cache) tree(ctx context.Context, up *upstream, t rewrite.Target, o TreeOptions) (*Tree, error) {
+func (c *Cache) tree(ctx context.Context, up *upstream, t rewrite.Target, rec *index.Tag, o TreeOptions) (*Tree, error) {
 	w := &walk{ctx: ctx, cache: c, up: up, target: t, TreeOptions: o, seen: map[digest.Digest]*Node{}}
 	tree := &Tree{Target: t, Root: &Node{Descriptor: v1.Descriptor{Digest: t.Digest}}}
-	if t.Tag != "" {
-		if rec, ok := c.peekTag(t); ok {
-			tree.Tag = &rec
-			tree.Root.Descriptor = c.stoodAt(up, t, rec)
+	if t.Tag != "" && rec == nil {
+		if known, ok := c.peekTag(t); ok {
+			rec = &known
 		}
+	}
+	if t.Tag != "" && rec != nil {
+		tree.Tag = rec
+		tree.Root.Descriptor = c.stoodAt(up, t, *rec)
 	}
 	w.read(tree.Root, true, o.Ask)
 	if tree.Root.Bytes == nil {
@@ -220,26 +228,50 @@ var errTreeSize = &oci.Error{Code: oci.CodeManifestInvalid, Status: 502,
 
 func (w *walk) isTooLarge() bool { return w.nodes > maxTreeNodes || w.bytes > maxTreeBytes }
 
-// add makes the Node of d below parent.
-func (w *walk) add(d v1.Descriptor, kind Kind, parent *Node) (*Node, error) {
+// add makes the Node of d. link is the repository's to the content of a config or layer;
+// nil where there is none.
+func (w *walk) add(d v1.Descriptor, kind Kind, link *index.Link) (*Node, error) {
 	if w.nodes++; w.isTooLarge() {
 		return nil, errTreeSize
 	}
 	n := &Node{Descriptor: d, Kind: kind, Foreign: kind == KindLayer && rewrite.IsForeign(d)}
 	if kind == KindConfig || kind == KindLayer {
-		n.Stored = w.isHere(d.Digest)
+		n.Stored = w.isHere(d.Digest, link)
 	}
 	return n, nil
 }
 
-// isHere tells whether the content of d is on disk, and the repository may serve it. What
-// only another repository may serve is not here.
-func (w *walk) isHere(d digest.Digest) bool {
+// isHere tells whether the content of d is on disk, and the repository, whose link to it is
+// link, may serve it. What only another repository may serve is not here.
+func (w *walk) isHere(d digest.Digest, link *index.Link) bool {
 	if w.Documents || !w.cache.holds(d) {
 		return false
 	}
-	l, linked := w.cache.peekLink(w.target.Upstream, w.target.Repository, d)
-	return w.cache.mayHave(w.at(d), l, linked)
+	if link == nil {
+		return w.cache.mayHave(w.at(d), index.Link{}, false)
+	}
+	return w.cache.mayHave(w.at(d), *link, true)
+}
+
+// links gives the repository's links to what a document names, in its order; nil where there
+// is none.
+func (w *walk) links(children []v1.Descriptor) []*index.Link {
+	if w.Documents {
+		return make([]*index.Link, len(children))
+	}
+	ds := make([]digest.Digest, len(children))
+	for i, d := range children {
+		ds[i] = d.Digest
+	}
+	list := w.cache.index.LinksTo(w.target.Upstream, w.target.Repository, ds)
+	for i, l := range list {
+		if l == nil {
+			if l, ok := w.cache.rememberedLink(w.target.Upstream, w.target.Repository, ds[i]); ok {
+				list[i] = &l
+			}
+		}
+	}
+	return list
 }
 
 // at is t for d.
@@ -251,8 +283,10 @@ func (w *walk) read(n *Node, root, ask bool) {
 	c, d := w.cache, n.Digest
 	var m *oci.Manifest
 	if l, ok := c.peekLink(w.target.Upstream, w.target.Repository, d); d != "" && ok && l.Manifest && c.mayHave(w.at(d), l, ok) {
-		if m, ok = c.peekManifest(d); ok {
-			n.Stored = c.holds(d)
+		if m, n.Stored = c.storedManifest(d); !n.Stored {
+			m, ok = c.rememberedManifest(d)
+		}
+		if ok {
 			if l.MediaType != "" {
 				m = &oci.Manifest{Digest: d, MediaType: l.MediaType, Bytes: m.Bytes}
 			}
@@ -367,7 +401,7 @@ func (w *walk) expandIndex(n *Node, depth int) error {
 		if rewrite.IsIndex(d.MediaType) {
 			kind = KindIndex
 		}
-		child, err := w.add(d, kind, n)
+		child, err := w.add(d, kind, nil)
 		if err != nil {
 			return err
 		}
@@ -375,7 +409,7 @@ func (w *walk) expandIndex(n *Node, depth int) error {
 		switch {
 		case wanted != nil && !wanted[d.Digest]:
 			child.Left = true
-			child.Stored = w.isHere(d.Digest)
+			child.Stored = w.isHere(d.Digest, w.links([]v1.Descriptor{d})[0])
 		case depth == maxTreeDepth:
 			child.Missing = fmt.Errorf("indexes are nested more than %d deep", maxTreeDepth)
 		default:
@@ -407,12 +441,13 @@ func fitting(p *rewrite.Parsed, platforms []string) map[digest.Digest]bool {
 const attestedDigest = "vnd.docker.reference.digest"
 
 func (w *walk) expandManifest(n *Node) error {
-	for _, d := range n.Parsed.Children {
+	links := w.links(n.Parsed.Children)
+	for i, d := range n.Parsed.Children {
 		kind := KindLayer
 		if d.Digest == n.Parsed.Config.Digest {
 			kind = KindConfig
 		}
-		child, err := w.add(d, kind, n)
+		child, err := w.add(d, kind, links[i])
 		if err != nil {
 			return err
 		}
@@ -464,7 +499,14 @@ func (w *walk) expandReferrers(n *Node, depth int) error {
 		return nil
 	}
 	c, t := w.cache, w.at(n.Digest)
-	list, known := c.peekList(index.Referrers, t)
+	var signatures []string
+	for _, suffix := range cosignSuffixes {
+		signatures = append(signatures, n.Digest.Algorithm().String()+"-"+n.Digest.Encoded()+suffix)
+	}
+	list, known, tags := c.index.ReferrersOf(t.Upstream, t.Repository, n.Digest, signatures)
+	if !known {
+		list, known = c.rememberedList(index.Referrers, t)
+	}
 	n.ReferrersListed = known
 	if !known && depth == 0 && w.Ask {
 		list.Referrers, n.ReferrersMissing = w.up.origin.Referrers(w.ctx, t.Repository, n.Digest)
@@ -475,7 +517,7 @@ func (w *walk) expandReferrers(n *Node, depth int) error {
 			return nil
 		}
 		there[d.Digest] = true
-		child, err := w.add(d, KindManifest, n)
+		child, err := w.add(d, KindManifest, nil)
 		if err != nil {
 			return err
 		}
@@ -493,9 +535,8 @@ func (w *walk) expandReferrers(n *Node, depth int) error {
 			return err
 		}
 	}
-	for _, suffix := range cosignSuffixes {
-		tag := n.Digest.Algorithm().String() + "-" + n.Digest.Encoded() + suffix
-		if rec, ok := c.index.Tag(t.Upstream, t.Repository, tag); ok {
+	for _, tag := range signatures {
+		if rec, ok := tags[tag]; ok {
 			if err := refer(v1.Descriptor{Digest: rec.Digest, MediaType: rec.MediaType, Size: rec.Size}, tag); err != nil {
 				return err
 			}

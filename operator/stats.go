@@ -1,7 +1,6 @@
 package operator
 
 import (
-	"cmp"
 	"maps"
 	"net/http"
 	"slices"
@@ -85,14 +84,9 @@ func (a *API) stats(r *http.Request) (any, error) {
 	}
 	s.Disk = *use
 	if top > 0 {
-		list, err := a.Cache.Images(r.Context(), cache.ImagesFilter{})
-		if err != nil {
+		if s.Top, err = a.Cache.MostUsed(r.Context(), top); err != nil {
 			return nil, err
 		}
-		slices.SortStableFunc(list.Images, func(a, b cache.Image) int {
-			return cmp.Or(cmp.Compare(b.Uses, a.Uses), b.Used.Compare(a.Used))
-		})
-		s.Top = append(s.Top, list.Images[:min(top, len(list.Images))]...)
 	}
 	if a.Counts != nil {
 		s.Since = a.started.UTC()

@@ -46,12 +46,52 @@ func (ix *Index) Links(upstream, repo string, fn func(upstream, repo string, d d
 func (ix *Index) Manifests(upstream, repo string, fn func(d digest.Digest) bool) error {
 	prefix := scope(upstream, repo)
 	return ix.chunksOf(linksBucket, prefix, blobsChunk, func(key, value []byte) bool {
-		var l Link
-		if !bytes.Contains(value, isManifest) || json.Unmarshal(value, &l) != nil || !l.Manifest {
+		if !bytes.Contains(value, isManifest) {
+			return true
+		}
+		if l, ok := decodeLink(value); !ok || !l.Manifest {
 			return true
 		}
 		return fn(digest.Digest(key[len(prefix):]))
 	}, nil)
+}
+
+// LinksTo gives the links of a repository to several digests, in their order; nil where
+// there is none. It is Link for many at the cost of about one.
+func (ix *Index) LinksTo(upstream, repo string, ds []digest.Digest) []*Link {
+	var list []*Link
+	err := ix.view(func(tx *tx) error {
+		list = make([]*Link, len(ds))
+		b := tx.Bucket(linksBucket)
+		for i, d := range ds {
+			if l, ok := decodeLink(b.Get(join(upstream, repo, d.String()))); ok {
+				list[i] = &l
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return make([]*Link, len(ds))
+	}
+	return list
+}
+
+// ReferrersOf gives the list of what refers to d, which counts as no use of it, and the
+// records of some tags of the same repository, as far as they are known.
+func (ix *Index) ReferrersOf(upstream, repo string, d digest.Digest, tags []string) (l List, listed bool, known map[string]Tag) {
+	known = map[string]Tag{}
+	err := ix.view(func(tx *tx) error {
+		listed = decode(tx.Bucket(listsBucket).Get(join(Referrers, upstream, repo, d.String())), &l)
+		b := tx.Bucket(tagsBucket)
+		for _, tag := range tags {
+			var t Tag
+			if decode(b.Get(join(upstream, repo, tag)), &t) {
+				known[tag] = t
+			}
+		}
+		return nil
+	})
+	return l, listed && err == nil, known
 }
 
 // isManifest is in the JSON of each Link with Manifest: quotes in strings are escaped.
@@ -71,6 +111,33 @@ func (ix *Index) LinkNames(fn func(upstream, repo string, d digest.Digest) bool)
 			upstream, repo = string(u), string(r)
 		}
 		return fn(upstream, repo, digest.Digest(d))
+	}, nil)
+}
+
+// TagDigests calls fn for each tag with the digest that it stands for, as Records does for
+// all of its record, and at a fraction of the cost. fn must not call the Index.
+func (ix *Index) TagDigests(fn func(upstream, repo, tag string, d digest.Digest) bool) error {
+	if err := ix.flush(); err != nil {
+		return err
+	}
+	var upstream, repo string
+	return ix.chunks(tagsBucket, blobsChunk, func(key, value []byte) bool {
+		u, rest, _ := bytes.Cut(key, separator)
+		r, tag, ok := bytes.Cut(rest, separator)
+		if !ok {
+			return true
+		}
+		if string(u) != upstream || string(r) != repo {
+			upstream, repo = string(u), string(r)
+		}
+		// The digest is the first that a record says, and nothing in it is escaped.
+		if d, ok := bytes.CutPrefix(value, []byte(`{"digest":"`)); ok {
+			if end := bytes.IndexByte(d, '"'); end >= 0 {
+				return fn(upstream, repo, string(tag), digest.Digest(d[:end]))
+			}
+		}
+		var t Tag
+		return json.Unmarshal(value, &t) != nil || fn(upstream, repo, string(tag), t.Digest)
 	}, nil)
 }
 

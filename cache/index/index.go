@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -549,9 +550,39 @@ func (ix *Index) TagNames(upstream, repo string) ([]string, error) {
 
 // Link returns the link of a repository to d; false if there is none.
 func (ix *Index) Link(upstream, repo string, d digest.Digest) (Link, bool) {
-	var l Link
-	ok := ix.get(linksBucket, join(upstream, repo, d.String()), &l)
-	return l, ok
+	if l := ix.LinksTo(upstream, repo, []digest.Digest{d})[0]; l != nil {
+		return *l, true
+	}
+	return Link{}, false
+}
+
+// decodeLink reads a link; false where there is none, or none that can be read. Most are as
+// putLink writes them, with nothing escaped, and are read without the cost of parsing JSON.
+func decodeLink(v []byte) (l Link, ok bool) {
+	rest, plain := bytes.CutPrefix(v, []byte("{"))
+	if mediaType, has := bytes.CutPrefix(rest, []byte(`"mediaType":"`)); has {
+		var name []byte
+		name, rest, plain = bytes.Cut(mediaType, []byte(`",`))
+		plain = plain && !bytes.ContainsAny(name, "\\\"")
+		l.MediaType = string(name)
+	}
+	size, has := bytes.CutPrefix(rest, []byte(`"size":`))
+	end := bytes.IndexAny(size, ",}")
+	if plain && has && end > 0 {
+		rest = size[end:]
+		rest, l.Manifest = bytes.CutPrefix(rest, []byte(`,"manifest":true`))
+		for _, p := range []Proof{Fetched, Confirmed, Named} {
+			if after, is := bytes.CutPrefix(rest, []byte(`,"proof":"`+p+`"`)); is {
+				rest, l.Proof = after, p
+			}
+		}
+		var err error
+		if l.Size, err = strconv.ParseInt(string(size[:end]), 10, 64); err == nil && string(rest) == "}" {
+			return l, true
+		}
+	}
+	l = Link{}
+	return l, decode(v, &l)
 }
 
 // PutLinks puts links of a repository, all or none.

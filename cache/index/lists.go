@@ -54,17 +54,12 @@ func (u *listUses) largest() int64 {
 // List returns the list of a kind that was kept of a repository. of is the
 // subject's digest for Referrers and empty for Tags.
 func (ix *Index) List(kind, upstream, repo, of string) (List, bool) {
-	l, ok := ix.PeekList(kind, upstream, repo, of)
-	if ok {
-		ix.lists.use(string(join(kind, upstream, repo, of)))
-	}
-	return l, ok
-}
-
-// PeekList is List that does not count as a use: a list may be dropped as soon as without it.
-func (ix *Index) PeekList(kind, upstream, repo, of string) (List, bool) {
 	var l List
-	ok := ix.get(listsBucket, join(kind, upstream, repo, of), &l)
+	key := join(kind, upstream, repo, of)
+	ok := ix.get(listsBucket, key, &l)
+	if ok {
+		ix.lists.use(string(key))
+	}
 	return l, ok
 }
 

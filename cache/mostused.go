@@ -1,0 +1,163 @@
+package cache
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/entrepot-dev/entrepot/cache/index"
+	"github.com/entrepot-dev/entrepot/rewrite"
+)
+
+// MostUsed lists up to n images that are here and were used most since they were fetched:
+// of tags, and of digests that clients have pulled by themselves. It goes through the names
+// of tags and what is known of stored content, and looks at no other image than those that
+// it lists. An error is ctx's or of the index.
+func (c *Cache) MostUsed(ctx context.Context, n int) ([]Image, error) {
+	roots, err := c.mostUsedRoots(ctx, n)
+	if err != nil {
+		return nil, fmt.Errorf("find the images that are used most: %w", err)
+	}
+	// One digest may have any number of tags, which are all used as often.
+	targets := map[digest.Digest][]rewrite.Target{}
+	add := func(t rewrite.Target, d digest.Digest) {
+		if _, wanted := roots[d]; wanted && len(targets[d]) < n {
+			targets[d] = append(targets[d], t)
+		}
+	}
+	err = c.index.TagDigests(func(upstream, repo, tag string, d digest.Digest) bool {
+		add(repository{upstream, repo}.at(tag, ""), d)
+		return ctx.Err() == nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find the tags that are used most: %w", err)
+	}
+	byDigest, err := c.pulledByDigest(ctx, roots)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range byDigest {
+		if !slices.ContainsFunc(targets[t.Digest], func(o rewrite.Target) bool { return o.Upstream == t.Upstream && o.Repository == t.Repository }) {
+			add(t, t.Digest)
+		}
+	}
+	l := &imageLister{ctx: ctx, cache: c, counted: newContentSum()}
+	list := []Image{}
+	for _, some := range targets {
+		for _, t := range some {
+			tree, err := l.tree(t, nil, TreeOptions{Referrers: true})
+			if err != nil {
+				return nil, err
+			}
+			if tree == nil || !tree.Root.Stored {
+				continue
+			}
+			i := l.image(tree)
+			i.Pinned = c.isPinned(t, tree.Root.Digest)
+			list = append(list, i)
+		}
+	}
+	slices.SortFunc(list, func(a, b Image) int {
+		return cmp.Or(cmp.Compare(b.Uses, a.Uses), b.Used.Compare(a.Used), cmp.Compare(a.Reference, b.Reference))
+	})
+	return list[:min(n, len(list))], nil
+}
+
+// rootsOver is how many times more roots than images are looked for: some are parts of
+// others.
+const rootsOver = 4
+
+// mostUsedRoots gives the digests that are stored and used most, among those that tags stand
+// for or clients have asked for. It holds eight bytes for each of them.
+func (c *Cache) mostUsedRoots(ctx context.Context, n int) (map[digest.Digest]struct{}, error) {
+	seed := maphash.MakeSeed()
+	candidates := map[uint64]struct{}{}
+	add := func(d digest.Digest) { candidates[maphash.Bytes(seed, index.KeyOf(d))] = struct{}{} }
+	err := c.index.TagDigests(func(_, _, _ string, d digest.Digest) bool {
+		add(d)
+		return ctx.Err() == nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.flushAsked()
+	asked, err := c.index.AskedSince(time.Time{})
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range asked {
+		add(a.Digest)
+	}
+	type root struct {
+		digest digest.Digest
+		uses   uint32
+		used   time.Time
+	}
+	var most []root // by uses, most first
+	order := func(a, b root) int { return cmp.Or(cmp.Compare(b.uses, a.uses), b.used.Compare(a.used)) }
+	limit := rootsOver * n
+	err = c.index.Stored(func(key index.BlobKey, b index.Blob, _ []string) bool {
+		r := root{uses: b.Uses, used: b.Used}
+		if len(most) == limit && order(r, most[limit-1]) >= 0 {
+			return true
+		}
+		if _, ok := candidates[maphash.Bytes(seed, key)]; !ok {
+			return ctx.Err() == nil
+		}
+		r.digest = key.Digest()
+		at, _ := slices.BinarySearchFunc(most, r, order)
+		most = slices.Insert(most[:min(len(most), limit-1)], min(at, limit-1), r)
+		return true
+	})
+	if err := cmp.Or(context.Cause(ctx), err); err != nil {
+		return nil, err
+	}
+	roots := make(map[digest.Digest]struct{}, len(most))
+	for _, r := range most {
+		roots[r.digest] = struct{}{}
+	}
+	return roots, nil
+}
+
+// pulledByDigest gives those of roots that clients have asked for by their digests, but for
+// the manifests of an index that they have asked for, too.
+func (c *Cache) pulledByDigest(ctx context.Context, roots map[digest.Digest]struct{}) ([]rewrite.Target, error) {
+	asked, err := c.index.AskedSince(time.Time{})
+	if err != nil {
+		return nil, fmt.Errorf("list what clients have asked for: %w", err)
+	}
+	wanted := map[repository]bool{}
+	var list []rewrite.Target
+	for _, a := range asked {
+		if _, ok := roots[a.Digest]; ok && a.Tag == "" && !a.Referrers {
+			r := repository{a.Upstream, a.Repository}
+			wanted[r] = true
+			list = append(list, r.at("", a.Digest))
+		}
+	}
+	below := map[rewrite.Target]bool{}
+	for _, a := range asked {
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
+		r := repository{a.Upstream, a.Repository}
+		if !wanted[r] {
+			continue
+		}
+		m, ok := c.peekManifest(a.Digest)
+		if !ok || !rewrite.IsIndex(m.MediaType) {
+			continue
+		}
+		if p, err := rewrite.Parse(m.Bytes, m.MediaType); err == nil {
+			for _, child := range p.Children {
+				below[r.at("", child.Digest)] = true
+			}
+		}
+	}
+	return slices.DeleteFunc(list, func(t rewrite.Target) bool { return below[t] }), nil
+}

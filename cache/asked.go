@@ -173,7 +173,7 @@ func (c *Cache) writeAsked() {
 // hold more and more of it.
 func (c *Cache) flushAsked() {
 	list := c.asked.drain(time.Now())
-	if len(list) == 0 {
+	if len(list) == 0 || c.store.ReadOnly() {
 		return
 	}
 	if err := c.index.AddAsked(list, time.Now()); err != nil {

@@ -304,7 +304,7 @@ func Open(o Options) (*Cache, error) {
 		c.store.KeepOwn(name)
 	}
 	var aside string
-	if c.index, aside, err = index.OpenWith(filepath.Join(o.Dir, "index.db"), index.Options{Adopt: adopter.File}); err != nil {
+	if c.index, aside, err = index.OpenWith(filepath.Join(o.Dir, "index.db"), index.Options{Adopt: adopter.File, ReadOnly: c.store.ReadOnly()}); err != nil {
 		c.memory.close()
 		err = store.Denied(o.Dir, filepath.Join(o.Dir, "index.db"), err)
 		return nil, errors.Join(err, c.store.Close())
@@ -319,11 +319,17 @@ func Open(o Options) (*Cache, error) {
 	c.disk.full = c.evictor.soon
 	c.work.Go(func() { c.disk.watch(c.ctx) })
 	c.countStored()
-	c.work.Go(c.evictor.run)
 	c.work.Go(c.writeAsked)
-	c.work.Go(c.scrubBehind)
 	c.index.Lost(c.indexLost)
 	c.index.Trimmed(c.ledgerTrimmed)
+	if c.store.ReadOnly() { // nothing can be evicted, mended or noted
+		c.disk.failed("open the cache directory", c.store.Check(), 0)
+		c.unrestored.Store(!c.index.Whole())
+		close(c.reconciled)
+		return c, nil
+	}
+	c.work.Go(c.evictor.run)
+	c.work.Go(c.scrubBehind)
 	c.work.Go(func() {
 		defer close(c.reconciled)
 		c.reconcile()

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -202,6 +204,110 @@ func TestAFileSystemThatTurnsReadOnlyServesOn(t *testing.T) {
 	}
 	t.Logf("/readyz: %s", body)
 	p.Kill(t) // it could write nothing at its end
+}
+
+// readOnly makes a directory a file system that cannot be written, until the function or
+// the end of the test makes it as it was.
+func readOnly(t *testing.T, dir string) (writable func()) {
+	t.Helper()
+	for _, flags := range []uintptr{unix.MS_BIND, unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY} {
+		if err := unix.Mount(dir, dir, "", flags, ""); err != nil {
+			cannot(t, "only root can make a file system read-only: "+err.Error())
+		}
+	}
+	writable = sync.OnceFunc(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Errorf("unmount %s: %v", dir, err)
+		}
+	})
+	t.Cleanup(writable)
+	if err := os.WriteFile(filepath.Join(dir, "x"), nil, 0o600); !errors.Is(err, unix.EROFS) {
+		t.Fatalf("the directory is not read-only: %v", err)
+	}
+	return writable
+}
+
+// TestAReadOnlyDirectoryIsServed starts on a disk that went read-only, offline and not, runs
+// commands there, and starts again once it can be written.
+func TestAReadOnlyDirectoryIsServed(t *testing.T) {
+	t.Parallel()
+	h, p := start(t, doubting)
+	img := image.New(image.Options{Seed: 1})
+	h.Push("library/app", "1.0", img)
+	_, keptContent, keptPath := big(h, 3<<20)
+	pullRaw(t, p, "library/app", img)
+	get(t, p, tagPath)
+	get(t, p, "/v2/library/big/manifests/1.0", "Accept", anything)
+	get(t, p, keptPath)
+	p.WaitIdle(t)
+	p.Stop(t)
+	writable := readOnly(t, p.Dir)
+	before := tree(t, p.Dir)
+
+	operate(t, p, "ls").want(t, 0, "docker.io/library/app:1.0")
+	operate(t, p, "stats").want(t, 0)
+	operate(t, p, "rehearse", "app:1.0", "--offline").want(t, 0, "0 would fail")
+	operate(t, p, "export", "app:1.0", "--bundle", filepath.Join(t.TempDir(), "bundle.tar")).want(t, 0)
+	for _, args := range [][]string{{"pin", "app:1.0"}, {"gc"}, {"purge", "app:1.0"}, {"warm", "big:1.0"}} {
+		if got := operate(t, p, args...); !strings.Contains(got.err, "read-only file system") || got.code != 1 && args[0] != "gc" {
+			t.Errorf("%s: want to be told that the file system is read-only, got %+v", args, got)
+		}
+	}
+
+	if err := p.Launch(); err != nil {
+		t.Fatal(err)
+	}
+	wantDegraded(t, p, "read-only", "the cache's file system is read-only")
+	pullRaw(t, p, "library/app", img)
+	get(t, p, tagPath)
+	wantBytes(t, "a hit", keptContent, get(t, p, keptPath).body)
+	operate(t, p, "ls").want(t, 0, "docker.io/library/app:1.0")
+	operate(t, p, "doctor", "--output", "json").want(t, 1, "read-only")
+	// What is not cached comes from the upstream, and goes nowhere.
+	other := image.New(image.Options{Seed: 2})
+	h.Push("library/app", "2.0", other)
+	_, content, path := big(h, 5<<20)
+	for range 2 {
+		pullRaw(t, p, "library/app", other)
+		get(t, p, "/v2/library/app/manifests/2.0", "Accept", anything)
+		wantBytes(t, "a miss", content, get(t, p, path).body)
+	}
+	// A tag that moves is served as it is now.
+	h.Push("library/app", "1.0", other)
+	if a := get(t, p, tagPath, "Accept", anything); a.header.Get("Docker-Content-Digest") != other.Digest.String() {
+		t.Errorf("the tag moved to %s, and is served as %s", other.Digest, a.header.Get("Docker-Content-Digest"))
+	}
+	wantDegraded(t, p, "read-only", "the cache's file system is read-only")
+	p.Stop(t)
+	if after := tree(t, p.Dir); after != before {
+		t.Errorf("the directory has changed:\n%s\nit was\n%s", after, before)
+	}
+	writable()
+	if err := p.Launch(); err != nil {
+		t.Fatal(err)
+	}
+	if status, body := ready(t, p); status != http.StatusOK || body != "ok\n" {
+		t.Errorf("/readyz once it can be written: %d %q", status, body)
+	}
+	pullRaw(t, p, "library/app", img)
+
+	// Offline.
+	p.Stop(t)
+	writable = readOnly(t, p.Dir)
+	offline := proxy.Start(t, proxy.Options{Dir: p.Dir, Upstreams: map[string]*hub.Hub{"docker.io": h}, Config: "cache: {offline: true}"})
+	asked := h.Counts()
+	pullRaw(t, offline, "library/app", img)
+	wantUnmoved(t, asked, h.Counts())
+	wantDegraded(t, offline, "read-only", "the cache's file system is read-only")
+	offline.Stop(t)
+
+	// Without its index nobody can tell what is cached, and it cannot be restored there.
+	writable()
+	if err := os.Rename(filepath.Join(p.Dir, "index.db"), filepath.Join(p.Dir, "index.db.lost")); err != nil {
+		t.Fatal(err)
+	}
+	readOnly(t, p.Dir)
+	operate(t, p, "ls").want(t, 1, "is missing or damaged", "make it writable and start entrepot once")
 }
 
 func TestAFileSystemWithoutInodesIsEvictedFromLikeOneWithoutBytes(t *testing.T) {

@@ -155,7 +155,7 @@ func (ix *Index) PutBlob(d digest.Digest, b Blob) error {
 // the disk: a crash in the next seconds may lose it.
 func (ix *Index) UseBlob(d digest.Digest, now time.Time) {
 	key := blobKey(d)
-	if key == nil {
+	if key == nil || ix.options.ReadOnly {
 		return
 	}
 	ix.mu.Lock()

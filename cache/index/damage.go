@@ -75,6 +75,9 @@ func (ix *Index) batch(fn func(*tx) error) error { return ix.write(fn, false) }
 // write runs fn in a transaction. If the file is found damaged, or was replaced by a smaller
 // copy, fn runs again on its successor.
 func (ix *Index) write(fn func(*tx) error, alone bool) error {
+	if ix.options.ReadOnly {
+		return errReadOnly
+	}
 	for tries := 0; ; tries++ {
 		d := ix.db.Load()
 		size := int64(0)

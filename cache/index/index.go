@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -183,11 +184,20 @@ type Options struct {
 	// Adopt gives each new file of the index to its owner; nil leaves it to this process's
 	// user.
 	Adopt func(*os.File) error
+	// ReadOnly opens a file that is there on a file system that cannot be written: every
+	// write is an error that is syscall.EROFS, and nothing is repaired.
+	ReadOnly bool
 }
+
+// errReadOnly is the error of a write to an index that was opened read-only.
+var errReadOnly = fmt.Errorf("the index was opened on a read-only file system: %w", syscall.EROFS)
 
 // OpenWith is Open with options.
 func OpenWith(path string, o Options) (ix *Index, aside string, err error) {
 	d, t, err := open(path, "", o)
+	if o.ReadOnly && (damaged(err) || errors.Is(err, fs.ErrNotExist)) {
+		return nil, "", fmt.Errorf("the index %s is missing or damaged, and cannot be restored on a read-only file system: make it writable and start entrepot once: %w", path, err)
+	}
 	if damaged(err) {
 		if aside, err = setAside(path); err != nil {
 			return nil, "", err
@@ -202,6 +212,9 @@ func OpenWith(path string, o Options) (ix *Index, aside string, err error) {
 	ix.db.Store(d)
 	ix.blobs.Store(t.blobs)
 	ix.bytes.Store(t.bytes)
+	if o.ReadOnly {
+		return ix, "", nil
+	}
 	// What a crash has left of a copy and of a backup that were being written.
 	_ = os.Remove(compactPath(path))
 	if left, err := filepath.Glob(ix.backup + "-*"); err == nil {
@@ -242,6 +255,9 @@ func begin(path, aside string, o Options) (d *db, t totals, err error) {
 		return nil, t, err
 	}
 	f, err := formatOf(bolt)
+	if err == nil && o.ReadOnly && (f.fresh || !f.sealed) {
+		err = damage("an older version has written it, or a start that crashed")
+	}
 	if err == nil && f.fresh {
 		if err = create(bolt, aside); err == nil {
 			f, err = formatOf(bolt)
@@ -267,7 +283,7 @@ func begin(path, aside string, o Options) (d *db, t totals, err error) {
 
 // bolt returns the options of an index file.
 func (o Options) bolt() *bbolt.Options {
-	return &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoStatistics: true, OpenFile: o.openFile}
+	return &bbolt.Options{Timeout: time.Second, ReadOnly: o.ReadOnly, FreelistType: bbolt.FreelistMapType, NoStatistics: true, OpenFile: o.openFile}
 }
 
 // openFile opens or makes a file of the index, and gives it to its owner.
@@ -363,6 +379,9 @@ func create(bolt *bbolt.DB, aside string) error {
 func (ix *Index) Close() error {
 	close(ix.stop)
 	ix.loops.Wait()
+	if ix.options.ReadOnly {
+		return ix.db.Load().close()
+	}
 	err := ix.flush()
 	select {
 	case <-ix.changed:
@@ -476,6 +495,9 @@ func (ix *Index) PutTag(upstream, repo, tag string, t Tag) error {
 // the disk: a crash in the next seconds may lose it. It is for a tag that was
 // found unchanged.
 func (ix *Index) Touch(upstream, repo, tag string, t Tag) {
+	if ix.options.ReadOnly { // it would be kept in memory for good
+		return
+	}
 	ix.mu.Lock()
 	ix.touched[string(join(upstream, repo, tag))] = t
 	ix.mu.Unlock()

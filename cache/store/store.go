@@ -43,10 +43,13 @@ const LockFile = "lock"
 // Store is a cache directory that this process holds. All methods are safe for
 // concurrent use.
 type Store struct {
-	dir   string
+	dir string
+	// lock is nil on a read-only file system that has no lock file.
 	lock  *os.File
 	files Files
-	shelf shelf
+	// readOnly is set if the file system was read-only when it was opened.
+	readOnly bool
+	shelf    shelf
 	// few is how many files are synced one by one: fewFiles, but in tests.
 	few int
 	// foreign is told what was moved aside; nil for nobody.
@@ -76,6 +79,9 @@ func OpenOn(files Files, dir string) (*Store, error) {
 		if err == nil {
 			err = adopter.Path(path)
 		}
+		if errors.Is(err, unix.EROFS) && isComplete(dir) {
+			continue // nothing needs it there
+		}
 		if err != nil {
 			return nil, fmt.Errorf("make cache directory: %w", Denied(dir, dir, err))
 		}
@@ -86,11 +92,14 @@ func OpenOn(files Files, dir string) (*Store, error) {
 		return nil, fmt.Errorf("open cache directory: %w", err)
 	}
 	for _, sub := range []string{blobsDir, ingestDir} {
-		if st, err := os.Lstat(filepath.Join(dir, sub)); err != nil || !st.IsDir() {
+		if st, err := os.Lstat(filepath.Join(dir, sub)); err == nil && !st.IsDir() {
 			return nil, fmt.Errorf("%s is not a directory of the cache's own: remove it, or set cache.dir to the directory that it links to", filepath.Join(dir, sub))
 		}
 	}
 	lock, err := acquire(filepath.Join(dir, LockFile), adopter)
+	if errors.Is(err, unix.EROFS) && isComplete(dir) {
+		return openReadOnly(files, dir)
+	}
 	if err != nil {
 		return nil, Denied(dir, filepath.Join(dir, LockFile), err)
 	}
@@ -112,10 +121,30 @@ func OpenOn(files Files, dir string) (*Store, error) {
 	return s, nil
 }
 
+// openReadOnly opens a cache on a read-only file system, from which it serves and to which
+// it writes nothing. Others may read it as well. A missing lock file is no error.
+func openReadOnly(files Files, dir string) (*Store, error) {
+	lock, err := acquireShared(filepath.Join(dir, LockFile))
+	if err != nil {
+		return nil, Denied(dir, filepath.Join(dir, LockFile), err)
+	}
+	s := &Store{dir: dir, lock: lock, files: files, few: fewFiles, readOnly: true}
+	if err := s.checkVersion(); err != nil && !errors.Is(err, unix.EROFS) { // that of a missing one, which the index stands for
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// ReadOnly reports whether the file system was read-only when the cache was opened.
+func (s *Store) ReadOnly() bool { return s.readOnly }
+
 // Close gives the directory up for another process. Files that were opened
 // stay readable.
 func (s *Store) Close() error {
 	s.shelf.dropAll()
+	if s.lock == nil {
+		return nil
+	}
 	return s.lock.Close()
 }
 
@@ -384,6 +413,9 @@ func (s *Store) writeSynced(path string, content []byte) error {
 
 // Check tells whether content can be stored now, by writing a few bytes.
 func (s *Store) Check() error {
+	if s.readOnly {
+		return fmt.Errorf("cache directory %s: %w when entrepot started: restart it once it can be written", s.dir, unix.EROFS)
+	}
 	f, err := s.files.CreateTemp(filepath.Join(s.dir, ingestDir), "check-*")
 	if err != nil {
 		return fmt.Errorf("cache directory %s: %w", s.dir, err)

@@ -93,6 +93,9 @@ func lazily(t *testing.T, p *proxy.Proxy, path string, content []byte, pieces in
 			if a.status != http.StatusPartialContent || a.err != nil || string(a.body) != string(content[from:from+size]) {
 				return fmt.Errorf("from %d: %d, %d bytes, %v", from, a.status, len(a.body), a.err)
 			}
+			if !strings.Contains(a.header.Get("Cache-Status"), "unverified-range") {
+				return fmt.Errorf("from %d: want Cache-Status to say that it is not verified, got %q", from, a.header.Get("Cache-Status"))
+			}
 			return nil
 		})
 	}

@@ -42,6 +42,9 @@ var (
 // the index. A process that is killed before leaves what it has written to the next
 // Import. It is for one goroutine, and there is one at a time.
 type Import struct {
+	// KeepTags leaves tags that stand for something else that is cached. It is set before Add.
+	KeepTags bool
+
 	cache *Cache
 
 	// These are guarded by Cache.mu where another goroutine than the owner's reads

@@ -46,6 +46,10 @@ type ImportedImage struct {
 	Bytes      int64 `json:"bytes"`
 	BlobsThere int   `json:"blobsThere"`
 	BytesThere int64 `json:"bytesThere"`
+	// Previous is what the tag stood for before, if that was something else.
+	Previous digest.Digest `json:"previous,omitempty"`
+	// Refused says that the tag still stands for Previous, because of Import.KeepTags.
+	Refused bool `json:"refused,omitempty"`
 	// Note says why the tag does not stand for it; empty where it does.
 	Note string `json:"note,omitempty"`
 }
@@ -115,6 +119,9 @@ func tellDigests(list []digest.Digest) string {
 func (i *Import) addTag(up *upstream, t rewrite.Target, rec index.Tag, image *ImportedImage) {
 	c := i.cache
 	was, known := c.lookUpTag(t)
+	if known && was.Digest != rec.Digest {
+		image.Previous = was.Digest
+	}
 	switch {
 	case known && was.Digest == rec.Digest && !was.Checked.Before(rec.Checked):
 		rec = was // it is known as well, or better; and is put again, should it be purged meanwhile
@@ -126,6 +133,10 @@ func (i *Import) addTag(up *upstream, t rewrite.Target, rec index.Tag, image *Im
 		// What it stands for is not here; this is better than nothing.
 		was.Previous = rec.Digest
 		rec = was
+	case image.Previous != "" && i.KeepTags && c.holds(was.Digest):
+		image.Refused = true
+		image.Note = fmt.Sprintf("the tag still stands for %s, and not for %s of the archive: import with --replace to move it", was.Digest, rec.Digest)
+		return
 	default:
 		rec = c.follow(t, up.rules.rule(t.Repository, t.Tag), rec)
 	}

@@ -42,6 +42,8 @@ type PurgeOptions struct {
 	// stand for it or an index names it. Where it is the zero Target, images are purged
 	// that Upstream and Before say.
 	Target rewrite.Target
+	// Also are more images, if Target is one.
+	Also []rewrite.Target
 	// Upstream, where it is set, is the one of which images are purged; it need not be
 	// configured any more.
 	Upstream string
@@ -152,7 +154,12 @@ func (p *purge) repo(r repository) *repoPurge {
 func (p *purge) choose() error {
 	switch {
 	case p.Target.Upstream != "":
-		return p.chooseTarget()
+		for _, t := range append([]rewrite.Target{p.Target}, p.Also...) {
+			if err := p.chooseTarget(t); err != nil {
+				return err
+			}
+		}
+		return nil
 	case !p.Before.IsZero():
 		return p.chooseUnused()
 	default:
@@ -160,8 +167,8 @@ func (p *purge) choose() error {
 	}
 }
 
-func (p *purge) chooseTarget() error {
-	c, t := p.cache, p.Target
+func (p *purge) chooseTarget(t rewrite.Target) error {
+	c := p.cache
 	r := p.repo(repository{t.Upstream, t.Repository})
 	if t.Tag != "" {
 		rec, ok := c.peekTag(t)

@@ -32,7 +32,7 @@ func TestWhatIsPurgedIsNotServedAnyMore(t *testing.T) {
 		if !running {
 			p.Stop(t)
 		}
-		operate(t, p, "purge", "--dry-run", "app:1.0").want(t, 0, "would be purged: docker.io/library/app:1.0", "would be removed: ", "forgotten: 1 tag,")
+		operate(t, p, "purge", "--dry-run", "app:1.0").want(t, 0, "would be purged: docker.io/library/app:1.0", "would be removed: ", "(1 image, 1 tag)")
 		operate(t, p, "ls", "app").want(t, 0, "app:1.0", "app:2.0", "2 images")
 		done := operate(t, p, "purge", "app:1.0", "-o", "json")
 		var doc struct {
@@ -101,7 +101,7 @@ func TestPurgeAndGCSayWhatIsWrong(t *testing.T) {
 		return []string{refused.err, gc.out, asJSON.out}
 	})
 	p.Restart(t)
-	operate(t, p, "purge", "--force", "app:1.0").want(t, 0, "purged: docker.io/library/app:1.0", "forgotten: 1 tag")
+	operate(t, p, "purge", "--force", "app:1.0").want(t, 0, "purged: docker.io/library/app:1.0", "1 tag)")
 	operate(t, p, "ls", "--pinned").want(t, 0, "0 images")
 }
 

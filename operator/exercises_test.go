@@ -66,7 +66,7 @@ var exercises = []exercise{
 	{says: "That an image is to stay", method: "POST", name: "pin", query: "reference=nginx:1.27"},
 	{says: "What is to stay", method: "GET", name: "images", query: "pinned=true"},
 	{says: "That it need not stay", method: "POST", name: "unpin", query: "reference=nginx:1.27"},
-	{says: "An image layout that does not say what its image is called", method: "POST", name: "import", query: "name=app:2&bytes=10240", file: "layout.tar", upload: layout},
+	{says: "An image layout that does not say what its image is called", method: "POST", name: "import", query: "name=app:2&bytes=10240&replace=true", file: "layout.tar", upload: layout},
 	{says: "What clients have pulled since a date", method: "GET", name: "asked", query: "since=2026-11-01T00:00:00Z"},
 	{says: "Whether what clients have pulled could be pulled without the upstreams, and an image that nobody has", method: "POST", name: "rehearse", byTheClock: true,
 		body: operator.RehearseRequest{Since: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC), Images: []operator.ListedImage{{Reference: "ghost:1"}}, Verify: true}},

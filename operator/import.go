@@ -15,7 +15,8 @@ import (
 
 // importArchive takes in the archive that is the request's body: a bundle, an OCI image
 // layout or what "docker save" writes, as a tar. ?name= is what its one image is
-// called, ?bytes= its size, for the events alone, which are Progress. The result is a
+// called, ?bytes= its size, for the events alone, which are Progress. A tag that stands for
+// something else stays as it is unless ?replace=true. The result is a
 // cache.Imported. An archive that is wrong is a problem with the status 422, one for
 // which there is no room with 507, and another import that runs with 409.
 func (a *API) importArchive(ctx context.Context, r *http.Request, cut func(), tell Tell) (any, error) {
@@ -26,6 +27,10 @@ func (a *API) importArchive(ctx context.Context, r *http.Request, cut func(), te
 		if bytes, err = strconv.ParseInt(text, 10, 64); err != nil || bytes < 0 {
 			return nil, invalidf("bytes is the size of the archive, such as %simport?bytes=1048576", Prefix)
 		}
+	}
+	replace, err := flag(r, "replace")
+	if err != nil {
+		return nil, err
 	}
 	o := bundle.ReadOptions{
 		Name:    q.Get("name"),
@@ -49,6 +54,7 @@ func (a *API) importArchive(ctx context.Context, r *http.Request, cut func(), te
 	if err != nil {
 		return nil, err
 	}
+	in.KeepTags = !replace
 	goesOn := in.WhenClosing(cut)
 	var done *cache.Imported
 	if err = bundle.Read(ctx, r.Body, in, o); err == nil {

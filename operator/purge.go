@@ -10,7 +10,8 @@ import (
 	"github.com/entrepot-dev/entrepot/cache"
 )
 
-// purge removes images, and gives a cache.Purged: that of ?reference=, those that were not
+// purge removes images, and gives a cache.Purged: those of ?reference=, which may be given
+// several times, those that were not
 // used since ?before=, a time as of RFC 3339, or all of ?upstream=, which may also be given
 // with before. With ?force=true also what is pinned; with ?dry=true nothing changes.
 func (a *API) purge(r *http.Request) (any, error) {
@@ -34,8 +35,16 @@ func (a *API) purge(r *http.Request) (any, error) {
 	case text != "" && (o.Upstream != "" || !o.Before.IsZero()):
 		return nil, invalidf("a reference goes with neither before nor upstream")
 	case text != "":
-		if o.Target, err = Target(a.Router, text); err != nil {
-			return nil, err
+		for i, text := range q["reference"] {
+			t, err := Target(a.Router, text)
+			if err != nil {
+				return nil, err
+			}
+			if i == 0 {
+				o.Target = t
+			} else {
+				o.Also = append(o.Also, t)
+			}
 		}
 	}
 	if name, ok := a.Router.Upstream(o.Upstream); ok {

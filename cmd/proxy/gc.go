@@ -65,11 +65,11 @@ func writeCollected(w io.Writer, c *cache.Collected) error {
 	if c.Dry {
 		would = "would be "
 	}
-	_, err := fmt.Fprintf(w, "%sremoved: %s of %s, %s of %s; forgotten: %s, %s, %s\n", would,
-		count(c.Blobs, "blob"), units.BytesSize(float64(c.Size)), count(c.Parts, "part"), units.BytesSize(float64(c.PartsSize)),
-		count(c.Links, "link"), count(c.Lists, "list"), count(c.Tags, "tag"))
+	_, err := fmt.Fprintf(w, "%sremoved: %s of %s, %s of %s, %s\n", would,
+		count(c.Blobs, "blob"), units.BytesSize(float64(c.Size)), count(c.Parts, "partial file"), units.BytesSize(float64(c.PartsSize)),
+		count(c.Links+c.Lists+c.Tags, "unused record"))
 	if err == nil && c.Young > 0 {
-		_, err = fmt.Fprintf(w, "left, for it has come or been used within a day: %s\n", count(c.Young, "blob"))
+		_, err = fmt.Fprintf(w, "skipped, fetched or used within a day: %s\n", count(c.Young, "blob"))
 	}
 	return err
 }

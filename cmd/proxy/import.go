@@ -30,9 +30,14 @@ well; - is standard input.
 
 All of an archive is verified before any of it becomes visible. One that is wrong,
 truncated or hostile is refused whole, with the reason. What is here already is not
-written again, so that an import that was interrupted goes on where it was. A tag that
-was seen to stand for something else since is not made older.`,
+written again, so that an import that was interrupted goes on where it was.
+
+A tag that stands for something else is not moved silently: on a terminal import says what
+it stands for and asks; elsewhere it takes in the content, leaves the tag and exits with 1.
+--replace moves such tags. A tag that was seen to stand for something else since the archive
+was made stays in any case.`,
 		Example: `  entrepot import bundle.tar
+  entrepot import --replace next.tar             move tags that the bundle has newer
   entrepot import bundle.tar.001                 the other volumes are found beside it
   entrepot import --name docker.io/library/app:1 layout.tar
   docker save app:1 | entrepot import -`,
@@ -40,6 +45,7 @@ was seen to stand for something else since is not made older.`,
 		RunE: p.operates(p.importArchives),
 	}
 	cmd.Flags().String("name", "", "`reference` of the image, where an archive has one and does not say it, or says another")
+	cmd.Flags().Bool("replace", false, "move tags that stand for something else")
 	addOperatorFlags(cmd.Flags())
 	addInitFlag(cmd.Flags())
 	return cmd
@@ -68,23 +74,99 @@ func (p *process) importArchives(o *operation, cmd *cobra.Command, args []string
 	if err != nil {
 		return err
 	}
+	replace, err := cmd.Flags().GetBool("replace")
+	if err != nil {
+		return err
+	}
+	as := importAs{name: name, replace: replace}
 	var all cache.Imported
 	if args[0] == "-" {
-		err = p.importArchive(o, "standard input", name, 0, io.NopCloser(cmd.InOrStdin()), &all)
+		err = p.importArchive(o, "standard input", as, 0, io.NopCloser(cmd.InOrStdin()), &all)
 	} else {
-		err = p.importFiles(o, args, name, &all)
+		err = p.importFiles(o, args, as, &all)
+	}
+	if refused := refusedTags(&all); err == nil && len(refused) > 0 && args[0] != "-" && p.interactive() {
+		if err := writeRefused(p.stderr, refused); err != nil {
+			return err
+		}
+		if p.confirm(o.ctx, "Move "+count(len(refused), "tag")+"?") == nil {
+			as.replace = true
+			err = p.replaceTags(o, args, as, &all)
+		}
 	}
 	if err != nil && len(all.Images) == 0 {
 		return err
 	}
 	// Of several archives those before the one that failed have been taken in.
 	if asJSON {
-		return errors.Join(err, writeJSON(p.stdout, all))
+		err = errors.Join(err, writeJSON(p.stdout, all))
+	} else {
+		err = errors.Join(err, writeImported(p.stdout, &all))
 	}
-	return errors.Join(err, writeImported(p.stdout, &all))
+	if refused := refusedTags(&all); err == nil && len(refused) > 0 {
+		return fmt.Errorf("%s not moved: %s; to move them, import again with --replace", count(len(refused), "tag"), tagNames(refused))
+	}
+	return err
 }
 
-func (p *process) importFiles(o *operation, paths []string, name string, all *cache.Imported) error {
+// importAs says how archives are taken in.
+type importAs struct {
+	name    string // of the image of an archive; empty if that says it
+	replace bool   // tags that stand for something else are moved
+}
+
+// refusedTags returns the images whose tags were not moved.
+func refusedTags(all *cache.Imported) []cache.ImportedImage {
+	var list []cache.ImportedImage
+	for _, i := range all.Images {
+		if i.Refused {
+			list = append(list, i)
+		}
+	}
+	return list
+}
+
+// maxTagNames is how many tags a line names.
+const maxTagNames = 10
+
+func tagNames(list []cache.ImportedImage) string {
+	var names []string
+	for n, i := range list {
+		if n == maxTagNames {
+			names = append(names, fmt.Sprintf("and %d more", len(list)-n))
+			break
+		}
+		names = append(names, i.Reference)
+	}
+	return strings.Join(names, ", ")
+}
+
+// writeRefused says what the tags stand for that were not moved.
+func writeRefused(w io.Writer, refused []cache.ImportedImage) error {
+	var s strings.Builder
+	for _, i := range refused {
+		fmt.Fprintf(&s, "%s stands for %s; the archive has %s\n", i.Reference, short(i.Previous), short(i.Digest))
+	}
+	_, err := io.WriteString(w, s.String())
+	return err
+}
+
+// replaceTags takes the archives in once more, whose content is there by now, and moves the
+// tags that were refused. It changes all to say so.
+func (p *process) replaceTags(o *operation, args []string, as importAs, all *cache.Imported) error {
+	var again cache.Imported
+	err := p.importFiles(o, args, as, &again)
+	for n := range all.Images {
+		for _, i := range again.Images {
+			if i.Reference == all.Images[n].Reference && i.Digest == all.Images[n].Digest {
+				all.Images[n].Refused, all.Images[n].Note = i.Refused, i.Note
+			}
+		}
+	}
+	return err
+}
+
+func (p *process) importFiles(o *operation, paths []string, as importAs, all *cache.Imported) error {
 	sources, err := bundle.Archives(paths)
 	if err != nil {
 		return err
@@ -94,7 +176,7 @@ func (p *process) importFiles(o *operation, paths []string, name string, all *ca
 		if err != nil {
 			return err
 		}
-		if err := p.importArchive(o, s.Name, name, s.Size, r, all); err != nil {
+		if err := p.importArchive(o, s.Name, as, s.Size, r, all); err != nil {
 			return err
 		}
 	}
@@ -116,10 +198,13 @@ func (s *sent) Read(b []byte) (int, error) {
 }
 
 // importArchive sends r, which it closes, and adds to all what has become of it.
-func (p *process) importArchive(o *operation, what, name string, size int64, r io.ReadCloser, all *cache.Imported) error {
+func (p *process) importArchive(o *operation, what string, as importAs, size int64, r io.ReadCloser, all *cache.Imported) error {
 	q := url.Values{"bytes": {strconv.FormatInt(size, 10)}}
-	if name != "" {
-		q.Set("name", name)
+	if as.name != "" {
+		q.Set("name", as.name)
+	}
+	if as.replace {
+		q.Set("replace", "true")
 	}
 	body := &sent{ReadCloser: r}
 	defer body.Close()
@@ -159,8 +244,11 @@ func writeImported(w io.Writer, done *cache.Imported) error {
 		return err
 	}
 	for _, i := range done.Images {
-		if i.Note != "" {
+		switch {
+		case i.Note != "":
 			fmt.Fprintf(w, "%s: %s\n", i.Reference, i.Note)
+		case i.Previous != "":
+			fmt.Fprintf(w, "%s: moved from %s to %s\n", i.Reference, i.Previous, i.Digest)
 		}
 	}
 	_, err := fmt.Fprintf(w, "new: %d blobs, %s; already there: %d blobs, %s\n",

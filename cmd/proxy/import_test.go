@@ -155,7 +155,7 @@ func TestImportTellsForProgramsWhatItDid(t *testing.T) {
 		if err := os.WriteFile(path, tarOf(t, names, files), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		got := runCommand(environ, "import", "--output", "json", path)
+		got := runCommand(environ, "import", "--replace", "--output", "json", path)
 		var done cache.Imported
 		if err := json.Unmarshal([]byte(got.stdout), &done); got.code != 0 || err != nil {
 			t.Fatalf("%+v, %v", got, err)

@@ -112,6 +112,7 @@ func TestAWrongCommandLineIsToldBeforeAnythingIsDone(t *testing.T) {
 		{"import --name nginx a.tar b.tar", "--name is for one archive"},
 		{"inspect --raw --verify nginx", "--raw prints the manifest's bytes alone"},
 		{"purge", "say what to purge"},
+		{"purge nginx No:Such:Name", "is no reference of an image"},
 		{"purge nginx --upstream quay.io", "a reference goes with neither --older-than nor --upstream"},
 		{"purge --older-than soon", `"soon" is no duration`},
 		{"purge --older-than 0s", "is no duration that is over"},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"strconv"
 	"strings"
@@ -18,35 +19,39 @@ import (
 
 func newPurge(p *process) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "purge [REFERENCE]",
+		Use:     "purge [REFERENCE...]",
 		Aliases: []string{"rm", "remove", "delete"},
 		Short:   "Remove images from the cache",
-		Long: `Purge removes an image: what is known of its tag, that its repository may serve what it
-consists of, and the content that no other cached image names. By a digest it removes that index
-or manifest whoever names it, with the tags that stand for it. Whoever is reading some of it reads
-to the end, and the next pull asks the registry.
+		Long: `Purge removes images: their tags, the right of their repositories to serve them, and every
+content that no other cached image uses. A digest removes that index or manifest and all tags that
+stand for it. Running downloads of it end normally, and the next pull asks the registry.
 
-Instead of a reference, --older-than says for how long images have not been used that are removed,
-and --upstream from which registry, also one that is configured no more. What is pinned is left by
---older-than, and is an error else, unless --force removes it with its pin. What tags stood for
-stays in their history. It exits with 1 where there is nothing to remove.`,
+On a terminal purge says what will go and asks first; --yes answers that. Without a terminal it
+does not ask. --dry-run only says what would go.
+
+Instead of references, --older-than removes the images that were not used for a time, and
+--upstream those of one registry, even one that is no longer configured. --older-than skips
+pinned images; otherwise a pinned image is an error. --force removes pinned images with their
+pins. The history of tags stays. Purge exits with 1 if there is nothing to remove.
+
+` + patternHelp,
 		Example: `  entrepot purge nginx:1.27
-  entrepot purge docker.io/library/nginx@sha256:…
+  entrepot purge docker.io/library/nginx@sha256:… 'library/old-*'
   entrepot purge --older-than 30d --dry-run
   entrepot purge --upstream quay.io --older-than 720h
-  entrepot purge --upstream registry.example.test      all of it`,
+  entrepot purge --yes --upstream registry.example.test     all of it`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if err := cobra.MaximumNArgs(1)(cmd, args); err != nil {
+			if _, err := purgeQuery(cmd, args, time.Now()); err != nil {
 				return err
 			}
-			_, err := purgeQuery(cmd, args, time.Now())
-			return err
+			return checkReferences(args)
 		},
 		RunE: p.operates(p.purge),
 	}
 	cmd.Flags().String("older-than", "", "remove images that have not been used for a `duration`, such as 720h or 30d")
 	cmd.Flags().String("upstream", "", "remove what is from the upstream of this `name`")
 	cmd.Flags().Bool("force", false, "remove also what is pinned")
+	cmd.Flags().BoolP("yes", "y", false, "do not ask")
 	addDryRunFlag(cmd)
 	addOperatorFlags(cmd.Flags())
 	return cmd
@@ -61,21 +66,80 @@ func (p *process) purge(o *operation, cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
+	yes, err := cmd.Flags().GetBool("yes")
+	if err != nil {
+		return err
+	}
 	query, err := purgeQuery(cmd, args, time.Now())
 	if err != nil {
 		return err
 	}
-	var done cache.Purged
-	if err := o.Post(o.ctx, "purge", query, nil, &done); err != nil {
+	references, err := o.resolve(args)
+	if err != nil {
+		return err
+	}
+	if !yes && query.Get("dry") != "true" && p.interactive() {
+		if err := p.confirmPurge(o, query, references); err != nil {
+			return err
+		}
+	}
+	done, err := o.purgeAll(query, references)
+	if err != nil {
 		return err
 	}
 	if asJSON {
 		return writeJSON(p.stdout, done)
 	}
-	return writePurged(p.stdout, &done)
+	return writePurged(p.stdout, done)
 }
 
-// purgeQuery makes the question of the command line.
+// confirmPurge says what a purge would remove, and returns an error unless the user agrees.
+func (p *process) confirmPurge(o *operation, query url.Values, references []string) error {
+	dry := maps.Clone(query)
+	dry.Set("dry", "true")
+	would, err := o.purgeAll(dry, references)
+	if err != nil {
+		return err
+	}
+	if err := writePurged(p.stderr, would); err != nil {
+		return err
+	}
+	if len(would.Images) == 0 {
+		return nil
+	}
+	return p.confirm(o.ctx, "Remove "+countPurged(would)+"?")
+}
+
+// purgeAtOnce is how many references one request names, so that its URL stays short enough.
+const purgeAtOnce = 1000
+
+// purgeAll purges references, or what query selects if there are none.
+func (o *operation) purgeAll(query url.Values, references []string) (*cache.Purged, error) {
+	all := &cache.Purged{Images: []string{}, Pinned: []string{}}
+	for first := true; first || len(references) > 0; first = false {
+		n := min(len(references), purgeAtOnce)
+		q := maps.Clone(query)
+		if n > 0 {
+			q["reference"] = references[:n]
+		}
+		references = references[n:]
+		var done cache.Purged
+		if err := o.Post(o.ctx, "purge", q, nil, &done); err != nil {
+			return nil, err
+		}
+		all.Images, all.Pinned = append(all.Images, done.Images...), append(all.Pinned, done.Pinned...)
+		all.Tags += done.Tags
+		all.Links += done.Links
+		all.Lists += done.Lists
+		all.Blobs += done.Blobs
+		all.Size += done.Size
+		all.Busy += done.Busy
+		all.Dry = done.Dry
+	}
+	return all, nil
+}
+
+// purgeQuery returns the query of the command line, without the references.
 func purgeQuery(cmd *cobra.Command, args []string, now time.Time) (url.Values, error) {
 	query := url.Values{}
 	older, err := cmd.Flags().GetString("older-than")
@@ -94,10 +158,9 @@ func purgeQuery(cmd *cobra.Command, args []string, now time.Time) (url.Values, e
 		query.Set(name, strconv.FormatBool(v))
 	}
 	switch {
-	case len(args) == 1 && older == "" && upstream == "":
-		query.Set("reference", args[0])
+	case len(args) > 0 && older == "" && upstream == "":
 		return query, nil
-	case len(args) == 1:
+	case len(args) > 0:
 		return nil, errors.New("a reference goes with neither --older-than nor --upstream")
 	case older == "" && upstream == "":
 		return nil, errors.New("say what to purge: a reference, --older-than or --upstream")
@@ -129,13 +192,17 @@ func writePurged(w io.Writer, p *cache.Purged) error {
 		fmt.Fprintf(&s, "%spurged: %s\n", would, name)
 	}
 	for _, name := range p.Pinned {
-		fmt.Fprintf(&s, "left, for it is pinned: %s\n", name)
+		fmt.Fprintf(&s, "skipped, pinned: %s\n", name)
 	}
-	fmt.Fprintf(&s, "%sremoved: %s of %s; forgotten: %s, %s, %s\n", would, count(p.Blobs, "blob"), units.BytesSize(float64(p.Size)),
-		count(p.Tags, "tag"), count(p.Links, "link"), count(p.Lists, "list"))
+	fmt.Fprintf(&s, "%sremoved: %s\n", would, countPurged(p))
 	if p.Busy > 0 {
-		fmt.Fprintf(&s, "left, for it is being fetched just now: %s\n", count(p.Busy, "blob"))
+		fmt.Fprintf(&s, "skipped, being fetched: %s\n", count(p.Busy, "blob"))
 	}
 	_, err := io.WriteString(w, s.String())
 	return err
+}
+
+// countPurged says in a few words how much a purge removes.
+func countPurged(p *cache.Purged) string {
+	return fmt.Sprintf("%s of %s (%s, %s)", count(p.Blobs, "blob"), units.BytesSize(float64(p.Size)), count(len(p.Images), "image"), count(p.Tags, "tag"))
 }

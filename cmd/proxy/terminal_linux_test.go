@@ -1,79 +1,156 @@
 package main
 
 import (
-	"bufio"
-	"io"
-	"net"
 	"os"
-	"os/exec"
-	"regexp"
+	"path/filepath"
 	"strings"
-	"syscall"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/entrepot-dev/entrepot/e2e/image"
 )
 
-// TestProgramOnATerminal starts the program as a person does, on a terminal of 80 columns:
-// the banner says what it takes, and a request that fails is one short line.
-func TestProgramOnATerminal(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	dead := ln.Addr().String()
-	_ = ln.Close()
-	file := writeFile(t, "entrepot.yml", "upstreams: {docker.io: {endpoints: [\"http://"+dead+"\"]}}\n")
-	master, slave := openTerminal(t)
-	if err := unix.IoctlSetWinsize(int(slave.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80}); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(os.Args[0], "--config", file, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--cache-dir", t.TempDir())
-	cmd.Env = []string{asProgram + "=1"}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	_ = slave.Close()
-	defer func() { _ = cmd.Process.Kill() }() // it has ended, unless the test has failed
+// screenOf is what a command printed on a terminal.
+type screenOf struct {
+	code int
+	text string
+}
 
-	lines := bufio.NewScanner(master) // the end of the program ends it, with EIO
-	var shown []string
-	until := func(what string) string {
-		t.Helper()
-		for lines.Scan() {
-			line := strings.TrimRight(lines.Text(), "\r")
-			shown = append(shown, line)
-			if strings.Contains(line, what) {
-				return line
+// runAtTerminal runs the command with a terminal of 80 columns as its stdin, stdout and
+// stderr. Whenever it prints a question, it types answer.
+func runAtTerminal(t *testing.T, environ []string, answer string, args ...string) screenOf {
+	t.Helper()
+	master, slave := openTerminal(t)
+	if err := unix.IoctlSetWinsize(int(slave.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 40, Col: 80}); err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var text strings.Builder
+	asked := 0
+	reading := make(chan struct{})
+	go func() { // it ends when the terminal is closed
+		defer close(reading)
+		b := make([]byte, 4096)
+		for {
+			n, err := master.Read(b)
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			text.Write(b[:n])
+			questions := strings.Count(text.String(), "[y/N] ")
+			mu.Unlock()
+			for ; asked < questions; asked++ {
+				_, _ = master.WriteString(answer + "\n")
 			}
 		}
-		t.Fatalf("the program ended before it said %q:\n%s", what, strings.Join(shown, "\n"))
-		return ""
+	}()
+	p := process{
+		args: args, environ: environ, stdin: slave, stdout: slave, stderr: slave,
+		signals: func() (<-chan os.Signal, func()) { return nil, func() {} },
 	}
-	_, url, _ := strings.Cut(until("listens  "), "listens  ")
-	until("serving")
-	for _, want := range []string{`disk     /.*, up to [0-9.]+ [GT]iB: 80% of /`, `login    nobody has to log in`, `clients  on this machine only`} {
-		if !regexp.MustCompile(want).MatchString(strings.Join(shown, "\n")) {
-			t.Errorf("want %q in the banner:\n%s", want, strings.Join(shown, "\n"))
+	code := p.run()
+	// All of it has come once this has.
+	const end = "\x00end of the command\x00"
+	_, _ = slave.WriteString(end)
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		mu.Lock()
+		all, found := strings.CutSuffix(text.String(), end)
+		mu.Unlock()
+		if found {
+			_ = slave.Close()
+			_ = master.Close()
+			return screenOf{code, strings.ReplaceAll(all, "\r\n", "\n")}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("entrepot %s: the terminal shows %q", strings.Join(args, " "), all)
 		}
 	}
-	for range 2 { // the second request meets an open circuit breaker
-		shown = nil
-		if status, body := get(t, url+"/v2/library/nginx/manifests/1"); status < 500 {
-			t.Errorf("want a failure, got %d %s", status, body)
-		}
-		get(t, url+"/v2/")
-		until(" ping")
-		if len(shown) != 2 || !regexp.MustCompile(`^\d\d:\d\d:\d\d (WARN|INFO) 50\d docker.io/library/nginx:1: `+regexp.QuoteMeta(dead)+` refuses the connection`).MatchString(shown[0]) {
-			t.Errorf("want one line about the failed request, got\n%s", strings.Join(shown, "\n"))
+}
+
+func TestPurgeSaysWhatWillGoAndAsksOnATerminal(t *testing.T) {
+	dir := t.TempDir()
+	environ := []string{"ENTREPOT_ADMIN_LISTEN=off", "ENTREPOT_CACHE_DIR=" + filepath.Join(dir, "cache")}
+	for _, name := range []string{"docker.io/library/app:1", "docker.io/library/app:2", "docker.io/org/tool:1"} {
+		if got := runCommand(environ, "import", layoutArchive(t, name)); got.code != exitOK {
+			t.Fatalf("import: %+v", got)
 		}
 	}
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
+	images := func(want string) {
+		t.Helper()
+		if got := runCommand(environ, "ls"); !strings.Contains(got.stdout, want+", ") {
+			t.Errorf("want %s, got %s", want, got.stdout)
+		}
 	}
-	_, _ = io.Copy(io.Discard, master)
-	if err := cmd.Wait(); err != nil {
-		t.Error(err)
+	said := runAtTerminal(t, environ, "n", "purge", "--upstream", "docker.io")
+	if said.code != exitFailed || !strings.Contains(said.text, "would be purged: docker.io/library/app") || !strings.Contains(said.text, "? [y/N]") ||
+		!strings.Contains(said.text, "9 blobs of ") || !strings.Contains(said.text, "3 tags") || !strings.Contains(said.text, "nothing was changed") {
+		t.Errorf("purge, declined: %+v", said)
+	}
+	images("3 images")
+	if said := runAtTerminal(t, environ, "y", "purge", "app:1"); said.code != exitOK || !strings.Contains(said.text, "(1 image, 1 tag)") {
+		t.Errorf("purge, agreed: %+v", said)
+	}
+	images("2 images")
+	if said := runAtTerminal(t, environ, "n", "purge", "--yes", "app:2"); said.code != exitOK || strings.Contains(said.text, "[y/N]") {
+		t.Errorf("purge --yes: %+v", said)
+	}
+	images("1 image")
+	if said := runAtTerminal(t, environ, "n", "purge", "--dry-run", "docker.io"); said.code != exitOK || strings.Contains(said.text, "[y/N]") {
+		t.Errorf("purge --dry-run: %+v", said)
+	}
+	if got := runCommand(environ, "purge", "org/*"); got.code != exitOK || !strings.Contains(got.stdout, "purged: docker.io/org/tool:1") || strings.Contains(got.stdout, "forgotten") {
+		t.Errorf("purge without a terminal: %+v", got)
+	}
+	images("0 images")
+}
+
+func TestAnImportMovesNoTagSilently(t *testing.T) {
+	dir := t.TempDir()
+	environ := []string{"ENTREPOT_ADMIN_LISTEN=off", "ENTREPOT_CACHE_DIR=" + filepath.Join(dir, "cache")}
+	old, next := image.New(image.Options{Seed: 1}), image.New(image.Options{Seed: 2})
+	archive := func(i *image.Image) string {
+		names, files := layoutFiles(t, i, "docker.io/library/app:1")
+		path := filepath.Join(t.TempDir(), "layout.tar")
+		if err := os.WriteFile(path, tarOf(t, names, files), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	stands := func(want *image.Image) {
+		t.Helper()
+		if got := runCommand(environ, "explain", "app:1"); !strings.Contains(got.stdout, want.Digest.String()) {
+			t.Errorf("app:1 does not stand for %s: %+v", want.Digest, got)
+		}
+	}
+	first := archive(old)
+	for range 2 { // the second time it is the same
+		if got := runCommand(environ, "import", first); got.code != exitOK {
+			t.Fatalf("import: %+v", got)
+		}
+	}
+	second := archive(next)
+	got := runCommand(environ, "import", second)
+	if got.code != exitFailed || !strings.Contains(got.stderr, "1 tag not moved: docker.io/library/app:1; to move them, import again with --replace") ||
+		!strings.Contains(got.stdout, old.Digest.String()) {
+		t.Errorf("import of a tag that stands for something else: %+v", got)
+	}
+	stands(old)
+	if got := runCommand(environ, "explain", "app@"+next.Digest.String()); !strings.Contains(got.stdout, ": hit") {
+		t.Errorf("the content is not there: %+v", got)
+	}
+	if said := runAtTerminal(t, environ, "n", "import", second); said.code != exitFailed || !strings.Contains(said.text, "app:1 stands for "+short(old.Digest)) {
+		t.Errorf("import, declined: %+v", said)
+	}
+	stands(old)
+	if said := runAtTerminal(t, environ, "y", "import", second); said.code != exitOK || !strings.Contains(said.text, "app:1: moved from ") {
+		t.Errorf("import, agreed: %+v", said)
+	}
+	stands(next)
+	if got := runCommand(environ, "import", "--replace", archive(image.New(image.Options{Seed: 3}))); got.code != exitOK || !strings.Contains(got.stdout, "moved from "+next.Digest.String()) {
+		t.Errorf("import --replace: %+v", got)
 	}
 }

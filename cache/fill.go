@@ -820,8 +820,14 @@ func (f *fill) await(ctx context.Context, span oci.Span, off int64) (int64, erro
 		if !f.right {
 			if span.From == 0 || f.doubtful {
 				limit = min(limit, f.size-heldBack)
+				if f.size >= 0 && off >= f.size-heldBack {
+					f.goEager() // the digest is that of the whole
+				}
 			}
 			limit = f.upToSeam(span.From, off, limit)
+			if limit == off {
+				f.trimSeams(span.From, off)
+			}
 		}
 		if limit > off {
 			f.given = true

@@ -111,6 +111,21 @@ func (f *fill) upToSeam(from, off, limit int64) int64 {
 	return limit
 }
 
+// trimSeams lets a reader who began at byte from and waits at a seam at byte at go on without
+// the bytes before from: they may never come. What is here of the lead is compared. f.mu is held.
+func (f *fill) trimSeams(from, at int64) {
+	for i := range f.seams {
+		s := &f.seams[i]
+		if s.at != at || s.at == from || f.isHere(*s) {
+			continue
+		}
+		if more := int64(len(s.lead)) - (at - max(from, f.have.Start(at-1))); more > 0 {
+			s.lead = s.lead[more:]
+			f.wake()
+		}
+	}
+}
+
 // writeAt writes b, which came from an upstream. What readers were given by an earlier
 // round stays as it is: the error is errMismatch if b has other bytes there.
 func (f *fill) writeAt(b []byte, off int64) error {

@@ -128,9 +128,10 @@ func (f *fill) dropWish(mine *wish) {
 }
 
 // wishOf returns the wish of a reader that begins with hint: the first byte of that which
-// isn't here. f.mu is held, and the size known.
+// isn't here. If the hint begins behind the blob's end, that is the last byte: an upstream
+// has to say that the blob is no longer. f.mu is held, and the size known.
 func (f *fill) wishOf(hint oci.Span) *wish {
-	from := begins(hint, f.size)
+	from := min(begins(hint, f.size), max(0, f.size-1))
 	return &wish{span: oci.Span{From: from, To: end(hint, f.size)}, at: f.have.Reach(from)}
 }
 

@@ -48,7 +48,11 @@ func (x *exchange) sendBlob() {
 	x.blobHeaders()
 	span, several, ok := asked.resolve(size)
 	x.forgetRange()
-	ranged := asked.n > 0 && size > 0
+	ranged := asked.n > 0
+	if size == 0 {
+		// Of nothing there is no range: all of it is sent.
+		ranged, span = false, oci.Span{}
+	}
 	switch {
 	case several != nil && !blob.Prepare(several):
 		ranged, several, span = false, nil, oci.Span{From: 0, To: size}

@@ -364,6 +364,10 @@ func (c *Cache) Close(ctx context.Context) error {
 	return errors.Join(c.index.Close(), c.store.Close())
 }
 
+// Ending has another process that wants the directory told that this one is ending: before
+// running transfers are waited for, and then Close is called.
+func (c *Cache) Ending() { c.store.Ending() }
+
 // Degraded says in a sentence what is wrong with the cache's disk, once it has
 // tried to write to it; empty where nothing is. The cache serves all the same:
 // what is not kept is passed on.

@@ -3,11 +3,17 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"io"
 	"io/fs"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/entrepot-dev/entrepot/e2e/hub"
@@ -156,4 +162,120 @@ func TestACacheBeginsInAVolumeAndOverAFirstStartThatCrashed(t *testing.T) {
 	typed(t, off, "warm", "--from-log", "--init", "--cache-dir", dir).want(t, 0)
 	typed(t, off, "ls", "--cache-dir", dir).want(t, 0, "0 images")
 	typed(t, off, "warm", "--from-log", "--cache-dir", dir).want(t, 0) // it is a cache now
+}
+
+// TestASecondStartIsToldThatTheFirstIsStillEnding keeps a transfer running, so that the first
+// process drains for long.
+func TestASecondStartIsToldThatTheFirstIsStillEnding(t *testing.T) {
+	t.Parallel()
+	h, p := start(t, "shutdown_timeout: 100s")
+	_, _, path := big(h, 48<<20)
+	get(t, p, "/v2/library/big/manifests/1.0", "Accept", anything)
+	get(t, p, path)
+	p.WaitIdle(t)
+	again := func(args ...string) *exec.Cmd {
+		cmd := exec.CommandContext(t.Context(), proxy.Binary(t), append([]string{"serve", "--config", p.Config()}, args...)...)
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
+		return cmd
+	}
+	// While the first serves, a second start is told as ever, also if it would wait.
+	for _, args := range [][]string{nil, {"--wait"}} {
+		if out, err := again(args...).CombinedOutput(); err == nil || strings.Contains(string(out), "ending") || !strings.Contains(string(out), "taken by another program") {
+			t.Errorf("%s beside a running one: %v, %s", args, err, out)
+		}
+	}
+	conn, err := net.Dial("tcp", p.Host())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: "+p.Host()+"\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, make([]byte, 1000)); err != nil { // and no more, for now
+		t.Fatal(err)
+	}
+	pid := p.PID()
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the first process to end its service", func() bool {
+		status, _ := ready(t, p)
+		return status == http.StatusServiceUnavailable
+	})
+	var out []byte
+	until(t, "the second start to be told", func() bool {
+		out, err = again().CombinedOutput()
+		return err != nil && strings.Contains(string(out), "is still ending")
+	})
+	for _, want := range []string{fmt.Sprintf("process %d", pid), "--wait", fmt.Sprintf("kill %d", pid)} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("want %q in %s", want, out)
+		}
+	}
+	// Commands still reach it.
+	operate(t, p, "ls").want(t, 0)
+
+	waiting := again("--wait")
+	log := &syncBuffer{}
+	waiting.Stdout, waiting.Stderr = log, log
+	if err := waiting.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- waiting.Wait() }()
+	until(t, "the second start to wait", func() bool { return strings.Contains(log.String(), "waiting for an entrepot that is still ending") })
+	_ = conn.Close() // the transfer is over
+	until(t, "the second start to serve", func() bool {
+		select {
+		case err := <-ended:
+			ended <- err
+			t.Fatalf("it has ended: %v\n%s", err, log)
+		default:
+		}
+		status, _, err := tryReady(p)
+		return err == nil && status == http.StatusOK && strings.Contains(log.String(), `"serving"`)
+	})
+	get(t, p, path)
+	_ = waiting.Process.Signal(syscall.SIGTERM)
+	if err := <-ended; err != nil {
+		t.Errorf("the second process ended with %v\n%s", err, log)
+	}
+	// One that was killed while it was ending leaves nobody to wait for.
+	if err := os.WriteFile(filepath.Join(p.Dir, "lock"), []byte("1 ending\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.Stop(t)
+	if err := p.Launch(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tryReady is ready for a process that may not answer.
+func tryReady(p *proxy.Proxy) (int, string, error) {
+	res, err := http.Get(p.AdminURL() + "/readyz")
+	if err != nil {
+		return 0, "", err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	return res.StatusCode, string(b), err
+}
+
+// syncBuffer is a buffer that one goroutine writes and another reads.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(b)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
 }

@@ -33,8 +33,7 @@ the other well-known registries on port 5000.`,
 	}
 	root.SetVersionTemplate("entrepot {{.Version}}\n")
 	addConfigFlag(root.PersistentFlags())
-	addKeyFlags(root.Flags())
-	addInitFlag(root.Flags())
+	addServeFlags(root.Flags())
 	root.AddCommand(
 		newServe(p),
 		newConfig(p),

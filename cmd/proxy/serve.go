@@ -4,12 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"go.uber.org/zap"
 
 	"github.com/entrepot-dev/entrepot/admin"
+	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/configs"
 	"github.com/entrepot-dev/entrepot/metrics"
 	"github.com/entrepot-dev/entrepot/operator"
@@ -28,8 +33,7 @@ shutdown_timeout; a second signal ends them at once.`,
 		Args: cobra.NoArgs,
 		RunE: does(p.serve),
 	}
-	addKeyFlags(cmd.Flags())
-	addInitFlag(cmd.Flags())
+	addServeFlags(cmd.Flags())
 	return cmd
 }
 
@@ -56,7 +60,7 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 
 	// The listeners first: that a port is taken is the likeliest trouble, and
 	// a second start of the same program is to hear of it.
-	frontLn, adminLn, err := openListeners(cfg)
+	frontLn, adminLn, err := p.openInTurn(cmd, cfg, signals, log)
 	if err != nil {
 		return err
 	}
@@ -106,6 +110,54 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 	warnOf(cfg, log)
 	warnOpen(cfg, parts.guard.Anonymous(), frontLn.Addr(), log)
 	return s.run(signals)
+}
+
+// waitFlag has serve wait for an entrepot that is still ending.
+const waitFlag = "wait"
+
+func addServeFlags(flags *pflag.FlagSet) {
+	addKeyFlags(flags)
+	addInitFlag(flags)
+	flags.Bool(waitFlag, false, "wait for an entrepot that is still ending on the same cache directory")
+}
+
+const (
+	// waitEvery is how often serve looks whether the one before has ended.
+	waitEvery = 100 * time.Millisecond
+	// waitPorts is for how long its ports may stay taken after it has given up the directory.
+	waitPorts = 10 * time.Second
+)
+
+// openInTurn opens the listeners, once an entrepot that is still ending has given up the
+// cache directory and its ports. Without --wait it does not wait for that, and the error
+// says so. A signal ends the wait.
+func (p *process) openInTurn(cmd *cobra.Command, cfg *configs.Config, signals <-chan os.Signal, log *zap.Logger) (front, operator net.Listener, err error) {
+	ending := store.StillEnding(cfg.Cache.Dir)
+	if ending == nil {
+		return openListeners(cfg)
+	}
+	if wait, err := cmd.Flags().GetBool(waitFlag); err != nil || !wait {
+		return nil, nil, errors.Join(err, ending)
+	}
+	log.Info("waiting for an entrepot that is still ending", zap.Error(ending))
+	var until time.Time
+	for {
+		select {
+		case <-time.After(waitEvery):
+		case <-signals:
+			return nil, nil, fmt.Errorf("ended by a signal: %w", ending)
+		}
+		if store.StillEnding(cfg.Cache.Dir) != nil {
+			continue
+		}
+		if until.IsZero() {
+			until = time.Now().Add(waitPorts)
+		}
+		front, operator, err = openListeners(cfg)
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(until) {
+			return front, operator, err
+		}
+	}
 }
 
 // warnOf says what an operator should know about a configuration that is valid.

@@ -34,6 +34,8 @@ type listener interface {
 
 // keeper is the cache, as its end and its health are seen from here.
 type keeper interface {
+	// Ending notes that Close comes soon.
+	Ending()
 	Close(context.Context) error
 	// Restoring tells whether what is cached isn't known yet.
 	Restoring() bool
@@ -105,6 +107,7 @@ func (s *service) run(signals <-chan os.Signal) error {
 
 // end shuts everything down. Another signal makes it wait for nothing more.
 func (s *service) end(signals <-chan os.Signal) error {
+	s.cache.Ending()
 	begun := time.Now()
 	life, force := context.WithCancelCause(context.Background())
 	defer force(nil)

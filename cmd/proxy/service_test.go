@@ -74,6 +74,7 @@ type fakeCache struct {
 }
 
 func (c *fakeCache) Restoring() bool { return false }
+func (c *fakeCache) Ending()         {}
 
 func (c *fakeCache) Close(ctx context.Context) error {
 	select {

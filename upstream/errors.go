@@ -39,6 +39,9 @@ type failure struct {
 	away   bool  // by another host than the endpoint's
 	blame  blame // what it tells of the endpoint
 	form   form  // of what was answered
+	// ofRange marks the failure of a request for a part of a blob, the whole of which may
+	// come nevertheless.
+	ofRange bool
 	// partial marks a list of which only a part can be read.
 	partial bool
 }

@@ -196,6 +196,7 @@ func (r *Registry) hedge(ctx context.Context, l *lookout, send sender) (*http.Re
 // outcome is how an attempt at an endpoint ended: with res or with f.
 type outcome struct {
 	ep     *endpoint
+	ask    *ask // of an attempt beside another
 	began  time.Time
 	res    *answer
 	f      *failure
@@ -223,7 +224,7 @@ func (r *Registry) race(ctx context.Context, first, second *endpoint, a *ask) []
 		o.res, o.f = r.attemptSpan(ctx, first, a)
 		return []outcome{o}
 	}
-	one := r.begin(ctx, first, a)
+	one := r.begin(ctx, first, a, r.attemptSpan)
 	timer := time.NewTimer(hedgeAfter)
 	defer timer.Stop()
 	select {
@@ -232,7 +233,7 @@ func (r *Registry) race(ctx context.Context, first, second *endpoint, a *ask) []
 	case <-timer.C:
 	}
 	first.rest(afterFailure) // better than none, but no longer the first choice
-	two := r.begin(ctx, second, a)
+	two := r.begin(ctx, second, a, r.attemptSpan)
 	ended, left := one, two
 	select {
 	case <-one.done:
@@ -240,11 +241,7 @@ func (r *Registry) race(ctx context.Context, first, second *endpoint, a *ask) []
 		ended, left = two, one
 	}
 	if ended.f == nil {
-		left.cancel()
-		<-left.done
-		if left.res != nil {
-			_ = left.res.body.Close() // nothing of it was used
-		} else if left == one {
+		if left.drop(); left.res == nil && left == one {
 			r.judgeAsk(first, a, one.began, &failure{blame: blameSilent, err: unavailable(http.StatusGatewayTimeout, nil,
 				"upstream %s: %s takes too long to answer", r.name, first.host)})
 		}
@@ -260,14 +257,16 @@ func (r *Registry) race(ctx context.Context, first, second *endpoint, a *ask) []
 	return []outcome{*ended, *left}
 }
 
-// begin attempts a at ep in a goroutine that ends after cancel at the latest.
-func (r *Registry) begin(ctx context.Context, ep *endpoint, a *ask) *outcome {
-	o := &outcome{ep: ep, began: time.Now(), done: make(chan struct{})}
-	ctx, o.cancel = context.WithCancel(ctx)
+// begin attempts a at ep in a goroutine that ends after cancel at the latest. attempt gets
+// a copy of a.
+func (r *Registry) begin(ctx context.Context, ep *endpoint, a *ask, attempt func(context.Context, *endpoint, *ask) (*answer, *failure)) *outcome {
 	own := *a // attempts note in it what they learn
+	o := &outcome{ep: ep, ask: &own, began: time.Now(), done: make(chan struct{})}
+	ctx, o.cancel = context.WithCancel(ctx)
 	go func() {
 		defer close(o.done)
-		if o.res, o.f = r.attemptSpan(ctx, ep, &own); o.f != nil {
+		if o.res, o.f = attempt(ctx, ep, &own); o.f != nil {
+			o.res = nil
 			o.cancel()
 			return
 		}
@@ -276,6 +275,18 @@ func (r *Registry) begin(ctx context.Context, ep *endpoint, a *ask) *outcome {
 		b.cancel = func(cause error) { end(cause); o.cancel() }
 	}()
 	return o
+}
+
+// drop ends o, which may be nil, waits for its end, and closes its answer, if there is one.
+func (o *outcome) drop() {
+	if o == nil {
+		return
+	}
+	o.cancel()
+	<-o.done
+	if o.res != nil {
+		_ = o.res.body.Close() // nothing of it was used
+	}
 }
 
 // lookout probes an endpoint while requests to it are silent, to know when one that

@@ -1,7 +1,9 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"net/http"
 	"time"
 
@@ -21,53 +23,154 @@ const (
 	rangeDoubt = 2 * time.Second
 )
 
+const (
+	// rangeSilence is how long a request for a part of a blob may bring no byte before the
+	// whole is asked for beside it.
+	rangeSilence = 5 * time.Second
+	// rangeGrace is how much longer the part has once the whole has begun to come: an
+	// upstream that is silent before each blob may answer both requests at once.
+	rangeGrace = time.Second
+)
+
 // attemptSpan is attempt for what may be a part of a blob. That only a part is asked for
 // is our own wish: a client that pulls directly asks for the whole. So a refused range, or
 // an answer that isn't the part, says nothing about the blob, its endpoint or the client's
 // rights: attemptSpan asks for the whole blob instead, and that answer counts.
 //
-// If the whole comes, and the range was refused in so many words, the endpoint is asked
-// for whole blobs for rangelessFor. Failures that may pass (5xx, a reset) are retried
-// first, since the whole may be a thousand times the part. They count against the
-// endpoint's ranges only if they come again after rangeDoubt.
+// A range may also be met with silence, before the header of its answer or after it. So
+// may every blob, by an upstream that is busy. To tell the two apart, attemptSpan asks for
+// the whole beside the part after rangeSilence, and returns the one whose bytes come.
+//
+// If the whole comes, and the range was refused in so many words or was silent, the
+// endpoint is asked for whole blobs for rangelessFor. Failures that may pass (5xx, a reset)
+// are retried first, since the whole may be a thousand times the part. They count against
+// the endpoint's ranges only if they come again after rangeDoubt.
 func (r *Registry) attemptSpan(ctx context.Context, ep *endpoint, a *ask) (*answer, *failure) {
-	if a.span == nil {
+	if a.span == nil || ep.isRangeless() {
 		return r.attempt(ctx, ep, a)
 	}
-	var why *failure // of the last request for the part
-	for p := newPauses(); !ep.isRangeless(); {
+	part := r.begin(ctx, ep, a, r.attemptPart)
+	var whole *outcome
+	silent := false
+	timer := time.NewTimer(rangeSilence)
+	defer timer.Stop()
+	select {
+	case <-part.done:
+	case <-timer.C:
+		r.metrics.UpstreamRetries.WithLabelValues(r.name).Inc()
+		whole = r.begin(ctx, ep, a, r.attemptWhole)
+		silent = r.overtakes(whole, part)
+	}
+	a.parts = part.ask.parts
+	switch {
+	case silent:
+		part.drop()
+	case part.f == nil:
+		whole.drop()
+		return part.res, nil
+	case !part.f.ofRange:
+		whole.drop()
+		return nil, part.f
+	case whole == nil:
+		whole = r.begin(ctx, ep, a, r.attempt)
+	}
+	<-whole.done
+	if whole.f == nil && (silent || !mayPass(part.f) || ep.doubtRanges()) {
+		ep.forgoRanges()
+	}
+	return whole.res, whole.f
+}
+
+// overtakes waits for whole and part, and reports whether the whole comes while the part
+// stays silent. If it reports false, part is done.
+func (r *Registry) overtakes(whole, part *outcome) bool {
+	select {
+	case <-part.done:
+		return false
+	case <-whole.done:
+	}
+	if whole.f != nil {
+		<-part.done
+		return false
+	}
+	grace := time.NewTimer(rangeGrace)
+	defer grace.Stop()
+	select {
+	case <-part.done:
+		return false
+	case <-grace.C:
+		return true
+	}
+}
+
+// attemptPart asks for a.span, and again if that fails in a way that may pass. Its failure
+// is one of the range if the whole may come nevertheless. a.parts counts its requests that
+// have failed.
+func (r *Registry) attemptPart(ctx context.Context, ep *endpoint, a *ask) (*answer, *failure) {
+	for p := newPauses(); ; {
 		part := *a
 		part.header = http.Header{"Range": {rangeHeader(*a.span)}}
 		res, f := r.attempt(ctx, ep, &part)
+		stalled := false
 		if f == nil {
 			if f = r.unfitPart(res, *a.span); f == nil {
+				f = r.awaitFirst(ctx, res)
+				stalled = f != nil
+			}
+			if f == nil {
 				ep.rangeDoubt.Store(0)
 				return res, nil
 			}
 			_ = res.body.Close()
-		} else if !mayMeanRange(f) || ctx.Err() != nil {
+		} else if !mayMeanRange(f) {
 			return nil, f
 		}
-		why = f
+		if ctx.Err() != nil {
+			return nil, f
+		}
+		f.ofRange = true
 		most := 2 // it may have been chance, or a signature that has expired
 		switch {
-		case isDefinite(f):
+		case isDefinite(f), stalled:
 			most = 1
 		case mayPass(f) && a.span.From > 0:
 			most = rangeTries
 		}
 		if a.parts++; a.parts >= most {
-			break
+			return nil, f
 		}
 		if most == rangeTries && !p.waitAtLeast(ctx, min(f.err.RetryAfter, maxPause)) {
 			return nil, r.gaveUp(ctx)
 		}
 	}
+}
+
+// attemptWhole asks for the whole blob, and waits for its first byte.
+func (r *Registry) attemptWhole(ctx context.Context, ep *endpoint, a *ask) (*answer, *failure) {
 	res, f := r.attempt(ctx, ep, a)
-	if f == nil && why != nil && (!mayPass(why) || ep.doubtRanges()) {
-		ep.forgoRanges()
+	if f == nil {
+		if f = r.awaitFirst(ctx, res); f != nil {
+			_ = res.body.Close()
+		}
 	}
 	return res, f
+}
+
+// awaitFirst waits for the first byte of res's body, which stays to be read, or for its
+// end. It fails if the body breaks off or stalls before that.
+func (r *Registry) awaitFirst(ctx context.Context, res *answer) *failure {
+	b, first := res.body, make([]byte, 1)
+	b.timer.Reset(b.stall)
+	n, err := io.ReadFull(b.rc, first)
+	b.timer.Stop()
+	if err != nil && err != io.EOF {
+		return r.broken(ctx, res.from, causeOr(b.ctx, err))
+	}
+	b.rc = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(first[:n]), b.rc), b.rc}
+	return nil
 }
 
 // mayPass says whether f, the failure of a request for a range, is one that any request

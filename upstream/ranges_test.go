@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"testing"
@@ -162,4 +163,122 @@ func TestABlobThatIsRefusedWithoutARangeTooIsRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// silentParts are answers to a request for a range after which no byte comes.
+var silentParts = map[string]http.HandlerFunc{
+	"no header": func(_ http.ResponseWriter, req *http.Request) { <-req.Context().Done() },
+	"a header only": func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Content-Range", "bytes 4-8/20")
+		w.WriteHeader(http.StatusPartialContent)
+		_ = http.NewResponseController(w).Flush()
+		<-req.Context().Done()
+	},
+}
+
+func TestTheWholeBlobIsAskedForBesideASilentRange(t *testing.T) {
+	for name, silence := range silentParts {
+		for _, away := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, away), func(t *testing.T) {
+				inWorld(t, func(t *testing.T, w *world) {
+					h := rangesRefused(silence)
+					if away {
+						w.host("cdn.test:443", h)
+						h = redirectTo("https://cdn.test/x")
+					}
+					w.host("reg.test:443", h)
+					r := w.registry(Options{})
+					for n := range 2 * breakAfter {
+						began := time.Now()
+						b, err := r.Blob(t.Context(), "a", layerDigest, oci.Span{From: 4, To: 9})
+						if err != nil {
+							t.Fatal(err)
+						}
+						got, err := io.ReadAll(b)
+						if err != nil || string(got) != layer || b.Span != (oci.Span{From: 0, To: int64(len(layer))}) {
+							t.Errorf("got %q as %v, %v; want all of the layer", got, b.Span, err)
+						}
+						_ = b.Close()
+						want := time.Duration(0) // it is remembered
+						if n == 0 {
+							want = rangeSilence + rangeGrace
+						}
+						if took := time.Since(began); took != want {
+							t.Errorf("request %d took %s, want %s", n, took, want)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// An upstream that is a cache itself may be silent before each blob, until it has it all.
+func TestARangeIsWaitedForWhileTheWholeIsSilentToo(t *testing.T) {
+	// A body that has begun may be silent for Options.StallTimeout at most.
+	for header, silence := range map[bool]time.Duration{false: 50 * time.Second, true: 25 * time.Second} {
+		t.Run(fmt.Sprint("header at once ", header), func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				began := time.Now()
+				w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+					if req.URL.Path == "/v2/" {
+						return
+					}
+					body, status := layer, http.StatusOK
+					if req.Header.Get("Range") != "" {
+						rw.Header().Set("Content-Range", "bytes 4-8/20")
+						body, status = layer[4:9], http.StatusPartialContent
+					}
+					if header {
+						rw.WriteHeader(status)
+						_ = http.NewResponseController(rw).Flush()
+					}
+					select {
+					case <-time.After(time.Until(began.Add(silence))):
+					case <-req.Context().Done():
+						return
+					}
+					rw.WriteHeader(status)
+					_, _ = io.WriteString(rw, body)
+				})
+				r := w.registry(Options{})
+				b, err := r.Blob(t.Context(), "a", layerDigest, oci.Span{From: 4, To: 9})
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, err := io.ReadAll(b)
+				if err != nil || string(got) != layer[4:9] {
+					t.Errorf("got %q, %v; want the part", got, err)
+				}
+				_ = b.Close()
+				if r.endpoints[0].isRangeless() {
+					t.Error("the endpoint counts as one without ranges")
+				}
+			})
+		})
+	}
+}
+
+// What stands against both requests is what a client hears.
+func TestSilenceToARangeAndARefusalOfTheWholeIsARefusal(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+			switch {
+			case req.Header.Get("Range") == "":
+				rw.WriteHeader(http.StatusForbidden)
+			default:
+				select {
+				case <-time.After(10 * time.Second):
+					rw.WriteHeader(http.StatusBadRequest)
+				case <-req.Context().Done():
+				}
+			}
+		})
+		r := w.registry(Options{})
+		_, err := r.Blob(t.Context(), "a", layerDigest, oci.Span{From: 4, To: 9})
+		wantError(t, err, oci.CodeDenied, 403)
+		if r.endpoints[0].isRangeless() {
+			t.Error("the endpoint counts as one without ranges")
+		}
+	})
 }

@@ -170,6 +170,8 @@ type writer struct {
 	// spare, if it is set, is a body from another connection that goes on at at, or
 	// before it: what the first one brought was too slow.
 	spare *oci.Body
+	// stalled says that a part has stalled. It is for one transfer at a time, not guarded.
+	stalled bool
 }
 
 // unbounded stands for the end of a claim on a blob whose size is not known.
@@ -505,10 +507,17 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 	f.mu.Lock()
 	from := w.at
 	f.mu.Unlock()
+	// Much of a whole blob may come before the byte where w is: that is no standstill.
+	part := body.Status == http.StatusPartialContent
+	if part {
+		defer f.rescue(round, w, part, cancel)()
+	}
 	if err := f.takeLead(body, from); err != nil {
 		return err
 	}
-	defer f.rescue(round, w, cancel)()
+	if !part {
+		defer f.rescue(round, w, part, cancel)()
+	}
 	buf := buffers.Get().(*[readSize]byte)
 	defer buffers.Put(buf)
 	for {

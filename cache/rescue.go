@@ -18,12 +18,14 @@ const (
 	leastProgress  = 16 << 10
 )
 
-// rescue watches over w's transfer, which began to send and runs on a context that
-// abandon ends. When it makes next to no progress, rescue asks for the rest of w's
-// claim on a second connection. Once that has brought more than the first one did,
-// rescue leaves it with w and abandons the first. The caller calls stop, which waits
+// rescue watches over w's transfer, which began to send and runs on a context that abandon
+// ends. When it makes next to no progress, rescue asks for the rest of w's claim on a second
+// connection. If the transfer is of a part of the blob, and that does not help or the next
+// one stands still too, rescue asks for the whole blob: the upstream may answer requests
+// for parts and not send them. Once the second body has brought more than the first one
+// did, rescue leaves it with w and abandons the first. The caller calls stop, which waits
 // until all of this has ended.
-func (f *fill) rescue(ctx context.Context, w *writer, abandon func()) (stop func()) {
+func (f *fill) rescue(ctx context.Context, w *writer, part bool, abandon func()) (stop func()) {
 	watch, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -48,7 +50,15 @@ func (f *fill) rescue(ctx context.Context, w *writer, abandon func()) (stop func
 				patience = rescueAfter
 				continue
 			}
-			if body := f.secondBody(ctx, watch, w, patience); body != nil {
+			var body *oci.Body
+			if !part || !w.stalled {
+				body = f.secondBody(ctx, watch, w, patience, false)
+			}
+			if body == nil && part {
+				body = f.secondBody(ctx, watch, w, patience, true)
+			}
+			w.stalled = w.stalled || part
+			if body != nil {
 				f.mu.Lock()
 				w.spare = body
 				f.mu.Unlock()
@@ -64,15 +74,21 @@ func (f *fill) rescue(ctx context.Context, w *writer, abandon func()) (stop func
 	}
 }
 
-// secondBody asks for the rest of w's claim on another connection, and returns its
-// body once leastProgress bytes of it are there; nil if they don't come before watch
-// ends or patience runs out. The body lives as long as ctx.
-func (f *fill) secondBody(ctx, watch context.Context, w *writer, patience time.Duration) *oci.Body {
+// secondBody asks for the rest of w's claim, or for the whole blob, on another connection.
+// It returns the body from w's claim on once leastProgress bytes of that are there; nil if
+// they don't come before watch ends or the body brings nothing for patience. The body lives
+// as long as ctx. If the whole has come, the upstream is taken for one without ranges, and
+// w takes all that it can.
+func (f *fill) secondBody(ctx, watch context.Context, w *writer, patience time.Duration, whole bool) *oci.Body {
 	f.mu.Lock()
 	ask, least := f.ask(w), min(w.end-w.at, leastProgress)
 	f.mu.Unlock()
 	if least <= 0 {
 		return nil
+	}
+	from := ask.From
+	if whole {
+		ask = oci.Whole
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	unwatch := context.AfterFunc(watch, cancel)
@@ -85,20 +101,34 @@ func (f *fill) secondBody(ctx, watch context.Context, w *writer, patience time.D
 		return nil // the first one may still come
 	}
 	r := bufio.NewReaderSize(body, leastProgress)
-	fits := body.Span.From <= ask.From
+	fits := body.Span.From <= from
 	if fits {
-		// An upstream that ignores ranges begins with what is here.
-		if _, err = io.CopyN(io.Discard, r, ask.From-body.Span.From); err == nil {
+		// The whole begins with what is here.
+		for at := body.Span.From; err == nil && at < from; at += leastProgress {
+			timer.Reset(patience)
+			_, err = io.CopyN(io.Discard, r, min(leastProgress, from-at))
+		}
+		if err == nil {
 			_, err = r.Peek(int(least))
 		}
 	}
-	if inTime, watched := timer.Stop(), unwatch(); err != nil || !fits || !inTime || !watched {
+	if inTime, watched := timer.Stop(), unwatch(); err != nil || !fits || !inTime || !watched || ctx.Err() != nil {
 		cancel()
 		_ = body.Close() // nothing of it was used
 		return nil
 	}
+	if whole {
+		if body.NoRanges != nil {
+			body.NoRanges()
+		}
+		f.mu.Lock()
+		if f.whole = true; f.size >= 0 {
+			w.end = f.freeUpTo(w, nil)
+		}
+		f.mu.Unlock()
+	}
 	second := *body
-	second.Span.From = ask.From
+	second.Span.From = from
 	second.ReadCloser = &rescued{Reader: r, body: body, cancel: cancel}
 	return &second
 }

@@ -37,6 +37,31 @@ func CloseOnRange() Fault {
 	return onRanges(func(http.ResponseWriter, *http.Request, []byte, int64, int64) bool { panic(http.ErrAbortHandler) })
 }
 
+// SilentRange answers a request for a range of a blob that begins at byte from or later with
+// its header and the first n bytes of it, and then with nothing more; with nothing at all if n
+// is negative. It keeps the connection open until the client goes away.
+func SilentRange(from, n int64) Fault {
+	return Fault{kind: blobs, act: func(h *Hub, w http.ResponseWriter, r *http.Request) bool {
+		content, ok := h.anyBlob(blobOf(r))
+		at, to, status := parseRange(r.Header.Get("Range"), int64(len(content)))
+		if !ok || status != http.StatusPartialContent || at < from || to-at <= n {
+			return false
+		}
+		if n >= 0 {
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", at, to-1, len(content)))
+			w.Header().Set("Content-Length", strconv.FormatInt(to-at, 10))
+			w.WriteHeader(status)
+			_, _ = w.Write(content[at : at+n]) // the client may be gone
+			_ = http.NewResponseController(w).Flush()
+		}
+		select {
+		case <-r.Context().Done():
+		case <-h.done.Done():
+		}
+		panic(http.ErrAbortHandler)
+	}}
+}
+
 // MislabelRange sends the right range, and header as its Content-Range; none if it is
 // empty. "%d" stands for the blob's last byte.
 func MislabelRange(header string) Fault {

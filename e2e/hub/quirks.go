@@ -105,6 +105,8 @@ func rangeQuirks() []Quirk {
 		"one byte late":          ShiftRange(1),
 		"closed":                 CloseOnRange(),
 		"with an end refused":    RefuseRangeWithEnd(http.StatusBadRequest),
+		"never answered":         SilentRange(0, -1),
+		"with a header only":     SilentRange(0, 0),
 		"and no end":             NoEnd(),
 	}
 	for _, status := range []int{400, 403, 404, 416, 503} {

@@ -23,6 +23,8 @@ import (
 	"github.com/goccy/go-yaml"
 	"golang.org/x/sys/unix"
 
+	"github.com/entrepot-dev/entrepot/e2e/hub"
+	"github.com/entrepot-dev/entrepot/e2e/image"
 	"github.com/entrepot-dev/entrepot/e2e/proxy"
 )
 
@@ -36,7 +38,8 @@ const (
 // TestReadyFilesAreStartedAsTheyAre starts what the Compose file, the Kubernetes manifest and
 // the systemd unit say: the program of the Dockerfile's build in a root file system with
 // nothing else, read-only, as the user, with the arguments, the environment and the volumes of
-// the file, in network and mount namespaces of its own, where the files' ports are free.
+// the file, in network and mount namespaces of its own, where the files' ports are free. There
+// it also runs the README's commands.
 func TestReadyFilesAreStartedAsTheyAre(t *testing.T) {
 	binary := os.Getenv(deployVariable)
 	if binary == "" {
@@ -50,6 +53,7 @@ func TestReadyFilesAreStartedAsTheyAre(t *testing.T) {
 	t.Run("compose", func(t *testing.T) { testComposeFile(t, binary) })
 	t.Run("kubernetes", func(t *testing.T) { testKubernetesManifest(t, binary) })
 	t.Run("systemd", func(t *testing.T) { testSystemdUnit(t, binary) })
+	t.Run("readme", func(t *testing.T) { testReadme(t, binary) })
 }
 
 // runInNamespaces builds the program and runs this test again.
@@ -640,4 +644,100 @@ func testSystemdUnit(t *testing.T, binary string) {
 	}
 	longerThan(t, "TimeoutStopSec", stop, 30*time.Second)
 	p.stop()
+}
+
+// testReadme runs the README's commands as they stand there, in turn, with registries that
+// have its images.
+func testReadme(t *testing.T, binary string) {
+	if _, err := exec.LookPath("curl"); err != nil {
+		cannot(t, "curl is not installed")
+	}
+	for _, dir := range []string{"/srv", "/var/lib"} { // where the commands write
+		if err := unix.Mount("none", dir, "tmpfs", 0, "size=64m"); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	}
+	docker, ghcr := hub.New(t, hub.Options{}), hub.New(t, hub.Options{Service: "ghcr.io"})
+	layers := []image.Layer{{Size: 5000}}
+	docker.Push("library/alpine", "3.20", image.Index(image.Options{Seed: 1, Layers: layers}))
+	ghcr.Push("org/app", "latest", image.Index(image.Options{Seed: 2, Layers: layers}))
+	config, err := yaml.Marshal(map[string]any{"upstreams": map[string]any{"docker.io": docker.Upstream(""), "ghcr.io": ghcr.Upstream("")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	work := t.TempDir()
+	for name, text := range map[string]string{"upstreams.yml": string(config), "entrepot.yml": string(config), "images.txt": "alpine:3.20\nghcr.io/org/app:latest\n"} {
+		if err := os.WriteFile(filepath.Join(work, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	shell := func(line string) *exec.Cmd {
+		cmd := exec.CommandContext(t.Context(), "sh", "-ec", line)
+		cmd.Dir = work
+		cmd.Env = []string{"PATH=" + filepath.Dir(binary) + ":" + os.Getenv("PATH"), "HOME=" + work, "ENTREPOT_CONFIG=" + filepath.Join(work, "upstreams.yml")}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		return cmd
+	}
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running *service // until the next one
+	end := func() {
+		if running != nil {
+			running.stop()
+			running = nil
+		}
+	}
+	ran := 0
+	block := false
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSpace(line)
+		command := strings.TrimSpace(strings.Split(line, " #")[0])
+		switch {
+		case strings.HasPrefix(line, "```"):
+			block = line == "```sh"
+			continue
+		case !block || strings.HasPrefix(line, "go test "):
+			continue
+		case strings.HasPrefix(line, "curl "):
+			out, err := shell(command + " --fail").CombinedOutput()
+			if err != nil || !bytes.Contains(out, []byte("3.20")) && !bytes.HasPrefix(out, []byte("HTTP/1.1 200 ")) {
+				t.Errorf("%s: %v\n%s", command, err, out)
+			}
+		case command == "go run ./cmd/proxy", command == "entrepot serve --offline", strings.HasSuffix(command, " entrepot"), command == "entrepot --config entrepot.yml":
+			end()
+			running = &service{t: t, cmd: shell("exec " + strings.Replace(command, "go run ./cmd/proxy", "entrepot", 1)), ended: make(chan error, 1)}
+			if name, value, ok := strings.Cut(strings.TrimSuffix(command, " entrepot"), "="); ok {
+				running.cmd = shell("exec entrepot")
+				running.cmd.Env = append(running.cmd.Env, name+"="+value)
+			}
+			running.cmd.Stdout, running.cmd.Stderr = running, running
+			if err := running.cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			go func(s *service) { s.ended <- s.cmd.Wait() }(running) // ends with the process
+			started := running.cmd.Process
+			t.Cleanup(func() { _ = started.Kill() })
+			running.until(command+" is ready", func() bool { status, _ := asks(t, "5000", "/v2/", ""); return status == http.StatusOK })
+			if strings.HasPrefix(command, "ENTREPOT_CACHE_DIR=/srv/cache ") {
+				if _, err := os.Stat("/srv/cache/blobs"); err != nil {
+					t.Errorf("%s: %v", command, err)
+				}
+			}
+		default:
+			if strings.Contains(command, "import") || strings.Contains(command, "warm") {
+				end() // the next commands are another machine's
+			}
+			if out, err := shell(command).CombinedOutput(); err != nil {
+				t.Errorf("%s: %v\n%s", command, err, out)
+			}
+		}
+		ran++
+	}
+	end()
+	if ran < 10 {
+		t.Errorf("only %d commands were found", ran)
+	}
 }

@@ -22,7 +22,9 @@ type terminalCore struct{ zapcore.Core }
 // toldByTheRequest are the messages about failures that the line of the request repeats.
 var toldByTheRequest = map[string]bool{
 	"the upstream failed":         true,
+	"the upstream limits us":      true,
 	"a blob could not be fetched": true,
+	"bytes from the upstream had not the digest that they were asked for by":        true,
 	"it has failed several times in a row and is left alone until it answers again": true,
 }
 

@@ -61,7 +61,7 @@ func (p *process) diff(o *operation, cmd *cobra.Command, _ []string) error {
 	if asJSON {
 		return writeJSON(p.stdout, d)
 	}
-	return writeDiff(p.stdout, &d)
+	return writeDiff(p.page(), &d)
 }
 
 // parseSince reads a time in the past: a duration until now, a date in UTC, or a time

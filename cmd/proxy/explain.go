@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/docker/go-units"
@@ -49,7 +48,7 @@ func (p *process) explain(o *operation, cmd *cobra.Command, args []string) error
 		if asJSON {
 			return nil
 		}
-		return writeExplanation(p.stdout, &e, time.Now())
+		return writeExplanation(p.page(), &e, time.Now())
 	})
 	if asJSON && len(results) > 0 {
 		return errors.Join(writeJSON(p.stdout, document(args, results)), err)
@@ -59,17 +58,17 @@ func (p *process) explain(o *operation, cmd *cobra.Command, args []string) error
 
 // writeExplanation prints e for people.
 func writeExplanation(w io.Writer, e *cache.Explanation, now time.Time) error {
-	var s strings.Builder
+	s := newSheet(w)
 	status := string(e.Status)
 	if e.Status == cache.Revalidated {
-		status = "past its time"
+		status = "due"
 	}
-	fmt.Fprintf(&s, "%s: %s", e.Reference, status)
+	fmt.Fprintf(s, "%s: %s", e.Reference, status)
 	if e.Reason != "" {
-		fmt.Fprintf(&s, " (%s)", e.Reason)
+		fmt.Fprintf(s, " (%s)", e.Reason)
 	}
 	s.WriteByte('\n')
-	tw := newTable(&s)
+	tw := newTable(s)
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(tw, "  %s\t%s\n", name, fmt.Sprintf(format, args...))
 	}
@@ -80,20 +79,20 @@ func writeExplanation(w io.Writer, e *cache.Explanation, now time.Time) error {
 		line("type", "%s", e.MediaType)
 	}
 	if !e.Checked.IsZero() {
-		line("confirmed", "%s (%s ago)", e.Checked.Format(time.RFC3339), now.Sub(e.Checked).Round(time.Second))
+		line("confirmed", "%s (%s)", second(e.Checked), ago(e.Checked, now))
 	}
 	if !e.NextCheck.IsZero() {
-		line("asked again", "with the first pull after %s", e.NextCheck.Format(time.RFC3339))
-		line("if that fails", "served until %s", e.StaleUntil.Format(time.RFC3339))
+		line("asked again", "with the first pull after %s", second(e.NextCheck))
+		line("if that fails", "served until %s", second(e.StaleUntil))
 	} else if !e.Checked.IsZero() {
 		line("asked again", "never: the tag is immutable")
 	}
 	if m := e.Move; m != nil {
 		line("moved", "from %s", m.From)
-		line("", "to   %s, first seen %s", m.To, m.Seen.Format(time.RFC3339))
+		line("", "to   %s, first seen %s", m.To, second(m.Seen))
 		until := "an operator accepts it: entrepot accept " + e.Reference
 		if !m.Until.IsZero() {
-			until = m.Until.Format(time.RFC3339) + ", or " + until
+			until = second(m.Until) + ", or " + until
 		}
 		word := "held until"
 		if e.Status == cache.Blocked {

@@ -155,7 +155,7 @@ func (p *process) export(o *operation, cmd *cobra.Command, args []string) error 
 	if asJSON {
 		err = writeJSON(p.stdout, result)
 	} else {
-		err = writeExported(p.stdout, &result)
+		err = writeExported(p.page(), &result)
 	}
 	if err != nil {
 		return err
@@ -304,7 +304,7 @@ func (e *exporting) readSince(text string) error {
 
 // writeExported prints e for people.
 func writeExported(w io.Writer, e *exported) error {
-	tw := newTable(w)
+	tw := newTable(w, "DIGEST", "LEFT OUT")
 	fmt.Fprintln(tw, "IMAGE\tDIGEST\tPLATFORMS\tBLOBS\tBYTES\tLEFT OUT")
 	for _, i := range e.Images {
 		left := "–"

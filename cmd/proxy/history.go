@@ -40,7 +40,7 @@ func (p *process) history(o *operation, cmd *cobra.Command, args []string) error
 	if asJSON {
 		return writeJSON(p.stdout, h)
 	}
-	return writeHistory(p.stdout, &h)
+	return writeHistory(p.page(), &h)
 }
 
 // writeHistory prints h for people.

@@ -101,7 +101,7 @@ func (p *process) importArchives(o *operation, cmd *cobra.Command, args []string
 	if asJSON {
 		err = errors.Join(err, writeJSON(p.stdout, all))
 	} else {
-		err = errors.Join(err, writeImported(p.stdout, &all))
+		err = errors.Join(err, writeImported(p.page(), &all))
 	}
 	if refused := refusedTags(&all); err == nil && len(refused) > 0 {
 		return fmt.Errorf("%s not moved: %s; to move them, import again with --replace", count(len(refused), "tag"), tagNames(refused))
@@ -231,7 +231,7 @@ func (p *process) importArchive(o *operation, what string, as importAs, size int
 
 // writeImported prints what was taken in for people.
 func writeImported(w io.Writer, done *cache.Imported) error {
-	tw := newTable(w)
+	tw := newTable(w, "DIGEST", "ALREADY THERE")
 	fmt.Fprintln(tw, "IMAGE\tDIGEST\tPLATFORMS\tNEW BLOBS\tALREADY THERE\tNEW BYTES")
 	for _, i := range done.Images {
 		platforms := strings.Join(i.Platforms, ",")

@@ -90,7 +90,7 @@ func (p *process) inspect(o *operation, cmd *cobra.Command, args []string) error
 	if asJSON {
 		err = writeJSON(p.stdout, i)
 	} else {
-		err = writeInspection(p.stdout, &i, time.Now())
+		err = writeInspection(p.page(), &i, time.Now())
 	}
 	if err == nil && i.Bad > 0 {
 		err = fmt.Errorf("%d of %s of %s could not be verified; what is damaged here is set aside, and fetched with the next pull", i.Bad, count(i.Verified, "content"), i.Reference)
@@ -120,19 +120,19 @@ func (p *process) inspectVerified(o *operation, query url.Values, i *operator.In
 
 // writeInspection prints i for people. Most of it is strangers' words.
 func writeInspection(w io.Writer, i *operator.Inspection, now time.Time) error {
-	var s strings.Builder
-	fmt.Fprintf(&s, "%s\n", i.Reference)
+	s := newSheet(w)
+	fmt.Fprintf(s, "%s\n", i.Reference)
 	if !i.Checked.IsZero() {
-		fmt.Fprintf(&s, "the upstream confirmed the tag %s\n", ago(i.Checked, now))
+		fmt.Fprintf(s, "the upstream confirmed the tag %s\n", ago(i.Checked, now))
 	}
-	tw := newTable(&s)
+	tw := newTable(s)
 	fmt.Fprintln(tw, "WHAT\tDIGEST\tSIZE\tCACHED\tTYPE")
 	writeManifest(tw, &i.Image, "", i.Verified > 0)
 	if err := tw.Flush(); err != nil {
 		return err
 	}
 	shown := map[digest.Digest]bool{}
-	writeConfigs(&s, &i.Image, shown)
+	writeConfigs(s, &i.Image, shown)
 	_, err := io.WriteString(w, s.String())
 	return err
 }

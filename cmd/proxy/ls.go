@@ -59,7 +59,7 @@ func (p *process) ls(o *operation, cmd *cobra.Command, args []string) error {
 		_, err = io.Copy(p.stdout, body)
 		return err
 	}
-	return writeImages(p.stdout, time.Now(), func(fn func(cache.Image) error) (size int64, err error) {
+	return writeImages(p.page(), time.Now(), func(fn func(cache.Image) error) (size int64, err error) {
 		return o.Images(o.ctx, pattern, pinned, fn)
 	})
 }
@@ -70,14 +70,17 @@ const maxPlatforms = 3
 // writeImages prints for people the images for which each calls its function, and the size
 // that it gives. It holds a few of them at a time.
 func writeImages(w io.Writer, now time.Time, each func(func(cache.Image) error) (size int64, err error)) error {
-	t := &longTable{w: w}
+	t := &longTable{w: w, optional: []string{"DIGEST", "FETCHED", "PINNED"}}
 	if err := t.row("REFERENCE", "DIGEST", "PLATFORMS", "SIZE", "FETCHED", "LAST USED", "PINNED"); err != nil {
 		return err
 	}
 	n := 0
 	size, err := each(func(i cache.Image) error {
 		n++
-		reference, _, _ := strings.Cut(i.Reference, "@")
+		reference, _, untagged := strings.Cut(i.Reference, "@")
+		if untagged {
+			reference += "@" + short(i.Digest)
+		}
 		pinned := "no"
 		if i.Pinned {
 			pinned = "yes"

@@ -33,10 +33,10 @@ func TestImagesAreListedForPeople(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := strings.Join([]string{
-		"REFERENCE                     DIGEST               PLATFORMS                                         SIZE  FETCHED                 LAST USED               PINNED",
-		"docker.io/library/nginx:1.27  sha256:ca978112ca1b  linux/386, linux/amd64, linux/arm/v7, … (4 of 5)  2MiB  2 days ago              About a minute ago      yes",
-		"ghcr.io/org/app               sha256:3e23e8160039  (1 of 1)                                          1MiB  Less than a second ago  Less than a second ago  no",
-		"ghcr.io/org/gone:1            sha256:2e7d2c03a950  (0 of 0)                                          0B    –                       –                       yes",
+		"REFERENCE                            DIGEST               PLATFORMS                                         SIZE  FETCHED                 LAST USED               PINNED",
+		"docker.io/library/nginx:1.27         sha256:ca978112ca1b  linux/386, linux/amd64, linux/arm/v7, … (4 of 5)  2MiB  2 days ago              About a minute ago      yes",
+		"ghcr.io/org/app@sha256:3e23e8160039  sha256:3e23e8160039  (1 of 1)                                          1MiB  Less than a second ago  Less than a second ago  no",
+		"ghcr.io/org/gone:1                   sha256:2e7d2c03a950  (0 of 0)                                          0B    –                       –                       yes",
 		"3 images, 3MiB on disk",
 		"",
 	}, "\n")

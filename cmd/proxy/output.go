@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -55,15 +54,14 @@ func writeJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
-// newTable gives a writer that aligns what is between tabs. The caller flushes it.
-func newTable(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 0, 0, 2, ' ', 0) }
-
 // longTable aligns columns as newTable does, of any number of lines: it prints longTableRows
 // at a time, and a column becomes no narrower than it was.
 type longTable struct {
-	w      io.Writer
-	widths []int
-	rows   [][]string
+	w        io.Writer
+	optional []string // columns that a narrow terminal does without; see newTable
+	headings []string
+	widths   []int
+	rows     [][]string
 }
 
 const longTableRows = 1000
@@ -84,6 +82,15 @@ func (t *longTable) row(cells ...string) error {
 
 // flush prints what is left.
 func (t *longTable) flush() error {
+	if width := widthOf(t.w); width > 0 {
+		if t.headings == nil && len(t.rows) > 0 {
+			t.headings = t.rows[0]
+		}
+		text := fit(t.rows, t.headings, width, t.optional)
+		t.rows = t.rows[:0]
+		_, err := io.WriteString(t.w, text)
+		return err
+	}
 	var b strings.Builder
 	for _, cells := range t.rows {
 		for i, cell := range cells {

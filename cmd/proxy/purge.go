@@ -90,7 +90,7 @@ func (p *process) purge(o *operation, cmd *cobra.Command, args []string) error {
 	if asJSON {
 		return writeJSON(p.stdout, done)
 	}
-	return writePurged(p.stdout, done)
+	return writePurged(p.page(), done)
 }
 
 // confirmPurge says what a purge would remove, and returns an error unless the user agrees.

@@ -80,7 +80,7 @@ func (p *process) rehearse(o *operation, cmd *cobra.Command, args []string) erro
 	if asJSON {
 		err = writeJSON(p.stdout, done)
 	} else {
-		err = writeRehearsal(p.stdout, &done, time.Now())
+		err = writeRehearsal(p.page(), &done, time.Now())
 	}
 	if err == nil && done.Failed > 0 {
 		err = fmt.Errorf("%d of %d images could not be pulled with the uplink cut", done.Failed, len(done.Images))
@@ -119,9 +119,9 @@ func (p *process) rehearseRequest(cmd *cobra.Command, args []string) (*operator.
 
 // writeRehearsal prints what would become of each image.
 func writeRehearsal(w io.Writer, done *cache.Rehearsal, now time.Time) error {
-	var s strings.Builder
+	s := newSheet(w)
 	if len(done.Images) > 0 {
-		tw := newTable(&s)
+		tw := newTable(s, "DIGEST", "PULLS")
 		fmt.Fprintln(tw, "IMAGE\tDIGEST\tPLATFORMS\tPULLS\tSERVED UNTIL\tRESULT")
 		for _, i := range done.Images {
 			var platforms []string
@@ -150,7 +150,7 @@ func writeRehearsal(w io.Writer, done *cache.Rehearsal, now time.Time) error {
 	}
 	for _, i := range done.Images {
 		for _, problem := range i.Problems {
-			fmt.Fprintf(&s, "%s: %s\n", i.Reference, problem)
+			fmt.Fprintf(s, "%s: %s\n", i.Reference, problem)
 		}
 	}
 	stale := 0
@@ -159,13 +159,13 @@ func writeRehearsal(w io.Writer, done *cache.Rehearsal, now time.Time) error {
 			stale++
 		}
 	}
-	fmt.Fprintf(&s, "%d images: %d would be served, %d of them stale, and %d would fail",
+	fmt.Fprintf(s, "%d images: %d would be served, %d of them stale, and %d would fail",
 		len(done.Images), len(done.Images)-done.Failed, stale, done.Failed)
 	if due := done.Stale - stale; due > 0 {
-		fmt.Fprintf(&s, "; %d due", due)
+		fmt.Fprintf(s, "; %d due", due)
 	}
 	if done.Partial > 0 {
-		fmt.Fprintf(&s, "; %d partial", done.Partial)
+		fmt.Fprintf(s, "; %d partial", done.Partial)
 	}
 	s.WriteByte('\n')
 	_, err := io.WriteString(w, s.String())

@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/docker/go-units"
@@ -54,20 +53,20 @@ func (p *process) stats(o *operation, cmd *cobra.Command, _ []string) error {
 	if asJSON {
 		return writeJSON(p.stdout, s)
 	}
-	return writeStats(p.stdout, &s, time.Now())
+	return writeStats(p.page(), &s, time.Now())
 }
 
 // writeStats prints s for people.
 func writeStats(w io.Writer, s *operator.Stats, now time.Time) error {
-	var b strings.Builder
+	b := newSheet(w)
 	if s.Since.IsZero() {
-		fmt.Fprintln(&b, "No proxy runs on this directory: what is served is counted while one does.")
+		fmt.Fprintln(b, "No proxy runs on this directory: what is served is counted while one does.")
 	} else {
-		fmt.Fprintf(&b, "Since the proxy started, %s (%s):\n", second(s.Since), ago(s.Since, now))
-		writeServed(&b, s, now)
+		fmt.Fprintf(b, "Since the proxy started, %s (%s):\n", second(s.Since), ago(s.Since, now))
+		writeServed(b, s, now)
 	}
-	fmt.Fprintln(&b, "\nOn disk now:")
-	tw := newTable(&b)
+	fmt.Fprintln(b, "\nOn disk now:")
+	tw := newTable(b)
 	fmt.Fprintln(tw, "UPSTREAM\tBLOBS\tSIZE")
 	for _, name := range slices.Sorted(maps.Keys(s.Disk.Upstreams)) {
 		u := s.Disk.Upstreams[name]
@@ -76,14 +75,14 @@ func writeStats(w io.Writer, s *operator.Stats, now time.Time) error {
 	fmt.Fprintf(tw, "all\t%d\t%s\n", s.Disk.Blobs, bytesOf(s.Disk.Size))
 	_ = tw.Flush() // of memory
 	if s.Disk.Limit > 0 {
-		fmt.Fprintf(&b, "The cache may have %s.\n", bytesOf(s.Disk.Limit))
+		fmt.Fprintf(b, "The cache may have %s.\n", bytesOf(s.Disk.Limit))
 	}
 	if s.Disk.Pins > 0 {
-		fmt.Fprintf(&b, "%s pinned: %s.\n", count(s.Disk.Pins, "image"), bytesOf(s.Disk.PinnedSize))
+		fmt.Fprintf(b, "%s pinned: %s.\n", count(s.Disk.Pins, "image"), bytesOf(s.Disk.PinnedSize))
 	}
 	if len(s.Top) > 0 {
-		fmt.Fprintln(&b, "\nMost used since they were fetched:")
-		tw = newTable(&b)
+		fmt.Fprintln(b, "\nMost used since they were fetched:")
+		tw = newTable(b)
 		fmt.Fprintln(tw, "USES\tLAST USED\tFETCHED\tSIZE\tREFERENCE")
 		for _, i := range s.Top {
 			fmt.Fprintf(tw, "%d\t%s\t%s\t%s\t%s\n", i.Uses, ago(i.Used, now), ago(i.Fetched, now), bytesOf(i.Size), i.Reference)
@@ -100,6 +99,10 @@ func writeServed(w io.Writer, s *operator.Stats, now time.Time) {
 		fmt.Fprintln(w, "nothing was asked for")
 		return
 	}
+	if widthOf(w) > 0 {
+		writeNarrow(w, s, now)
+		return
+	}
 	tw := newTable(w)
 	fmt.Fprintln(tw, "UPSTREAM\tHITS\tSTALE\tJOINED\tMISSES\tERRORS\tSENT\tFETCHED\tSAVED\tPULLS\tPULLS SAVED\tPULLS LEFT")
 	line := func(name string, u operator.Served) {
@@ -112,6 +115,32 @@ func writeServed(w io.Writer, s *operator.Stats, now time.Time) {
 	if len(s.Served) > 1 {
 		line("all", s.All)
 	}
+	_ = tw.Flush() // of memory
+}
+
+// writeNarrow is writeServed for a terminal: two tables, of requests and of what was fetched.
+func writeNarrow(w io.Writer, s *operator.Stats, now time.Time) {
+	names := slices.Sorted(maps.Keys(s.Served))
+	each := func(line func(name string, u operator.Served)) {
+		for _, name := range names {
+			line(name, s.Served[name])
+		}
+		if len(names) > 1 {
+			line("all", s.All)
+		}
+	}
+	tw := newTable(w)
+	fmt.Fprintln(tw, "UPSTREAM\tHITS\tSTALE\tJOINED\tMISSES\tERRORS")
+	each(func(name string, u operator.Served) {
+		fmt.Fprintf(tw, "%s\t%s\t%d\t%d\t%d\t%d\n", name, hits(u), u.StaleHits, u.Joined, u.Misses, u.Errors)
+	})
+	_ = tw.Flush() // of memory
+	fmt.Fprintln(w)
+	tw = newTable(w)
+	fmt.Fprintln(tw, "UPSTREAM\tSENT\tFETCHED\tSAVED\tPULLS\tPULLS SAVED\tPULLS LEFT")
+	each(func(name string, u operator.Served) {
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d\t%d\t%s\n", name, bytesOf(u.Bytes), bytesOf(u.Fetched), bytesOf(u.Saved), u.Pulls, u.PullsSaved, quotaLeft(u.Quota, now))
+	})
 	_ = tw.Flush() // of memory
 }
 

@@ -154,3 +154,61 @@ func TestAnImportMovesNoTagSilently(t *testing.T) {
 		t.Errorf("import --replace: %+v", got)
 	}
 }
+
+func TestTablesFitATerminalAndAPipeGetsAll(t *testing.T) {
+	dir := t.TempDir()
+	environ := []string{"ENTREPOT_ADMIN_LISTEN=off", "ENTREPOT_CACHE_DIR=" + filepath.Join(dir, "cache")}
+	long := "docker.io/a-rather-long-organisation/with-a-rather-long-repository/of-an-application:2026.12.01-build.4711"
+	names, files := layoutFiles(t, image.Index(image.Options{Seed: 1}), long)
+	path := filepath.Join(dir, "layout.tar")
+	if err := os.WriteFile(path, tarOf(t, names, files), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, archive := range []string{path, layoutArchive(t, "docker.io/library/app:1")} {
+		if got := runCommand(environ, "import", archive); got.code != exitOK {
+			t.Fatalf("import: %+v", got)
+		}
+	}
+	// A repository whose tag is gone has an image that is shown by its digest.
+	if got := runCommand(environ, "import", "--replace", "--name", "app:1", layoutArchive(t, "docker.io/library/app:2")); got.code != exitOK {
+		t.Fatalf("import: %+v", got)
+	}
+	for _, args := range []string{"ls", "stats", "rehearse --offline app:1 " + long, "inspect --cached " + long, "explain " + long, "history " + long, "warm --dry-run app:1"} {
+		said := runAtTerminal(t, environ, "n", strings.Fields(args)...)
+		for line := range strings.Lines(said.text) {
+			line = strings.TrimRight(line, "\n")
+			if n := len([]rune(line)); n > 80 && !strings.Contains(line, "\x1b") {
+				t.Errorf("entrepot %s: a line of %d columns: %q", args, n, line)
+			}
+		}
+		piped := runCommand(environ, strings.Fields(args)...)
+		if piped.code != said.code {
+			t.Errorf("entrepot %s: exits with %d on a terminal, with %d into a pipe", args, said.code, piped.code)
+		}
+		if strings.Contains(args, long) && !strings.Contains(piped.stdout, long) {
+			t.Errorf("entrepot %s: want the reference on one line in a pipe:\n%s", args, piped.stdout)
+		}
+	}
+	ls := runCommand(environ, "ls").stdout
+	if !strings.Contains(ls, "docker.io/library/app@sha256:") {
+		t.Errorf("an image without a tag is not shown by its digest:\n%s", ls)
+	}
+}
+
+func TestTextIsWrappedWhereItCanBeRead(t *testing.T) {
+	for _, c := range []struct {
+		text  string
+		width int
+		want  []string
+	}{
+		{"short", 10, []string{"short"}},
+		{"one two three", 8, []string{"one two", "three"}},
+		{"docker.io/library/nginx", 10, []string{"docker.io/", "library/", "nginx"}},
+		{"abcdefghijkl", 5, []string{"abcde", "fghij", "kl"}},
+		{"  indented text", 10, []string{"  indented", "text"}},
+	} {
+		if got := wrap(c.text, c.width, 0); strings.Join(got, "|") != strings.Join(c.want, "|") {
+			t.Errorf("%q in %d columns: got %q, want %q", c.text, c.width, got, c.want)
+		}
+	}
+}

@@ -105,7 +105,7 @@ func (p *process) warm(o *operation, cmd *cobra.Command, args []string) error {
 	if asJSON {
 		err = writeJSON(p.stdout, done)
 	} else {
-		err = writeWarmed(p.stdout, &done)
+		err = writeWarmed(p.page(), &done)
 	}
 	if err == nil && done.Failed > 0 {
 		err = fmt.Errorf("%d of %d images are not here as they should be", done.Failed, len(done.Images))
@@ -159,8 +159,8 @@ func (p *process) warmRequest(o *operation, cmd *cobra.Command, args []string) (
 
 // writeWarmed prints what became of each image.
 func writeWarmed(w io.Writer, done *cache.Warmed) error {
-	var s strings.Builder
-	tw := newTable(&s)
+	s := newSheet(w)
+	tw := newTable(s, "DIGEST", "REFERRERS", "LAYERS")
 	come, word := "FETCHED", "fetched"
 	if done.DryRun {
 		come, word = "TO FETCH", "to fetch"
@@ -187,10 +187,10 @@ func writeWarmed(w io.Writer, done *cache.Warmed) error {
 	}
 	for _, i := range done.Images {
 		if i.Error != "" {
-			fmt.Fprintf(&s, "%s failed: %s\n", i.Reference, i.Error)
+			fmt.Fprintf(s, "%s failed: %s\n", i.Reference, i.Error)
 		}
 		if i.Note != "" {
-			fmt.Fprintf(&s, "%s: %s\n", i.Reference, i.Note)
+			fmt.Fprintf(s, "%s: %s\n", i.Reference, i.Note)
 		}
 	}
 	total := done.BytesFetched
@@ -201,10 +201,10 @@ func writeWarmed(w io.Writer, done *cache.Warmed) error {
 	if done.Partial > 0 {
 		partial = fmt.Sprintf("; %d partial", done.Partial)
 	}
-	fmt.Fprintf(&s, "%d images, %d failed; %s %s, %s were here%s\n", len(done.Images), done.Failed,
+	fmt.Fprintf(s, "%d images, %d failed; %s %s, %s were here%s\n", len(done.Images), done.Failed,
 		units.BytesSize(float64(total)), word, units.BytesSize(float64(done.BytesHere)), partial)
 	for _, u := range done.Pulls {
-		fmt.Fprintf(&s, "%s was asked for %d manifests, which it may count as pulls", u.Upstream, u.Pulls)
+		fmt.Fprintf(s, "%s was asked for %d manifests, which it may count as pulls", u.Upstream, u.Pulls)
 		if done.DryRun {
 			s.WriteString("; they are kept, and a run does not ask for them again")
 		}

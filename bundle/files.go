@@ -39,10 +39,13 @@ const endOfTar = 2 * tarBlock
 
 const tarBlock = 512
 
+// bundleDocuments is how many files of a bundle are no content.
+const bundleDocuments = 4
+
 // Lay gives the files of a bundle. docker is Plan.Docker. The error is ErrContents or
 // ErrTooLarge, in words.
 func Lay(c *Contents, docker []byte) (*Files, error) {
-	if n := len(c.Contents) + 4; n > maxEntries {
+	if n := len(c.Contents) + bundleDocuments; n > maxEntries {
 		return nil, fmt.Errorf("the bundle has %d files: %w", n, ErrTooLarge)
 	}
 	layout, err := encode(v1.ImageLayout{Version: v1.ImageLayoutVersion})

@@ -201,6 +201,9 @@ func Make(ctx context.Context, from Catalog, choice Choice) (*Plan, error) {
 			continue
 		}
 		lacks, err := p.takeWith(ctx, t)
+		if p.isTooLarge() {
+			return nil, tooManyContents(len(p.contents))
+		}
 		switch {
 		case err != nil && own:
 			p.leave(t, isReferrerTag(t.Tag), nil, err)
@@ -216,6 +219,24 @@ func Make(ctx context.Context, from Catalog, choice Choice) (*Plan, error) {
 		return nil, &MissingError{Images: missing, Platforms: choice.Platforms}
 	}
 	return p.finish()
+}
+
+// CheckAll gives an error, which is ErrTooLarge, where a cache with so many contents has more
+// than one bundle takes: to find that out image by image would take long.
+func CheckAll(contents int64) error {
+	if contents > maxEntries {
+		return fmt.Errorf("the cache has %d manifests, configs and layers, and a bundle takes %d at most: %w", contents, maxEntries, ErrTooLarge)
+	}
+	return nil
+}
+
+// isTooLarge tells whether what was taken by now is more than a bundle takes.
+func (p *planner) isTooLarge() bool {
+	return len(p.contents) > maxEntries-bundleDocuments || p.listed > maxDocument
+}
+
+func tooManyContents(n int) error {
+	return fmt.Errorf("the bundle would have %d manifests, configs and layers and more: %w", n, ErrTooLarge)
 }
 
 // wantedImage is an image and what is wanted of it.
@@ -281,6 +302,8 @@ type planner struct {
 	// in are the manifests that a repository has in the bundle.
 	in   map[string]bool
 	have map[digest.Digest]bool
+	// listed is how many bytes the contents take of the document about them, at least.
+	listed int
 	// docker are the images for DockerName, and tags those of each.
 	docker []*dockerImage
 }
@@ -403,6 +426,8 @@ func (p *planner) keep(t rewrite.Target, found stored) *kept {
 		s := p.choice.Since
 		k.Present = s == nil || !p.have[k.Digest] && !found.stored.Before(s.Time)
 		p.contents[found.Digest] = k
+		const others = len(`{"digest":"","size":0,"in":[""],"present":true},`)
+		p.listed += others + len(k.Digest) + len(k.MediaType) + len(t.Upstream) + len("/") + len(t.Repository)
 	}
 	if found.IsManifest() {
 		// What one repository has as a layer may be another's manifest.

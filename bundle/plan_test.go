@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"slices"
@@ -14,6 +15,34 @@ import (
 	"github.com/entrepot-dev/entrepot/e2e/image"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
+
+func TestABundleThatNoImportTakesIsRefusedEarly(t *testing.T) {
+	if err := CheckAll(maxEntries + 1); !errors.Is(err, ErrTooLarge) || !strings.Contains(err.Error(), "500001") {
+		t.Errorf("want that it is too large, got %v", err)
+	}
+	if err := CheckAll(maxEntries); err != nil {
+		t.Error(err)
+	}
+	p := &planner{contents: map[digest.Digest]*kept{}, in: map[string]bool{}}
+	for _, name := range []string{"a", "b", "c", "a"} {
+		p.keep(target("library/app", "1", ""), stored{Content: Content{Digest: digest.FromString(name), Size: 12, Present: true}})
+	}
+	var c Contents
+	for _, k := range p.contents {
+		k.In = []string{"docker.io/library/app"}
+		c.Contents = append(c.Contents, k.Content)
+	}
+	b, err := json.Marshal(c.Contents)
+	if err != nil || p.listed > len(b) || p.listed < len(b)*8/10 {
+		t.Errorf("%d bytes are counted of %d, %v", p.listed, len(b), err)
+	}
+	if p.isTooLarge() {
+		t.Error("three contents are said to be too many")
+	}
+	if p.listed = maxDocument + 1; !p.isTooLarge() {
+		t.Error("a document that is too large is not noticed")
+	}
+}
 
 // contentsOf gives the digests of a plan that are present, or left out.
 func contentsOf(p *Plan, present bool) []digest.Digest {

@@ -38,6 +38,13 @@ type bigWalk struct {
 // newWalk begins a walk. The caller calls end.
 func (c *Cache) newWalk(ctx context.Context) *bigWalk { return &bigWalk{ctx: ctx, cache: c} }
 
+// BeginWalk begins a walk over all images, once no other goes on. The caller calls end. The
+// error is ctx's, or says that another walk has not ended for long.
+func (c *Cache) BeginWalk(ctx context.Context) (end func(), err error) {
+	w := c.newWalk(ctx)
+	return w.end, w.takePlace()
+}
+
 // step is called before each image that is looked at. Its error ends the walk: it is ctx's,
 // or errWalking.
 func (w *bigWalk) step() error {

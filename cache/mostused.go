@@ -98,22 +98,33 @@ func (c *Cache) mostUsedRoots(ctx context.Context, n int) (map[digest.Digest]str
 		uses   uint32
 		used   time.Time
 	}
-	var most []root // by uses, most first
 	order := func(a, b root) int { return cmp.Or(cmp.Compare(b.uses, a.uses), b.used.Compare(a.used)) }
 	limit := rootsOver * n
+	var most []root  // up to twice the limit
+	var least *root  // what does not come before it is not among the most
+	keep := func() { // the limit
+		slices.SortFunc(most, order)
+		if len(most) >= limit {
+			most = most[:limit]
+			last := most[limit-1]
+			least = &last
+		}
+	}
 	err = c.index.Stored(func(key index.BlobKey, b index.Blob, _ []string) bool {
 		r := root{uses: b.Uses, used: b.Used}
-		if len(most) == limit && order(r, most[limit-1]) >= 0 {
+		if least != nil && order(r, *least) >= 0 {
 			return true
 		}
 		if _, ok := candidates[maphash.Bytes(seed, key)]; !ok {
 			return ctx.Err() == nil
 		}
 		r.digest = key.Digest()
-		at, _ := slices.BinarySearchFunc(most, r, order)
-		most = slices.Insert(most[:min(len(most), limit-1)], min(at, limit-1), r)
+		if most = append(most, r); len(most) >= 2*limit {
+			keep()
+		}
 		return true
 	})
+	keep()
 	if err := cmp.Or(context.Cause(ctx), err); err != nil {
 		return nil, err
 	}

@@ -21,6 +21,10 @@ func (c *Cache) countStored() {
 	c.index.Counted(count)
 }
 
+// Totals gives how many manifests, configs and layers are stored, and their bytes. It reads
+// nothing from the disk.
+func (c *Cache) Totals() (blobs, bytes int64) { return c.index.Totals() }
+
 // recordOf gives the index's record of content that has just been verified and
 // stored, under its digest; none where it has gone meanwhile.
 func (c *Cache) recordOf(d digest.Digest) map[digest.Digest]index.Blob {

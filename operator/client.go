@@ -2,6 +2,7 @@ package operator
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,6 +25,9 @@ type Client struct {
 	HTTP *http.Client
 	// Base is the URL of the listener, without a slash at its end.
 	Base string
+	// most is how many bytes a document may have that is read as a whole; zero is
+	// maxDocument.
+	most int64
 }
 
 // Get reads the JSON document at name into v. A problem that the API tells of is an
@@ -43,7 +47,11 @@ func (c *Client) document(ctx context.Context, method, name string, query url.Va
 		return err
 	}
 	defer resp.Body.Close()
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxDocument)).Decode(v); err != nil {
+	most := cmp.Or(c.most, maxDocument)
+	body := &io.LimitedReader{R: resp.Body, N: most}
+	if err := json.NewDecoder(body).Decode(v); err != nil && body.N <= 0 {
+		return fmt.Errorf("the answer of %s is longer than the %d MiB that are read of one: ask for less", c.where(name), most>>20)
+	} else if err != nil {
 		return fmt.Errorf("%s answered what is not understood: %w", c.where(name), err)
 	}
 	return nil

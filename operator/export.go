@@ -56,7 +56,21 @@ func (a *API) planExport(r *http.Request) (any, error) {
 		}
 		choice.Images = append(choice.Images, bundle.Wanted{Target: t, Platforms: image.Platforms})
 	}
+	if request.All {
+		contents, _ := a.Cache.Totals()
+		if err := bundle.CheckAll(contents); err != nil {
+			return nil, invalidf("%s", err)
+		}
+		end, err := a.Cache.BeginWalk(r.Context())
+		if err != nil {
+			return nil, err
+		}
+		defer end()
+	}
 	plan, err := bundle.Make(r.Context(), a.Cache, choice)
+	if errors.Is(err, bundle.ErrTooLarge) {
+		return nil, invalidf("%s", err)
+	}
 	if missing := (*bundle.MissingError)(nil); errors.As(err, &missing) {
 		missing.Offline = a.Cache.Offline()
 		return nil, Errorf(http.StatusNotFound, "%s", err.Error())

@@ -64,3 +64,13 @@ func TestAListThatBreaksOffTellsWhy(t *testing.T) {
 		}
 	}
 }
+
+func TestAnAnswerThatIsTooLongIsToldAsSuch(t *testing.T) {
+	c := serving(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"version":"`+strings.Repeat("x", 2<<20)+`"}`)
+	}))
+	c.most = 1 << 20
+	if err := c.Get(t.Context(), "status", nil, &Status{}); err == nil || !strings.Contains(err.Error(), "longer than the 1 MiB") {
+		t.Errorf("want a sentence, got %v", err)
+	}
+}

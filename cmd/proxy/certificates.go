@@ -47,8 +47,9 @@ type certificateWarning struct {
 }
 
 // watchCertificates reads the certificate files of the configuration that config returns now,
-// once a minute, for the metric and the log. stop ends that and waits for its end.
-func watchCertificates(config func() *configs.Config, log *zap.Logger, m *metrics.Metrics) (stop func()) {
+// once a minute and when reloaded gives a token, for the metric and the log. stop ends that and
+// waits for its end.
+func watchCertificates(config func() *configs.Config, reloaded <-chan struct{}, log *zap.Logger, m *metrics.Metrics) (stop func()) {
 	w := &certificateWatch{log: log, metrics: m, warned: map[string]certificateWarning{}}
 	w.look(config(), time.Now())
 	end := make(chan struct{})
@@ -59,10 +60,11 @@ func watchCertificates(config func() *configs.Config, log *zap.Logger, m *metric
 		for {
 			select {
 			case <-t.C:
-				w.look(config(), time.Now())
+			case <-reloaded:
 			case <-end:
 				return
 			}
+			w.look(config(), time.Now())
 		}
 	})
 	return func() {

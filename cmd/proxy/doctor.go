@@ -37,8 +37,8 @@ func newDoctor(p *process) *cobra.Command {
 		Use:   "doctor",
 		Short: "Find out what is wrong with this host and the running proxy",
 		Long: `Doctor looks at this host and at the proxy that runs with these settings: the
-listeners, the configuration, the cache directory and its disk, the files that may be
-open, the clock, and each upstream, with its credentials and what it still grants. It
+listeners, the configuration, its certificates, the cache directory and its disk, the files
+that may be open, the clock, and each upstream, with its credentials and what it still grants. It
 asks nothing that an upstream counts as a pull, and shows no secret.
 
 With --url it looks at a cache on another machine, as the clients of this one see it.

@@ -76,6 +76,10 @@ func (p *parts) follow(load func() (*configs.Config, error)) (operator.Reloaded,
 	}
 	p.log.Info("the configuration has been read again", zap.Strings("changed", changed), zap.Strings("need_restart", later))
 	warnOf(next, p.log)
+	select {
+	case p.reloaded <- struct{}{}:
+	default:
+	}
 	return operator.Reloaded{Changed: changed, NeedRestart: later}, nil
 }
 
@@ -103,7 +107,8 @@ func (p *parts) exchange(next *configs.Config, members map[string]*member) (err 
 	if err != nil {
 		return err
 	}
-	if !reflect.DeepEqual(p.loaded.Auth, next.Auth) || !reflect.DeepEqual(p.loaded.Access, next.Access) {
+	// The guard reads the issuer's authorities when it is made, and their file may have changed.
+	if next.Auth.OIDC.CA != "" || !reflect.DeepEqual(p.loaded.Auth, next.Auth) || !reflect.DeepEqual(p.loaded.Access, next.Access) {
 		// Whether certificates name clients is the listener's, which stays.
 		fitting := *next
 		fitting.TLS = p.started.TLS

@@ -106,7 +106,7 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 	log.Info("serving", zap.String("version", b.Version), zap.String("listen", shown.listen),
 		zap.String("admin", shown.admin), zap.String("admin_token_file", tokenFile), zap.String("cache_dir", cfg.Cache.Dir), zap.Bool("offline", cfg.Cache.Offline),
 		zap.Int("upstreams", len(cfg.Upstreams)))
-	defer watchCertificates(parts.configured, log, m)()
+	defer watchCertificates(parts.configured, parts.reloaded, log, m)()
 	warnOf(cfg, log)
 	warnOpen(cfg, parts.guard.Anonymous(), frontLn.Addr(), log)
 	return s.run(signals)

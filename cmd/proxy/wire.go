@@ -40,6 +40,9 @@ type parts struct {
 	// quotas keeps what the upstreams' quotas had to serve lately.
 	quotas *quotaHistory
 
+	// reloaded holds a token after a reload, for watchCertificates.
+	reloaded chan struct{}
+
 	// started is the configuration at the start, as it was loaded.
 	started *configs.Config
 
@@ -98,7 +101,7 @@ func (p *parts) close() {
 // before it was fitted to this machine.
 func wire(loaded, cfg *configs.Config, environ []string, b build, log *zap.Logger, m *metrics.Metrics) (_ *parts, err error) {
 	p := &parts{
-		environ: environ, build: b, log: log, metrics: m, started: loaded, loaded: loaded, mirrors: map[string]*mirror{},
+		environ: environ, build: b, log: log, metrics: m, started: loaded, loaded: loaded, mirrors: map[string]*mirror{}, reloaded: make(chan struct{}, 1),
 		// One half of it is for what comes from upstreams, the other for the disk.
 		memory: semaphore.NewWeighted(int64(cfg.Limits.Manifests) / 2),
 		quotas: readQuotaHistory(cfg.Cache.Dir, log),

@@ -187,8 +187,18 @@ func New(o Options) *Server {
 	s.http = &fasthttp.Server{
 		Handler:      s.handle,
 		ErrorHandler: s.badRequest,
-		ConnState:    s.track,
-		Logger:       connectionLog{s.log},
+		// fasthttp waits for the first byte of a body whose length it is told before it
+		// calls the handler; it may never come. So a push has a body of unknown length,
+		// which nobody reads, and its connection ends with the answer.
+		HeaderReceived: func(h *fasthttp.RequestHeader) (c fasthttp.RequestConfig) {
+			if !h.IsGet() && !h.IsHead() {
+				h.SetContentLength(-1)
+				h.SetConnectionClose()
+			}
+			return c
+		},
+		ConnState: s.track,
+		Logger:    connectionLog{s.log},
 		// The door refuses, and in words. A connection has left by it a moment
 		// before fasthttp's worker is free, so there are workers to spare.
 		Concurrency:    2 * maxConnections,

@@ -316,6 +316,7 @@ func TestRequestsOnARawConnection(t *testing.T) {
 		"no HTTP, its header": {"hello\r\n\r\n", "400", "Docker-Distribution-Api-Version: registry/2.0"},
 		"GET with a body":     {"GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc", "200", "{}"},
 		"push of terabytes":   {"PUT /v2/nginx/manifests/1 HTTP/1.1\r\nHost: x\r\nContent-Length: 1099511627776\r\n\r\nabc", "405", "Allow: GET, HEAD"},
+		"push without a byte": {"POST /v2/nginx/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1099511627776\r\n\r\n", "405", "Allow: GET, HEAD"},
 		"push that asks":      {"PUT /v2/nginx/manifests/1 HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1099511627776\r\n\r\na", "", "405 Method Not Allowed"},
 		"push in chunks":      {"PATCH /v2/nginx/blobs/uploads/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", "405", "UNSUPPORTED"},
 		"OPTIONS of all":      {"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", "405", "UNSUPPORTED"},

@@ -498,7 +498,6 @@ func (c *Cache) join(up *upstream, t rewrite.Target, w wanted) (f *blobFill, min
 		gone: make(chan struct{}),
 	}
 	c.fills[key] = f
-	c.metrics.FillsInFlight.Inc()
 	c.work.Go(func() { c.runFill(f, up, t) })
 	c.evictor.soon()
 	return f, true, nil
@@ -613,6 +612,8 @@ func (c *Cache) fillTask(up *upstream, t rewrite.Target, w wanted, stored bool) 
 func (c *Cache) runFill(f *blobFill, up *upstream, t rewrite.Target) {
 	leave, err := c.admit(up)
 	if err == nil {
+		c.metrics.FillsInFlight.Inc()
+		defer c.metrics.FillsInFlight.Dec() // with the fill off the map, and counted
 		err = f.run(oci.WithJoins(c.ctx, &f.joins))
 		leave()
 	} else {
@@ -625,7 +626,6 @@ func (c *Cache) runFill(f *blobFill, up *upstream, t rewrite.Target) {
 	close(f.gone)
 	c.evictor.soon()
 	if errors.Is(err, errParked) {
-		c.metrics.FillsInFlight.Dec()
 		c.metrics.Fills.WithLabelValues(t.Upstream, "parked").Inc()
 		c.completeLater(up, t)
 		return
@@ -649,7 +649,6 @@ func (c *Cache) runFill(f *blobFill, up *upstream, t rewrite.Target) {
 			c.log.Warn("a blob could not be fetched", zap.Stringer("reference", t), zap.Error(err))
 		}
 	}
-	c.metrics.FillsInFlight.Dec()
 	c.metrics.Fills.WithLabelValues(t.Upstream, result).Inc()
 }
 

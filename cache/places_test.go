@@ -43,6 +43,11 @@ func TestFillsBeyondTheLimitWaitForAMomentAndAreThenRefused(t *testing.T) {
 				errs <- err
 			}()
 		}
+		synctest.Wait()
+		var running dto.Metric
+		if err := c.metrics.FillsInFlight.Write(&running); err != nil || running.GetGauge().GetValue() != 1 {
+			t.Errorf("want 1 fill in flight while others wait, got %v, %v", running.GetGauge().GetValue(), err)
+		}
 		var refused []error
 		for range all {
 			if err := <-errs; err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
@@ -21,6 +22,10 @@ const (
 	maxPlatformFetches = 64
 	// maxNestedLooks bounds how many indexes in an index are looked into for a platform.
 	maxNestedLooks = 8
+	// maxAttestations bounds the attestations of one manifest that are fetched. BuildKit makes one.
+	maxAttestations = 4
+	// maxAttestedIndex is the largest index that is read for attestations at each revalidation.
+	maxAttestedIndex = 256 << 10
 )
 
 // platformFetches are the indexes whose manifests are being fetched. Its methods are safe
@@ -52,7 +57,7 @@ func (p *platformFetches) end(key string) {
 }
 
 // fetchPlatforms has the configured platforms' manifests of t's index fetched, of digest d,
-// which the upstream has just given or confirmed to a client. Clients that find an index here and not its
+// which the upstream has just given or confirmed to a client, and their attestations. Clients that find an index here and not its
 // manifest fail: Podman tries no other source then. So an index that may be served stale
 // later has its manifests here. It returns at once. If there are too many such indexes, this
 // one's turn comes when its tag is revalidated.
@@ -83,7 +88,7 @@ func (c *Cache) fetchPlatforms(up *upstream, t rewrite.Target, d digest.Digest) 
 			return // it could not be kept
 		}
 		platforms := c.Platforms()
-		looks := len(platforms) * (1 + maxNestedLooks)
+		looks := len(platforms) * (1 + maxNestedLooks + maxAttestations)
 		for _, platform := range platforms {
 			if _, err := c.fetchPlatform(c.ctx, up, t, idx, platform, &looks); oci.IsTransient(err) {
 				return // a client that asks is told why
@@ -103,6 +108,9 @@ func (c *Cache) fetchPlatform(ctx context.Context, up *upstream, t rewrite.Targe
 	}
 	if ch.digest != "" {
 		_, err := c.spareManifest(ctx, up, withDigest(t, ch.digest), looks)
+		if err == nil {
+			err = c.fetchAttestations(ctx, up, t, idx, ch.digest, looks)
+		}
 		return true, err
 	}
 	var failed error
@@ -118,6 +126,39 @@ func (c *Cache) fetchPlatform(ctx context.Context, up *upstream, t rewrite.Targe
 		failed = errors.Join(failed, err)
 	}
 	return false, failed
+}
+
+// fetchAttestations fetches the attestations in idx of the manifest of, and the lists of what
+// refers to them, unless they are here: Docker Engine 29 asks for both at each pull, and fails
+// without an answer. The error is why one could not be fetched.
+func (c *Cache) fetchAttestations(ctx context.Context, up *upstream, t rewrite.Target, idx *oci.Manifest, of digest.Digest, looks *int) error {
+	if len(idx.Bytes) > maxAttestedIndex {
+		return nil
+	}
+	p, err := rewrite.Parse(idx.Bytes, idx.MediaType)
+	if err != nil {
+		return err
+	}
+	found := 0
+	for _, d := range p.Children {
+		if !rewrite.IsAttestation(d) || d.Annotations[attestedDigest] != of.String() {
+			continue
+		}
+		if found++; found > maxAttestations {
+			return nil
+		}
+		t := owned(withDigest(t, d.Digest)) // d shares memory with all that was read
+		if _, err := c.spareManifest(ctx, up, t, looks); err != nil {
+			return err
+		}
+		if _, known, err := c.keptList(ctx, listKey(index.Referrers, t), t, index.Referrers); known || err != nil {
+			continue // if it can't be read, a client that asks is told why
+		}
+		if _, _, err := c.referrers(ctx, t); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // errTooNested ends the search for platforms in an index of too many indexes.

@@ -51,17 +51,18 @@ func TestAnIndexThatWasPulledHasItsPlatformsWhenTheUpstreamIsGone(t *testing.T) 
 			pullIndex(t, c, target, idx)
 			time.Sleep(time.Minute)
 			synctest.Wait()
-			if got := hub.count()["manifest"]; got != 3 {
-				t.Errorf("want the index and two manifests fetched, got %d", got)
+			if got := hub.count(); got["manifest"] != 4 || got["referrers"] != 1 {
+				t.Errorf("want the index, two manifests, an attestation and what refers to it fetched, got %v", got)
 			}
 			hub.set(errDown, 0)
 			time.Sleep(2 * DefaultTTL)
 			pullIndex(t, c, target, idx)
-			for _, d := range []v1.Descriptor{amd64, arm64} {
+			for _, d := range []v1.Descriptor{amd64, arm64, attestation} {
 				wantManifest(t, c, digested("library/app", d.Digest), d, Hit)
 			}
-			if _, _, err := c.Manifest(t.Context(), digested("library/app", attestation.Digest), rewrite.Accept{}); err == nil {
-				t.Error("a manifest of no configured platform was fetched")
+			// Docker Engine 29 asks for it at each pull.
+			if list, _, err := c.Referrers(t.Context(), digested("library/app", attestation.Digest)); err != nil || len(list) > 0 {
+				t.Errorf("want it known that nothing refers to the attestation, got %v, %v", list, err)
 			}
 		})
 	}
@@ -79,8 +80,22 @@ func TestThePlatformThatAClientFetchesIsFetchedOnce(t *testing.T) {
 		}
 		wantManifest(t, c, digested("library/app", amd64.Digest), amd64, Miss)
 		time.Sleep(time.Minute)
-		if got := hub.count()["manifest"]; got != 2 {
-			t.Errorf("want the index and one manifest fetched once, got %d", got)
+		if got := hub.count()["manifest"]; got != 3 {
+			t.Errorf("want the index, one manifest and its attestation fetched once, got %d", got)
+		}
+	})
+}
+
+func TestAttestationsOfOtherPlatformsAreNotFetched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := newRegistry()
+		idx, _, _, _, _ := hub.addIndex("library/app", "1") // amd64 is attested
+		c := openForPlatforms(t, hub, "linux/arm64")
+		pullIndex(t, c, tagged("library/app", "1"), idx)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got := hub.count(); got["manifest"] != 2 || got["referrers"] != 0 {
+			t.Errorf("want the index and one manifest fetched, got %v", got)
 		}
 	})
 }
@@ -102,8 +117,8 @@ func TestNoPullThatIsKeptIsSpentOnPlatforms(t *testing.T) {
 		pullIndex(t, c, tagged("library/app", "1"), idx)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if got := hub.count()["manifest"]; got != 2 {
-			t.Errorf("want the platform's manifest fetched, got %d manifests", got)
+		if got := hub.count()["manifest"]; got != 3 {
+			t.Errorf("want the platform's manifest and its attestation fetched, got %d manifests", got)
 		}
 		wantManifest(t, c, digested("library/app", amd64.Digest), amd64, Hit)
 	})

@@ -172,6 +172,7 @@ func (c *Cache) writeAsked() {
 // flushAsked writes what was noted. What can not be written is lost: it is no reason to
 // hold more and more of it.
 func (c *Cache) flushAsked() {
+	c.flushMissing()
 	list := c.asked.drain(time.Now())
 	if len(list) == 0 || c.store.ReadOnly() {
 		return

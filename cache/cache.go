@@ -118,6 +118,7 @@ type Cache struct {
 
 	uses    *uses
 	asked   *asked
+	missing *missing
 	evictor *evictor
 	// reconciled is closed when the index agrees with the tree, or that was
 	// given up.
@@ -293,6 +294,7 @@ func Open(o Options) (*Cache, error) {
 	if o.files == nil {
 		o.files = store.OS{Adopter: adopter}
 	}
+	c.missing = readMissing(o.Dir, adopter)
 	if c.store, err = store.OpenOn(o.files, o.Dir); err != nil {
 		c.memory.close()
 		return nil, err

@@ -227,7 +227,7 @@ func (c *Cache) tellLost(d digest.Digest, err error) error {
 	return &oci.Error{
 		Code: oci.CodeUnavailable,
 		Message: fmt.Sprintf("what was stored of %s was damaged and has been set aside, and the proxy is offline: "+
-			"pull it through this proxy once with cache.offline: false", d),
+			"import a bundle that has it, or set cache.offline: false and pull it once", d),
 		Err: err,
 	}
 }

@@ -26,7 +26,9 @@ func (c *Cache) Manifest(ctx context.Context, t rewrite.Target, a rewrite.Accept
 	if err != nil {
 		m, out, err = judgeAnew(ctx, c, k, m, out, err, func() (*Manifest, Outcome, error) { return c.give(ctx, t, a) })
 	}
-	if err == nil {
+	if err != nil {
+		c.noteMissing(t, err)
+	} else {
 		c.asked.note(t, m.Digest, false)
 	}
 	return m, out, err
@@ -93,7 +95,9 @@ func (c *Cache) Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept
 	if err != nil {
 		m, out, err = judgeAnew(ctx, c, k, m, out, err, func() (*Manifest, Outcome, error) { return c.describe(ctx, t, a) })
 	}
-	if err == nil {
+	if err != nil {
+		c.noteMissing(t, err)
+	} else {
 		c.asked.note(t, m.Digest, true)
 	}
 	return m, out, err

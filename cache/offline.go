@@ -20,8 +20,8 @@ func (o offline) err(repo, ref string) error {
 	}
 	return &oci.Error{
 		Code: oci.CodeUnavailable,
-		Message: fmt.Sprintf("the proxy is offline and %s is not in its cache: "+
-			"pull it through this proxy once with cache.offline: false", what),
+		Message: fmt.Sprintf("the proxy is offline and %s is not in its cache: import a bundle that has it "+
+			"(entrepot import; entrepot missing lists what the next bundle needs), or set cache.offline: false", what),
 		Err: errOffline,
 	}
 }

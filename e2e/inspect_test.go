@@ -53,7 +53,7 @@ func TestLsListsWhatIsCached(t *testing.T) {
 	before := h.Counts()
 	bothWays(t, p, func() []string {
 		all := operate(t, p, "ls")
-		all.want(t, 0, "docker.io/library/app:1.0  "+i.Digest.String()[:19], "linux/amd64 (1 of 3)", "docker.io/org/tool@sha256:", other.Digest.String()[:19], "(0 of 1)", "2 images")
+		all.want(t, 0, "docker.io/library/app:1.0 ", i.Digest.String()[:19], "linux/amd64 (1 of 3)", "docker.io/org/tool@sha256:", other.Digest.String()[:19], "(0 of 1)", "2 images")
 		one := operate(t, p, "ls", "app:1.*", "--output", "json")
 		var list struct {
 			Images []struct {

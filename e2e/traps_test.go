@@ -56,3 +56,40 @@ func TestExportLeavesOutPlatformsOfWhichOnlyTheManifestIsCached(t *testing.T) {
 	operate(t, p, "export", "-o", "json", "small").want(t, 0, `"partial": [`)
 	operate(t, p, "export", "--bundle", second+"2", "--platform", "linux/arm/v7", "small").want(t, 1, "entrepot warm --platform linux/arm/v7 docker.io/library/small:latest")
 }
+
+// TestMissingListsWhatClientsDidNotGet is about a proxy behind a gap, and the next bundle.
+func TestMissingListsWhatClientsDidNotGet(t *testing.T) {
+	t.Parallel()
+	h, p := start(t, believing)
+	app, late := image.New(image.Options{Seed: 1}), image.New(image.Options{Seed: 2})
+	h.Push("library/app", "1", app)
+	h.Push("library/late", "1", late)
+	h.Push("library/by-digest", "1", late)
+	pullRaw(t, p, "library/app", app)
+	operate(t, p, "missing").want(t, 0, "0 images missing")
+	h.Down()
+	for _, path := range []string{"/v2/library/late/manifests/1", "/v2/library/late/manifests/1", "/v2/library/by-digest/manifests/" + late.Digest.String()} {
+		if a := ask(t, p, "GET", path, "Accept", anything); a.status == 200 {
+			t.Fatalf("%s was answered", path)
+		}
+	}
+	names := "docker.io/library/late:1\ndocker.io/library/by-digest@" + late.Digest.String() + "\n"
+	check := func() {
+		t.Helper()
+		if got := operate(t, p, "missing", "-o", "names"); got.code != 0 || got.out != names {
+			t.Errorf("want %q, got %+v", names, got)
+		}
+	}
+	check()
+	operate(t, p, "missing").want(t, 0, "REFERENCE", "docker.io/library/late:1", "2 images missing")
+	p.Stop(t)
+	check() // from the directory
+	p.Restart(t)
+	check()
+	if err := h.Up(); err != nil {
+		t.Fatal(err)
+	}
+	operate(t, p, "warm", "--file", list(t, "list", names)).want(t, 0)
+	operate(t, p, "missing").want(t, 0, "0 images missing")
+	operate(t, p, "export", "--bundle", filepath.Join(t.TempDir(), "next.tar"), "--file", list(t, "list", names)).want(t, 0)
+}

@@ -94,6 +94,7 @@ func New(o Options) *API {
 	a.post("pin", a.pin)
 	a.post("unpin", a.unpin)
 	a.get("asked", a.asked)
+	a.get("missing", a.missing)
 	a.stream("warm", a.warm)
 	a.stream("rehearse", a.rehearse)
 	a.post("export/plan", a.planExport)

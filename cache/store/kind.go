@@ -31,7 +31,7 @@ const (
 
 // own are the names of what is in a cache directory. Copies and drafts of the files have
 // names that go on with a dot or a hyphen.
-var own = []string{blobsDir, ingestDir, damagedDir, LockFile, versionFile, "index.db", "index.backup", "admin.token", "quota.json"}
+var own = []string{blobsDir, ingestDir, damagedDir, LockFile, versionFile, "index.db", "index.backup", "admin.token", "quota.json", "missing.json"}
 
 // maxNames bounds how many names Inspect reads.
 const maxNames = 1000

@@ -68,6 +68,7 @@ It exits with 0 where nothing has failed, also where it warns, and with 1 elsewh
 	cmd.Flags().String("image", defaultImage, "`reference` of the image that the client pulls")
 	cmd.Flags().Bool("no-pull", false, "have the client pull nothing")
 	cmd.Flags().String("root", "", "`directory` that stands for / where the client's files are looked for")
+	addOfflineFlag(cmd.Flags())
 	addOperatorFlags(cmd.Flags())
 	return cmd
 }

@@ -121,7 +121,7 @@ func (p *process) export(o *operation, cmd *cobra.Command, args []string) error 
 	if err != nil {
 		return err
 	}
-	e, err := p.readExport(cmd, args)
+	e, err := p.readExport(o, cmd, args)
 	if err != nil {
 		return err
 	}
@@ -243,7 +243,7 @@ func checkExport(cmd *cobra.Command, args []string) error {
 }
 
 // readExport reads the command line, and what it names.
-func (p *process) readExport(cmd *cobra.Command, args []string) (*exporting, error) {
+func (p *process) readExport(o *operation, cmd *cobra.Command, args []string) (*exporting, error) {
 	flags := cmd.Flags()
 	var e exporting
 	var err, errs error
@@ -258,7 +258,7 @@ func (p *process) readExport(cmd *cobra.Command, args []string) (*exporting, err
 	get(err)
 	e.request.Platforms, err = platformsOf(cmd)
 	get(err)
-	e.list, err = p.readImages(cmd, args)
+	e.list, err = p.readImages(o, cmd, args)
 	get(err)
 	since, err := flags.GetString("since")
 	get(err)

@@ -98,10 +98,8 @@ type unreadImage struct {
 // checkImages tells what is wrong with the arguments and flags of a command that works on
 // images, before anything is done.
 func checkImages(cmd *cobra.Command, args []string) error {
-	for _, text := range args {
-		if _, err := images.Normalize(text); err != nil {
-			return err
-		}
+	if err := checkReferences(args); err != nil {
+		return err
 	}
 	_, err := platformsOf(cmd)
 	return err
@@ -109,8 +107,12 @@ func checkImages(cmd *cobra.Command, args []string) error {
 
 // readImages gives the images that the arguments and --file name. A reference that is
 // none is misuse.
-func (p *process) readImages(cmd *cobra.Command, args []string) (*imageList, error) {
+func (p *process) readImages(o *operation, cmd *cobra.Command, args []string) (*imageList, error) {
 	list := &imageList{}
+	args, err := o.resolveListed(args)
+	if err != nil {
+		return nil, err
+	}
 	for _, text := range args {
 		ref, err := images.Normalize(text)
 		if err != nil {

@@ -29,6 +29,10 @@ func TestOperatorsCommandsExitAlike(t *testing.T) {
 		{[]string{"diff", "--since", "7d", "--output", "json"}, 0, `"moves": []`, ""},
 		{[]string{"scrub", "--rate", "50MiB"}, 0, "verified: 0 blobs", ""},
 
+		{[]string{"missing"}, 0, "0 images missing", ""},
+		{[]string{"missing", "-o", "json"}, 0, `"images": []`, ""},
+		{[]string{"missing", "-o", "names"}, 0, "", ""},
+		{[]string{"missing", "-o", "xml"}, 2, "", "give table or json, or names"},
 		{[]string{"rehearse"}, 0, "0 images: 0 would be served", ""},
 		{[]string{"warm", "--from-log", "--last", "1d"}, 0, "0 images, 0 failed", ""},
 		{[]string{"warm", "--from-log", "-o", "json"}, 0, `"images": []`, ""},

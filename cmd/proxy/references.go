@@ -86,6 +86,24 @@ func (o *operation) resolve(args []string) ([]string, error) {
 	return list, nil
 }
 
+// resolveListed is resolve for commands that also take images that are not cached: a name
+// without a tag is the image with the tag latest.
+func (o *operation) resolveListed(args []string) ([]string, error) {
+	var list []string
+	for _, text := range args {
+		if !isPattern(text) {
+			list = append(list, text)
+			continue
+		}
+		found, err := o.resolve([]string{text})
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, found...)
+	}
+	return list, nil
+}
+
 // each does f for every reference that args select. It goes on after an error, and returns
 // all of them.
 func (o *operation) each(args []string, f func(ref string) error) error {

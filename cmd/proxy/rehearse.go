@@ -60,7 +60,7 @@ func (p *process) rehearse(o *operation, cmd *cobra.Command, args []string) erro
 	if err != nil {
 		return err
 	}
-	req, list, err := p.rehearseRequest(cmd, args)
+	req, list, err := p.rehearseRequest(o, cmd, args)
 	if err != nil {
 		return err
 	}
@@ -89,9 +89,9 @@ func (p *process) rehearse(o *operation, cmd *cobra.Command, args []string) erro
 }
 
 // rehearseRequest makes the request that a command line asks for.
-func (p *process) rehearseRequest(cmd *cobra.Command, args []string) (*operator.RehearseRequest, *imageList, error) {
+func (p *process) rehearseRequest(o *operation, cmd *cobra.Command, args []string) (*operator.RehearseRequest, *imageList, error) {
 	req := &operator.RehearseRequest{}
-	list, err := p.readImages(cmd, args)
+	list, err := p.readImages(o, cmd, args)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -134,7 +134,7 @@ func orPartial(cmd *cobra.Command, err error, partial, all int) error {
 // warmRequest makes the request that a command line asks for.
 func (p *process) warmRequest(o *operation, cmd *cobra.Command, args []string) (*operator.WarmRequest, *imageList, error) {
 	req := &operator.WarmRequest{}
-	list, err := p.readImages(cmd, args)
+	list, err := p.readImages(o, cmd, args)
 	if err != nil {
 		return nil, nil, err
 	}

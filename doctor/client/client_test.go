@@ -240,3 +240,21 @@ func TestRegistriesThatWouldFillTheMemoryAreRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestSpellingsOfOneCacheAreOneMirror(t *testing.T) {
+	const at = "http://localhost:5000"
+	for _, first := range []string{"http://localhost:5000", "http://127.0.0.1:5000", "http://localhost:5000/", "http://[::1]:5000", "HTTP://LOCALHOST:5000/"} {
+		old := `{"registry-mirrors": ["` + first + `", "https://old.test"]}`
+		if got, err := mergeDaemon(old, at); err != nil || got != old {
+			t.Errorf("%s is another mirror than %s: %s, %v", first, at, got, err)
+		}
+		if got, err := mergeDaemon(`{"registry-mirrors": ["https://old.test", "`+first+`"]}`, at); err != nil || got != `{"registry-mirrors": ["`+at+`","https://old.test"]}` {
+			t.Errorf("%s is in it twice: %s, %v", first, got, err)
+		}
+	}
+	for _, other := range []string{"http://localhost:5001", "https://localhost:5000", "http://127.0.0.2:5000", "http://cache:5000"} {
+		if isSameMirror(other, at) {
+			t.Errorf("%s is the same mirror as %s", other, at)
+		}
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"reflect"
 	"slices"
 	"strings"
@@ -72,8 +74,8 @@ func planDockerHosts(s Site, e *dockerEngine) ([]*File, error) {
 	return files, nil
 }
 
-// mergeDaemon puts url before the other mirrors of daemon.json, and changes nothing else.
-func mergeDaemon(old, url string) (string, error) {
+// mergeDaemon puts at, the URL of the cache, before the other mirrors of daemon.json, and changes nothing else.
+func mergeDaemon(old, at string) (string, error) {
 	var was map[string]any
 	if err := json.Unmarshal([]byte(old), &was); err != nil {
 		return "", fmt.Errorf("it is no JSON object (%w)", err)
@@ -92,11 +94,11 @@ func mergeDaemon(old, url string) (string, error) {
 			mirrors = append(mirrors, text)
 		}
 	}
-	if len(mirrors) > 0 && strings.TrimSuffix(mirrors[0], "/") == url {
+	if len(mirrors) > 0 && isSameMirror(mirrors[0], at) {
 		return old, nil
 	}
-	mirrors = slices.DeleteFunc(mirrors, func(m string) bool { return strings.TrimSuffix(m, "/") == url })
-	value, err := json.Marshal(slices.Insert(mirrors, 0, url))
+	mirrors = slices.DeleteFunc(mirrors, func(m string) bool { return isSameMirror(m, at) })
+	value, err := json.Marshal(slices.Insert(mirrors, 0, at))
 	if err != nil {
 		return "", err
 	}
@@ -120,7 +122,7 @@ func mergeDaemon(old, url string) (string, error) {
 	if err := json.Unmarshal([]byte(text), &is); err != nil {
 		return "", fmt.Errorf("it could not be changed (%w)", err)
 	}
-	if list, _ := is[mirrorsKey].([]any); len(list) == 0 || list[0] != url {
+	if list, _ := is[mirrorsKey].([]any); len(list) == 0 || list[0] != at {
 		return "", errors.New(mirrorsKey + " is in it more than once")
 	}
 	delete(was, mirrorsKey)
@@ -129,6 +131,30 @@ func mergeDaemon(old, url string) (string, error) {
 		return "", errors.New("it could not be changed without changing something else")
 	}
 	return text, nil
+}
+
+// isSameMirror reports whether two URLs are spellings of one: localhost, 127.0.0.1 and [::1],
+// with or without a slash at the end or the scheme's own port.
+func isSameMirror(a, b string) bool { return plainMirror(a) == plainMirror(b) }
+
+// plainMirror returns one spelling of a mirror's URL.
+func plainMirror(text string) string {
+	if !strings.Contains(text, "://") {
+		text = "http://" + text
+	}
+	u, err := url.Parse(text)
+	if err != nil {
+		return text
+	}
+	host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
+	if host == "localhost" || host == "127.0.0.1" || host == "::1" {
+		host = "localhost"
+	}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[strings.ToLower(u.Scheme)]
+	}
+	return strings.ToLower(u.Scheme) + "://" + net.JoinHostPort(host, port) + strings.TrimRight(u.Path, "/")
 }
 
 // span gives where the value of a key of the object in text stands; where there is no

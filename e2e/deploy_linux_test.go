@@ -81,6 +81,7 @@ func runInNamespaces(t *testing.T) {
 	if err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
 		t.Fatalf("in namespaces: %v\n%s", err, out)
 	}
+	t.Logf("in namespaces:\n%s", out)
 }
 
 // bringLoopbackUp starts the only interface of a network namespace.
@@ -375,6 +376,7 @@ func testComposeFile(t *testing.T, binary string) {
 		t.Fatal(err)
 	}
 	longerThan(t, "stop_grace_period", grace, 30*time.Second)
+	t.Run("runc", func(t *testing.T) { testInRunc(t, binary, image, c.env, command) })
 	for range 2 { // the second time on the same volume
 		p := c.start(t, slices.Concat(image.entrypoint, command)...)
 		p.until("the container is healthy", func() bool { return c.command(image.health...).Run() == nil })
@@ -402,6 +404,78 @@ func testComposeFile(t *testing.T, binary string) {
 			t.Errorf("metrics: %.200s", body)
 		}
 		p.stop()
+	}
+}
+
+// testInRunc starts the image's program by an OCI runtime: a read-only root file system with
+// nothing but the program, the image's user, no capabilities, and its own namespaces.
+func testInRunc(t *testing.T, binary string, image dockerImage, environment []string, command []string) {
+	runc, err := exec.LookPath("runc")
+	if err != nil {
+		t.Skip("runc is not installed")
+	}
+	bundle, volume := t.TempDir(), owned(t, int(image.uid), int(image.gid), 0o700)
+	root := filepath.Join(bundle, "rootfs")
+	program, err := os.ReadFile(binary)
+	if err = errors.Join(err, os.MkdirAll(filepath.Join(root, image.volume), 0o755), os.WriteFile(filepath.Join(root, image.entrypoint[0]), program, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	state, id := t.TempDir(), fmt.Sprintf("entrepot-test-%d", os.Getpid())
+	do := func(args ...string) *exec.Cmd {
+		return exec.CommandContext(t.Context(), runc, append([]string{"--root", state}, args...)...)
+	}
+	if out, err := do("spec", "--bundle", bundle).CombinedOutput(); err != nil {
+		t.Fatalf("runc spec: %v\n%s", err, out)
+	}
+	configure := func(args []string) {
+		t.Helper()
+		path := filepath.Join(bundle, "config.json")
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var config map[string]any
+		if err := json.Unmarshal(b, &config); err != nil {
+			t.Fatal(err)
+		}
+		config["process"] = map[string]any{"args": args, "env": environment, "cwd": "/", "noNewPrivileges": true, "user": map[string]any{"uid": image.uid, "gid": image.gid}}
+		config["root"] = map[string]any{"path": "rootfs", "readonly": true}
+		mounts, _ := config["mounts"].([]any)
+		mounts = slices.DeleteFunc(mounts, func(m any) bool { return m.(map[string]any)["destination"] == image.volume })
+		config["mounts"] = append(mounts, map[string]any{"destination": image.volume, "type": "bind", "source": volume, "options": []string{"rbind", "rw"}})
+		if b, err = json.Marshal(config); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	configure([]string{image.entrypoint[0], "version"})
+	if out, err := do("run", "--bundle", bundle, id+"-version").CombinedOutput(); err != nil {
+		t.Skipf("containers cannot be started here: %v\n%s", err, out)
+	}
+	configure(slices.Concat(image.entrypoint, command))
+	s := &service{t: t, cmd: do("run", "--bundle", bundle, id), ended: make(chan error, 1)}
+	s.cmd.Stdout, s.cmd.Stderr = s, s
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { s.ended <- s.cmd.Wait() }() // ends with the container
+	t.Cleanup(func() { _ = exec.Command(runc, "--root", state, "delete", "--force", id).Run() })
+	s.until("the container is healthy", func() bool { return do(append([]string{"exec", id}, image.health...)...).Run() == nil })
+	if out, err := do("exec", id, image.entrypoint[0], "ls").CombinedOutput(); err != nil {
+		t.Errorf("ls: %v\n%s", err, out)
+	}
+	if out, err := do("kill", id, "TERM").CombinedOutput(); err != nil {
+		t.Errorf("runc kill: %v\n%s", err, out)
+	}
+	select {
+	case err := <-s.ended:
+		if err != nil {
+			t.Errorf("after SIGTERM: %v\n%s", err, s)
+		}
+	case <-time.After(limit):
+		t.Fatal("the container has not ended after SIGTERM")
 	}
 }
 

@@ -93,3 +93,46 @@ func TestMissingListsWhatClientsDidNotGet(t *testing.T) {
 	operate(t, p, "missing").want(t, 0, "0 images missing")
 	operate(t, p, "export", "--bundle", filepath.Join(t.TempDir(), "next.tar"), "--file", list(t, "list", names)).want(t, 0)
 }
+
+// TestRemediesWork runs what an error advises, and sees the error gone.
+func TestRemediesWork(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "bundle.tar")
+	for name, c := range map[string]struct {
+		// before is done first, and fails is the command whose error advises something.
+		before [][]string
+		fails  []string
+		// mark stands before the advised command.
+		mark string
+	}{
+		"pin":    {nil, []string{"pin", "app:1"}, "with `entrepot "},
+		"purge":  {[][]string{{"warm", "app:1"}, {"pin", "app:1"}}, []string{"purge", "app:1"}, "unpin it with `entrepot "},
+		"export": {[][]string{{"warm", "--platform", "linux/arm64", "app:1"}}, []string{"export", "--bundle", file, "--platform", "linux/amd64", "app:1"}, "fetch them first: entrepot "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h, p := start(t, believing)
+			h.Push("library/app", "1", image.Index(image.Options{Seed: 1}))
+			for _, args := range c.before {
+				operate(t, p, args...).want(t, 0)
+			}
+			failed := operate(t, p, c.fails...)
+			failed.want(t, 1)
+			_, advice, found := strings.Cut(failed.err, c.mark)
+			if !found {
+				t.Fatalf("want advice behind %q in %s", c.mark, failed.err)
+			}
+			command := strings.Fields(advice[:strings.IndexAny(advice+"\n", "`\n")])
+			operate(t, p, command...).want(t, 0)
+			operate(t, p, c.fails...).want(t, 0)
+		})
+	}
+	t.Run("allow missing", func(t *testing.T) {
+		t.Parallel()
+		h, p := start(t, believing)
+		h.Push("library/app", "1", image.New(image.Options{Seed: 1}))
+		args := []string{"warm", "--platform", "linux/amd64,linux/arm64", "app:1"}
+		operate(t, p, args...).want(t, 1, "--allow-missing")
+		operate(t, p, append(args, "--allow-missing")...).want(t, 0)
+	})
+}

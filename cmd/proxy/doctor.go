@@ -267,6 +267,9 @@ func given(cmd *cobra.Command) []string {
 			keys = append(keys, f.key)
 		}
 	}
+	if flag := cmd.Flags().Lookup(offlineFlag); flag != nil && flag.Changed {
+		keys = append(keys, "cache.offline")
+	}
 	return keys
 }
 

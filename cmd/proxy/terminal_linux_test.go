@@ -30,9 +30,7 @@ func runAtTerminal(t *testing.T, environ []string, answer string, args ...string
 	var mu sync.Mutex
 	var text strings.Builder
 	asked := 0
-	reading := make(chan struct{})
 	go func() { // it ends when the terminal is closed
-		defer close(reading)
 		b := make([]byte, 4096)
 		for {
 			n, err := master.Read(b)
@@ -146,7 +144,7 @@ func TestAnImportMovesNoTagSilently(t *testing.T) {
 		t.Errorf("import, declined: %+v", said)
 	}
 	stands(old)
-	if said := runAtTerminal(t, environ, "y", "import", second); said.code != exitOK || !strings.Contains(said.text, "app:1: moved from ") {
+	if said := runAtTerminal(t, environ, "y", "import", second); said.code != exitOK || !strings.Contains(said.text, "app:1: moved from") {
 		t.Errorf("import, agreed: %+v", said)
 	}
 	stands(next)

@@ -109,7 +109,7 @@ func TestAcrossTheAirGap(t *testing.T) {
 
 	outside(
 		"entrepot warm --cache-dir ./outside --file images.txt --platform all --with-referrers",
-		"entrepot export --cache-dir ./outside -o all.tar --file images.txt --platform all",
+		"entrepot export --cache-dir ./outside --bundle all.tar --file images.txt --platform all",
 	)
 	craneReadsTheLayout(t, filepath.Join(there, "all.tar"), after)
 }

@@ -69,8 +69,8 @@ func (f *fill) claimFor(w *writer, wi *wish) bool {
 	for _, o := range f.writers {
 		switch {
 		case o == w || wi.at < o.at:
-		case wi.at-o.at <= soonThere:
-			return false // also if it will claim the byte next
+		case wi.at-o.at <= soonThere && (wi.at < o.end || o.at == o.end):
+			return false // also if it is done and about to claim the byte
 		case wi.at < o.end:
 			far = o
 		}

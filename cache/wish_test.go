@@ -65,6 +65,45 @@ func TestReadersOfPiecesDoNotWaitForWhatComesBefore(t *testing.T) {
 	}
 }
 
+// A piece that begins a little behind another one that is on its way has a request of its
+// own: it does not wait until the other one is here.
+func TestAPieceDoesNotWaitForAnotherThatEndsBeforeIt(t *testing.T) {
+	for _, gap := range []int64{leadSize, 100_000, soonThere - 64<<10} {
+		synctest.Test(t, func(t *testing.T) {
+			size := int64(8 << 20)
+			one := oci.Span{From: 2 << 20, To: 2<<20 + 64<<10}
+			two := oci.Span{From: one.To + gap, To: one.To + gap + 64<<10}
+			gate := make(chan struct{})
+			s := &source{content: content(54, int(size)), gate: gate, gateAt: one.From + 1}
+			f := newTestFill(s, &memoryPart{})
+			f.least, f.lead = minSegment, 0
+			f.askPiece(one, false)
+			wait := start(t.Context(), f)
+			first := make(chan error, 1)
+			go func() {
+				got, err := read(t.Context(), f, oci.Span{From: one.From + 1, To: one.To})
+				if err == nil && !bytes.Equal(got, s.content[one.From+1:one.To]) {
+					t.Error("the first piece is wrong")
+				}
+				first <- err
+			}()
+			synctest.Wait()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if got, err := read(ctx, f, two); err != nil || !bytes.Equal(got, s.content[two.From:two.To]) {
+				t.Errorf("%d bytes behind a piece that does not come: got %d bytes, %v", gap, len(got), err)
+			}
+			close(gate)
+			if err := <-first; err != nil {
+				t.Error(err)
+			}
+			if err := wait(); !errors.Is(err, errParked) {
+				t.Errorf("the fill ended with %v, want %v", err, errParked)
+			}
+		})
+	}
+}
+
 // Only an answer that begins at the first byte can be taken for the whole blob.
 func TestOnlyAReaderFromTheFirstByteWaitsForTheDigest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -59,7 +59,8 @@ func (r *Registry) Stat(ctx context.Context, repo string, d digest.Digest) (v1.D
 // Blob opens the blob's bytes from span.From on. The body says what it really
 // carries, which is the whole blob if the upstream doesn't send parts; its bytes are
 // not verified. The caller closes it, and ctx bounds its reading too. The registry's
-// own URL is asked each time, never the signed one that it redirected to before.
+// own URL is asked each time, not the signed one that it redirected to before; only small
+// pieces of one blob come from there for a short while (see shortcuts).
 func (r *Registry) Blob(ctx context.Context, repo string, d digest.Digest, span oci.Span) (*oci.Body, error) {
 	if span.From < 0 || (span.To != oci.Open && span.To <= span.From) {
 		return nil, &oci.Error{Code: oci.CodeRangeInvalid, Message: fmt.Sprintf("bytes %d to %d are no range", span.From, span.To)}
@@ -71,6 +72,10 @@ func (r *Registry) Blob(ctx context.Context, repo string, d digest.Digest, span 
 	}
 	var out *oci.Body
 	f := r.do(ctx, a, func(res *answer) *failure {
+		refuse := func() {
+			r.shortcuts.forget(res.shortcut())
+			r.refuse(res.ep)
+		}
 		var plain io.ReadCloser
 		plainSize := int64(-1)
 		if res.StatusCode == http.StatusOK && isGzip(res.Header) {
@@ -80,7 +85,7 @@ func (r *Registry) Blob(ctx context.Context, repo string, d digest.Digest, span 
 			}
 			if plainSize >= 0 && plain != nil {
 				out = &oci.Body{ReadCloser: plain, Span: oci.Span{From: 0, To: plainSize}, Size: plainSize,
-					Status: res.StatusCode, Source: res.from, Refuse: func() { r.refuse(res.ep) }}
+					Status: res.StatusCode, Source: res.from, Refuse: refuse}
 				return nil
 			}
 		}
@@ -95,6 +100,7 @@ func (r *Registry) Blob(ctx context.Context, repo string, d digest.Digest, span 
 		b.explain = func(err error) error {
 			f := r.broken(ctx, res.from, err)
 			r.metrics.UpstreamErrors.WithLabelValues(r.name, f.reason).Inc()
+			r.shortcuts.forget(res.shortcut())
 			if f.again != nobody {
 				res.ep.rest(afterFailure)
 			}
@@ -105,7 +111,7 @@ func (r *Registry) Blob(ctx context.Context, repo string, d digest.Digest, span 
 		if plain != nil {
 			content, got, size = plain, oci.Whole, -1
 		}
-		out = &oci.Body{ReadCloser: content, Span: got, Size: size, Status: res.StatusCode, Source: res.from, Refuse: func() { r.refuse(res.ep) }, NoRanges: res.ep.forgoRanges}
+		out = &oci.Body{ReadCloser: content, Span: got, Size: size, Status: res.StatusCode, Source: res.from, Refuse: refuse, NoRanges: res.ep.forgoRanges}
 		return nil
 	})
 	if f != nil {

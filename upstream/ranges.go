@@ -119,6 +119,7 @@ func (r *Registry) attemptPart(ctx context.Context, ep *endpoint, a *ask) (*answ
 			}
 			if f == nil {
 				ep.rangeDoubt.Store(0)
+				r.shortcuts.remember(res)
 				return res, nil
 			}
 			_ = res.body.Close()

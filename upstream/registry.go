@@ -97,6 +97,7 @@ type Registry struct {
 	accounts  []Account
 	slots     *slots
 	heads     heads
+	shortcuts shortcuts
 	memory    *semaphore.Weighted
 	large     *semaphore.Weighted // see largeList
 	log       *zap.Logger

@@ -94,6 +94,10 @@ type answer struct {
 	limited limited
 	body    *body
 	keep    bool // set by who goes on reading body after the ask
+	// who is the account whose login was shown; zero if none was.
+	who account
+	// direct says that the registry was not asked: see Registry.short.
+	direct bool
 }
 
 // do is put, with the credentials of a client who may pull where the registry has
@@ -227,8 +231,10 @@ func (r *Registry) settle(ctx context.Context, o outcome, a *ask, take func(*ans
 	ep, began, res, f := o.ep, o.began, o.res, o.f
 	if f == nil {
 		if f = take(res); f == nil {
-			ep.healed()
-			r.judgeAsk(ep, a, began, nil)
+			if !res.direct { // else it says nothing of the endpoint
+				ep.healed()
+				r.judgeAsk(ep, a, began, nil)
+			}
 			if res.keep {
 				res.body.release = release
 				return true, nil
@@ -287,6 +293,9 @@ func (r *Registry) attempt(ctx context.Context, ep *endpoint, a *ask) (*answer, 
 	if err != nil {
 		return nil, r.tokenless(ctx, ep, err)
 	}
+	if res := r.short(ctx, ep, a, l.who); res != nil {
+		return res, nil
+	}
 	var res *answer
 	var turn uint64
 	settle := func(*answer) {} // ends the pull that was counted last
@@ -326,6 +335,7 @@ func (r *Registry) attempt(ctx context.Context, ep *endpoint, a *ask) (*answer, 
 	}
 	if res.StatusCode >= 200 && res.StatusCode < 300 {
 		l.worked()
+		res.who = l.who
 		if a.pull {
 			r.metrics.UpstreamPulls.WithLabelValues(r.name).Inc()
 		}
@@ -380,7 +390,7 @@ func (r *Registry) exchange(ctx context.Context, ep *endpoint, a *ask, auth stri
 	if a.bulk {
 		reqCtx = asBulk(reqCtx)
 	}
-	if a.span != nil && a.header.Get("Range") != "" && a.span.To != oci.Open && a.span.To-a.span.From <= smallPiece {
+	if a.isPiece() {
 		reqCtx = asPiece(reqCtx)
 	}
 	req := (&http.Request{Method: a.method, URL: u, Header: a.header.Clone()}).WithContext(reqCtx)

@@ -47,6 +47,7 @@ var challengePart = regexp.MustCompile(`(realm|service)="([^"]*)"`)
 
 // login asks whether a token is wanted, and gets one.
 func (p *puller) login(ctx context.Context, repository string) error {
+	p.token = ""
 	res, err := p.do(ctx, http.MethodGet, p.base+"/v2/")
 	if err != nil {
 		return err
@@ -76,12 +77,16 @@ func (p *puller) login(ctx context.Context, repository string) error {
 	return nil
 }
 
-func (p *puller) do(ctx context.Context, method, url string) (*http.Response, error) {
+// do sends a request with further headers, given as names and values in turns.
+func (p *puller) do(ctx context.Context, method, url string, header ...string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Accept", v1.MediaTypeImageIndex+", "+v1.MediaTypeImageManifest)
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
 	if p.token != "" {
 		// net/http leaves it out when a redirect leads to another host.
 		req.Header.Set("Authorization", "Bearer "+p.token)
@@ -144,35 +149,17 @@ func (p *puller) image(ctx context.Context, ref imageRef, parallel int) error {
 	if err := p.login(ctx, ref.Repository); err != nil {
 		return err
 	}
-	root := item{Repository: ref.Repository, Reference: ref.Tag, Manifest: true}
-	res, err := p.do(ctx, http.MethodHead, p.base+root.path())
+	config, layers, err := p.manifest(ctx, ref)
 	if err != nil {
 		return err
-	}
-	res.Body.Close()
-	root.Reference, root.Size = res.Header.Get("Docker-Content-Digest"), res.ContentLength
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("HEAD %s: %s", root.path(), res.Status)
-	}
-	if root.Reference == "" {
-		root.Reference = ref.Tag // nginx as a cache of a HEAD that it made a GET
-	}
-	body, err := p.open(ctx, root)
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	var m v1.Manifest
-	if err := json.NewDecoder(io.LimitReader(body, 4<<20)).Decode(&m); err != nil {
-		return fmt.Errorf("GET %s: %w", root.path(), err)
 	}
 	var total int64
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
-	for _, d := range append([]v1.Descriptor{m.Config}, m.Layers...) {
-		total += d.Size
+	for _, i := range append([]item{config}, layers...) {
+		total += i.Size
 		g.Go(func() error {
-			_, err := p.blob(ctx, blobItem(ref.Repository, d))
+			_, err := p.blob(ctx, i)
 			return err
 		})
 	}
@@ -183,6 +170,37 @@ func (p *puller) image(ctx context.Context, ref imageRef, parallel int) error {
 		return fmt.Errorf("%s has %d bytes and not %d", ref.Repository, total, ref.Bytes)
 	}
 	return nil
+}
+
+// manifest asks for an image's manifest by its tag, as a Docker daemon does, and gives the
+// blobs in it.
+func (p *puller) manifest(ctx context.Context, ref imageRef) (config item, layers []item, err error) {
+	root := item{Repository: ref.Repository, Reference: ref.Tag, Manifest: true}
+	res, err := p.do(ctx, http.MethodHead, p.base+root.path())
+	if err != nil {
+		return config, nil, err
+	}
+	res.Body.Close()
+	root.Reference, root.Size = res.Header.Get("Docker-Content-Digest"), res.ContentLength
+	if res.StatusCode != http.StatusOK {
+		return config, nil, fmt.Errorf("HEAD %s: %s", root.path(), res.Status)
+	}
+	if root.Reference == "" {
+		root.Reference = ref.Tag // nginx as a cache of a HEAD that it made a GET
+	}
+	body, err := p.open(ctx, root)
+	if err != nil {
+		return config, nil, err
+	}
+	defer body.Close()
+	var m v1.Manifest
+	if err := json.NewDecoder(io.LimitReader(body, 4<<20)).Decode(&m); err != nil {
+		return config, nil, fmt.Errorf("GET %s: %w", root.path(), err)
+	}
+	for _, d := range m.Layers {
+		layers = append(layers, blobItem(ref.Repository, d))
+	}
+	return blobItem(ref.Repository, m.Config), layers, nil
 }
 
 // fetch asks for an item where no token is wanted.

@@ -94,6 +94,7 @@ func coldRows() []row {
 			figures: append([]figure{total(0.5)}, more[1:3]...), slow: true,
 			run: coldImage(func(s *stock) imageRef { return s.Many }, layerDelay, farRate, far),
 		},
+		lazyRow(),
 		{
 			name: "herd", title: "100 clients at once, cold 100 MiB", subjects: caches,
 			figures: []figure{

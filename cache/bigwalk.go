@@ -3,6 +3,8 @@ package cache
 import (
 	"context"
 	"hash/maphash"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -19,6 +21,10 @@ const (
 	// letGoEvery is after how many images a walk lets go of the pages that it has read of
 	// the index.
 	letGoEvery = 1000
+	// restEvery is after how many images a large walk rests: while it keeps all processors
+	// busy, the runtime looks for clients' requests every 10 ms only, and at each rest.
+	restEvery = 8
+	rest      = 50 * time.Microsecond
 	// maxCounted is how many contents a contentSum tells apart.
 	maxCounted = 4 << 20
 )
@@ -27,11 +33,12 @@ const (
 var errWalking = &oci.Error{Code: oci.CodeUnknown, Status: 409,
 	Message: "another command is looking at all images of this cache (ls, gc, export --all, purge --older-than), and one does at a time: wait for it to end, or end it"}
 
-// bigWalk is a walk over images. It is for one goroutine.
+// bigWalk is a walk over images. Its methods may be called by several goroutines.
 type bigWalk struct {
 	ctx   context.Context
 	cache *Cache
-	steps int
+	steps atomic.Int64
+	mu    sync.Mutex // guards alone, and is held while a place is waited for
 	alone bool
 }
 
@@ -51,18 +58,23 @@ func (w *bigWalk) step() error {
 	if err := context.Cause(w.ctx); err != nil {
 		return err
 	}
-	w.steps++
-	if w.steps%letGoEvery == 0 {
+	steps := w.steps.Add(1)
+	if steps%letGoEvery == 0 {
 		_ = w.cache.index.LetGo() // it only costs memory
 	}
-	if w.steps <= smallWalk {
+	if steps <= smallWalk {
 		return nil
+	}
+	if steps%restEvery == 0 {
+		time.Sleep(rest)
 	}
 	return w.takePlace()
 }
 
 // takePlace waits until no other walk is large.
 func (w *bigWalk) takePlace() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.alone {
 		return nil
 	}
@@ -88,7 +100,9 @@ func (w *bigWalk) end() {
 
 // contentSum adds up the sizes of contents, each counted once. It tells maxCounted of them
 // apart, by eight bytes each; what comes beyond those is counted as often as it is added.
+// It may be used by several goroutines.
 type contentSum struct {
+	mu    sync.Mutex
 	bytes int64
 	seen  map[uint64]struct{}
 	seed  maphash.Seed
@@ -100,6 +114,8 @@ func newContentSum() *contentSum {
 
 func (s *contentSum) add(d digest.Digest, size int64) {
 	key := maphash.String(s.seed, string(d))
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if _, twice := s.seen[key]; twice {
 		return
 	}

@@ -224,3 +224,28 @@ func TestAPatternReadsNamesThatBeginLikeIt(t *testing.T) {
 		}
 	}
 }
+
+func TestAListIsInOrderThoughTwoRepositoriesAreLookedAt(t *testing.T) {
+	hub := newRegistry()
+	c := open(t, Options{}, map[string]*registry{"docker.io": hub})
+	var want []string
+	for _, repo := range []string{"a", "b", "c", "d", "e"} {
+		for _, tag := range []string{"1", "2"} {
+			d := hub.addImage("library/"+repo, []byte(repo+tag), []byte("shared by all"))
+			hub.tag("library/"+repo, tag, d)
+			wantManifest(t, c, tagged("library/"+repo, tag), d, Miss)
+			want = append(want, "docker.io/library/"+repo+":"+tag)
+		}
+	}
+	list, err := c.Images(t.Context(), ImagesFilter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, i := range list.Images {
+		got = append(got, i.Reference)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

@@ -52,6 +52,20 @@ func (s *digestSet) has(d digest.Digest) bool {
 	return ok
 }
 
+// hasText is has for a digest in a buffer, without an allocation.
+func (s *digestSet) hasText(d []byte) bool {
+	const prefix = "sha256:"
+	var b [32]byte
+	if len(d) == len(prefix)+2*len(b) && string(d[:len(prefix)]) == prefix {
+		if _, err := hex.Decode(b[:], d[len(prefix):]); err == nil {
+			_, ok := s.sha256[b]
+			return ok
+		}
+	}
+	_, ok := s.others[digest.Digest(d)]
+	return ok
+}
+
 func (s *digestSet) len() int { return len(s.sha256) + len(s.others) }
 
 // list gives all of the set, in no particular order.

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -86,8 +87,8 @@ func (c *Cache) Images(ctx context.Context, f ImagesFilter) (*Images, error) {
 
 // EachImage calls fn for each image of which the index or manifest is here, by the names of
 // their repositories, and gives what is here of all of them on disk in bytes, each content
-// counted once. Only what f takes is looked at, and no more than one image is held at a
-// time. Of those who look at much, one does so at a time: the others wait for it, but not
+// counted once. fn is called by the caller's goroutine. Only what f takes is looked at, and a
+// few images are held at a time. Of those who look at much, one does so at a time: the others wait for it, but not
 // long (see errWalking). An error is ctx's, fn's, of the index, or says that another walk
 // goes on. No upstream is asked, and it counts as no use of anything.
 func (c *Cache) EachImage(ctx context.Context, f ImagesFilter, fn func(*Image) error) (size int64, err error) {
@@ -105,7 +106,8 @@ func (c *Cache) EachImage(ctx context.Context, f ImagesFilter, fn func(*Image) e
 	return l.counted.bytes, nil
 }
 
-// imageLister makes one list.
+// imageLister makes one list. What is behind its pointers may be used by copies of it in
+// several goroutines.
 type imageLister struct {
 	ctx     context.Context
 	cache   *Cache
@@ -118,20 +120,67 @@ type imageLister struct {
 	pinned map[string]bool
 }
 
-// repositories tells of the images that the pattern takes.
+// repositories tells of the images that the pattern takes. While it tells of those of one
+// repository, those of the next are looked at.
 func (l *imageLister) repositories() error {
 	names, err := l.pattern.repositories(l.cache.index)
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		upstream, repo, _ := strings.Cut(name, "/")
-		if err := l.repository(repository{upstream, repo}); err != nil {
-			return err
+	ctx, cancel := context.WithCancelCause(l.ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel(nil)
+	// ahead is what is looked at of a repository. err is set before images is closed.
+	type ahead struct {
+		images chan Image
+		err    error
+	}
+	next := make(chan *ahead, 1) // this and the one that is told of: two are looked at
+	running.Go(func() {
+		defer close(next)
+		for _, name := range names {
+			a := &ahead{images: make(chan Image, imagesAhead)}
+			select {
+			case next <- a:
+			case <-ctx.Done():
+				return
+			}
+			running.Go(func() {
+				defer close(a.images)
+				upstream, repo, _ := strings.Cut(name, "/")
+				of := *l
+				of.ctx = ctx
+				of.tell = func(i *Image) error {
+					select {
+					case a.images <- *i:
+						return nil
+					case <-ctx.Done():
+						return context.Cause(ctx)
+					}
+				}
+				a.err = of.repository(repository{upstream, repo})
+			})
+		}
+	})
+	for a := range next {
+		for i := range a.images {
+			if err := context.Cause(l.ctx); err != nil {
+				return err
+			}
+			if err := l.tell(&i); err != nil {
+				return err
+			}
+		}
+		if a.err != nil {
+			return a.err
 		}
 	}
-	return nil
+	return context.Cause(l.ctx)
 }
+
+// imagesAhead is how many images of a repository may wait to be told of.
+const imagesAhead = 32
 
 // repository tells of the images of a repository: those of tags, and then those that are
 // neither a tag's nor a part of another, nor refer to one.

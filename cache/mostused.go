@@ -3,8 +3,9 @@ package cache
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
-	"hash/maphash"
 	"slices"
 	"time"
 
@@ -30,8 +31,10 @@ func (c *Cache) MostUsed(ctx context.Context, n int) ([]Image, error) {
 			targets[d] = append(targets[d], t)
 		}
 	}
-	err = c.index.TagDigests(func(upstream, repo, tag string, d digest.Digest) bool {
-		add(repository{upstream, repo}.at(tag, ""), d)
+	err = c.index.TagDigests(func(upstream, repo, tag, d []byte) bool {
+		if _, wanted := roots[digest.Digest(d)]; wanted {
+			add(repository{string(upstream), string(repo)}.at(string(tag), ""), digest.Digest(d))
+		}
 		return ctx.Err() == nil
 	})
 	if err != nil {
@@ -75,11 +78,14 @@ const rootsOver = 4
 // mostUsedRoots gives the digests that are stored and used most, among those that tags stand
 // for or clients have asked for. It holds eight bytes for each of them.
 func (c *Cache) mostUsedRoots(ctx context.Context, n int) (map[digest.Digest]struct{}, error) {
-	seed := maphash.MakeSeed()
 	candidates := map[uint64]struct{}{}
-	add := func(d digest.Digest) { candidates[maphash.Bytes(seed, index.KeyOf(d))] = struct{}{} }
-	err := c.index.TagDigests(func(_, _, _ string, d digest.Digest) bool {
-		add(d)
+	err := c.index.TagDigests(func(_, _, _, d []byte) bool {
+		if len(d) >= 16 {
+			var end [8]byte
+			if _, err := hex.Decode(end[:], d[len(d)-16:]); err == nil {
+				candidates[binary.BigEndian.Uint64(end[:])] = struct{}{}
+			}
+		}
 		return ctx.Err() == nil
 	})
 	if err != nil {
@@ -91,7 +97,9 @@ func (c *Cache) mostUsedRoots(ctx context.Context, n int) (map[digest.Digest]str
 		return nil, err
 	}
 	for _, a := range asked {
-		add(a.Digest)
+		if key := index.KeyOf(a.Digest); key != nil {
+			candidates[endOf(key)] = struct{}{}
+		}
 	}
 	type root struct {
 		digest digest.Digest
@@ -115,7 +123,7 @@ func (c *Cache) mostUsedRoots(ctx context.Context, n int) (map[digest.Digest]str
 		if least != nil && order(r, *least) >= 0 {
 			return true
 		}
-		if _, ok := candidates[maphash.Bytes(seed, key)]; !ok {
+		if _, ok := candidates[endOf(key)]; !ok {
 			return ctx.Err() == nil
 		}
 		r.digest = key.Digest()
@@ -134,6 +142,10 @@ func (c *Cache) mostUsedRoots(ctx context.Context, n int) (map[digest.Digest]str
 	}
 	return roots, nil
 }
+
+// endOf gives the last eight bytes of a digest: two contents that have the same are taken for
+// one another, and what follows sees which of them it is.
+func endOf(key index.BlobKey) uint64 { return binary.BigEndian.Uint64(key[len(key)-8:]) }
 
 // pulledByDigest gives those of roots that clients have asked for by their digests, but for
 // the manifests of an index that they have asked for, too.

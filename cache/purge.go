@@ -301,9 +301,13 @@ func (p *purge) decide() (*digestSet, error) {
 		}
 	}
 	// What another repository may serve stays.
-	err := p.cache.index.LinkNames(func(upstream, repo string, d digest.Digest) bool {
-		if images := p.repos[repository{upstream, repo}]; images == nil || !images.going.has(d) {
-			going.drop(d)
+	err := p.cache.index.LinkNames(func(upstream, repo, d []byte) bool {
+		if !going.hasText(d) {
+			return true
+		}
+		named := digest.Digest(d)
+		if images := p.repos[repository{string(upstream), string(repo)}]; images == nil || !images.going.has(named) {
+			going.drop(named)
 		}
 		return p.ctx.Err() == nil
 	})

@@ -59,7 +59,7 @@ func (a *API) planExport(r *http.Request) (any, error) {
 	if request.All {
 		contents, _ := a.Cache.Totals()
 		if err := bundle.CheckAll(contents); err != nil {
-			return nil, invalidf("%s", err)
+			return nil, Errorf(http.StatusUnprocessableEntity, "%s", err)
 		}
 		end, err := a.Cache.BeginWalk(r.Context())
 		if err != nil {
@@ -69,7 +69,7 @@ func (a *API) planExport(r *http.Request) (any, error) {
 	}
 	plan, err := bundle.Make(r.Context(), a.Cache, choice)
 	if errors.Is(err, bundle.ErrTooLarge) {
-		return nil, invalidf("%s", err)
+		return nil, Errorf(http.StatusUnprocessableEntity, "%s", err)
 	}
 	if missing := (*bundle.MissingError)(nil); errors.As(err, &missing) {
 		missing.Offline = a.Cache.Offline()

@@ -98,48 +98,42 @@ func (ix *Index) ReferrersOf(upstream, repo string, d digest.Digest, tags []stri
 var isManifest = []byte(`"manifest":true`)
 
 // LinkNames calls fn for each digest that any repository may serve, as Links does, without
-// the cost of decoding the links. fn must not call the Index.
-func (ix *Index) LinkNames(fn func(upstream, repo string, d digest.Digest) bool) error {
-	var upstream, repo string
+// the cost of decoding the links: without an allocation. The slices are valid until fn
+// returns, and fn must not call the Index.
+func (ix *Index) LinkNames(fn func(upstream, repo, digest []byte) bool) error {
 	return ix.chunks(linksBucket, blobsChunk, func(key, _ []byte) bool {
-		u, rest, _ := bytes.Cut(key, separator)
-		r, d, ok := bytes.Cut(rest, separator)
-		if !ok {
-			return true
-		}
-		if string(u) != upstream || string(r) != repo {
-			upstream, repo = string(u), string(r)
-		}
-		return fn(upstream, repo, digest.Digest(d))
+		upstream, rest, _ := bytes.Cut(key, separator)
+		repo, d, ok := bytes.Cut(rest, separator)
+		return !ok || fn(upstream, repo, d)
 	}, nil)
 }
 
 // TagDigests calls fn for each tag with the digest that it stands for, as Records does for
-// all of its record, and at a fraction of the cost. fn must not call the Index.
-func (ix *Index) TagDigests(fn func(upstream, repo, tag string, d digest.Digest) bool) error {
+// all of its record, and at a fraction of the cost: without an allocation. The slices are
+// valid until fn returns, and fn must not call the Index.
+func (ix *Index) TagDigests(fn func(upstream, repo, tag, digest []byte) bool) error {
 	if err := ix.flush(); err != nil {
 		return err
 	}
-	var upstream, repo string
 	return ix.chunks(tagsBucket, blobsChunk, func(key, value []byte) bool {
-		u, rest, _ := bytes.Cut(key, separator)
-		r, tag, ok := bytes.Cut(rest, separator)
+		upstream, rest, _ := bytes.Cut(key, separator)
+		repo, tag, ok := bytes.Cut(rest, separator)
 		if !ok {
 			return true
 		}
-		if string(u) != upstream || string(r) != repo {
-			upstream, repo = string(u), string(r)
-		}
 		// The digest is the first that a record says, and nothing in it is escaped.
-		if d, ok := bytes.CutPrefix(value, []byte(`{"digest":"`)); ok {
+		if d, ok := bytes.CutPrefix(value, digestFirst); ok {
 			if end := bytes.IndexByte(d, '"'); end >= 0 {
-				return fn(upstream, repo, string(tag), digest.Digest(d[:end]))
+				return fn(upstream, repo, tag, d[:end])
 			}
 		}
 		var t Tag
-		return json.Unmarshal(value, &t) != nil || fn(upstream, repo, string(tag), t.Digest)
+		return json.Unmarshal(value, &t) != nil || fn(upstream, repo, tag, []byte(t.Digest))
 	}, nil)
 }
+
+// digestFirst is how the JSON of a Tag begins.
+var digestFirst = []byte(`{"digest":"`)
 
 // each calls fn for the values of a bucket whose keys have three parts, until fn gives
 // false. What can not be read is left out.

@@ -59,12 +59,12 @@ func TestLooksSeeWhatWalksSee(t *testing.T) {
 		got = append(got, fmt.Sprintf(format, args...))
 		return true
 	}
-	err := ix.TagDigests(func(u, r, tag string, d digest.Digest) bool { return note("%s/%s:%s %s", u, r, tag, d) })
+	err := ix.TagDigests(func(u, r, tag, d []byte) bool { return note("%s/%s:%s %s", u, r, tag, d) })
 	if want := []string{"docker.io/a:1 " + touched.String()}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("tags: %q, want %q, %v", got, want, err)
 	}
 	got = nil
-	err = ix.LinkNames(func(u, r string, d digest.Digest) bool { return note("%s/%s %s", u, r, d) })
+	err = ix.LinkNames(func(u, r, d []byte) bool { return note("%s/%s %s", u, r, d) })
 	want := []string{"docker.io/a " + one.String(), "docker.io/a " + two.String(), "quay.io/a/b " + one.String(), "quay.io/a/b " + three.String()}
 	slices.Sort(want)
 	if err != nil || !slices.Equal(got, want) {

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -172,6 +173,27 @@ func (c *Cache) manifestTypeOf(t rewrite.Target) string {
 	return ""
 }
 
+// manifestTypeIn returns the media type of a stored blob of size bytes that is a manifest
+// though no manifest names it as one, else "". It reads small blobs only: their header waits for
+// all of them anyway.
+func (c *Cache) manifestTypeIn(d digest.Digest, size int64) string {
+	if size > heldBack {
+		return ""
+	}
+	m, ok := c.storedManifest(d)
+	if !ok || !rewrite.IsManifest(m.MediaType) && !rewrite.IsIndex(m.MediaType) {
+		return ""
+	}
+	// The config of an image looks like a manifest, but for this.
+	var doc struct {
+		SchemaVersion int `json:"schemaVersion"`
+	}
+	if json.Unmarshal(m.Bytes, &doc) != nil || doc.SchemaVersion != 2 {
+		return ""
+	}
+	return m.MediaType
+}
+
 // stat is Stat, for what is known by now.
 func (c *Cache) stat(ctx context.Context, t rewrite.Target) (int64, Outcome, error) {
 	up, err := c.upstream(t.Upstream)
@@ -245,6 +267,16 @@ func (c *Cache) confirm(ctx context.Context, up *upstream, t rewrite.Target, kno
 		}
 		l, ok := c.link(t.Upstream, t.Repository, t.Digest)
 		if !ok {
+			// No manifest here names it: it may be one. containerd asks so if the manifest
+			// is refused, and keeps the type that it is told (containerd#13007).
+			if d.Size <= oci.MaxManifestSize {
+				soon, cancel := context.WithTimeoutCause(ctx, c.revalidateTimeout, errSlow)
+				m, err := up.origin.Resolve(soon, t.Repository, t.Digest.String())
+				cancel()
+				if err == nil && (m.Digest == "" || m.Digest == t.Digest) && (rewrite.IsManifest(m.MediaType) || rewrite.IsIndex(m.MediaType)) {
+					d.MediaType = m.MediaType
+				}
+			}
 			l = index.Link{MediaType: d.MediaType, Size: d.Size}
 		}
 		if proof := l.Proof.Max(index.Confirmed); !ok || proof != l.Proof {
@@ -584,6 +616,9 @@ func (c *Cache) fillTask(up *upstream, t rewrite.Target, w wanted, stored bool) 
 			l, ok := c.link(t.Upstream, t.Repository, t.Digest)
 			if proof := l.Proof.Max(proof); !ok || l.Size != size || l.Proof != proof {
 				l.Size, l.Proof = size, proof
+				if !ok {
+					l.MediaType = c.manifestTypeIn(t.Digest, size)
+				}
 				change.Links = map[digest.Digest]index.Link{t.Digest: l}
 			}
 			c.put(change)

@@ -930,7 +930,8 @@ func TestStatIsAnsweredFromTheCacheOrByHead(t *testing.T) {
 				synctest.Wait()
 			}
 		}
-		if want := map[string]int{"stat": 1, "blob": 1}; !maps.Equal(hub.count(), want) {
+		// No manifest names it: it could be one.
+		if want := map[string]int{"stat": 1, "resolve": 1, "blob": 1}; !maps.Equal(hub.count(), want) {
 			t.Errorf("asked %v, want %v", hub.count(), want)
 		}
 	})

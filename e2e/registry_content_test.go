@@ -221,6 +221,39 @@ func TestAManifestAskedForAsABlobHasItsType(t *testing.T) {
 	}
 }
 
+// Nor may a cache that does not know the manifest yet say that it is anything.
+func TestAManifestThatIsFirstAskedForAsABlobHasItsType(t *testing.T) {
+	t.Parallel()
+	h, p := start(t, believing)
+	for n, order := range [][]string{{"HEAD", "GET"}, {"GET", "HEAD"}, {"HEAD of the manifest", "HEAD", "GET"}, {"HEAD of the tag", "GET", "HEAD"}} {
+		for _, i := range []*image.Image{image.New(image.Options{Seed: uint64(100 + n)}), image.Index(image.Options{Seed: uint64(100 + n)})} {
+			repository := fmt.Sprintf("library/app-%d-%s", n, i.Digest.Encoded()[:8])
+			h.Push(repository, "1.0", i)
+			h.PushBlob(repository, i.Digest, i.Bytes())
+			for _, what := range order {
+				method, named := strings.CutSuffix(what, " of the manifest")
+				path := "/v2/" + repository + "/manifests/" + i.Digest.String()
+				if !named {
+					if method, named = strings.CutSuffix(what, " of the tag"); named {
+						path = "/v2/" + repository + "/manifests/1.0"
+					} else {
+						path = "/v2/" + repository + "/blobs/" + i.Digest.String()
+					}
+				}
+				a := ask(t, p, method, path, "Accept", anything)
+				if a.status != http.StatusOK || a.header.Get("Content-Type") != i.MediaType() {
+					t.Errorf("%v: %s: want 200 and %s, got %s", order, what, i.MediaType(), a)
+				}
+			}
+			for d := range i.Blobs { // a config looks much like a manifest
+				for _, method := range order[len(order)-2:] {
+					ask(t, p, method, "/v2/"+repository+"/blobs/"+d.String()).wantHeader(t, "Content-Type", oci.MediaTypeOctetStream)
+				}
+			}
+		}
+	}
+}
+
 func TestARangeOfAManifestIsAnsweredByItsPart(t *testing.T) {
 	h, p := start(t, believing)
 	i := image.New(image.Options{Seed: 1})

@@ -78,10 +78,11 @@ func (c *Cache) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob
 	if err != nil {
 		b, out, err = judgeAnew(ctx, c, k, b, out, err, func() (Blob, Outcome, error) { return c.blob(ctx, t, hint) })
 	}
-	if err == nil {
-		out.MediaType = c.manifestTypeOf(t)
+	if err != nil {
+		return b, out, c.tellDenied(t, err)
 	}
-	return b, out, err
+	out.MediaType = c.manifestTypeOf(t)
+	return b, out, nil
 }
 
 // blob is Blob, for what is known by now.
@@ -145,10 +146,11 @@ func (c *Cache) Stat(ctx context.Context, t rewrite.Target) (int64, Outcome, err
 	if err != nil {
 		size, out, err = judgeAnew(ctx, c, k, size, out, err, func() (int64, Outcome, error) { return c.stat(ctx, t) })
 	}
-	if err == nil {
-		out.MediaType = c.manifestTypeOf(t)
+	if err != nil {
+		return size, out, c.tellDenied(t, err)
 	}
-	return size, out, err
+	out.MediaType = c.manifestTypeOf(t)
+	return size, out, nil
 }
 
 // manifestTypeOf returns the media type of t's digest if t's repository knows it as a

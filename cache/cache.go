@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -143,6 +144,8 @@ type Cache struct {
 	// unfit remembers digests whose stored file must not be served, though it
 	// is there.
 	unfit recent[struct{}]
+	// denied remembers digests of which this process may not read the stored file.
+	denied recent[error]
 	// lost remembers digests of which the stored content was damaged.
 	lost recent[struct{}]
 
@@ -334,6 +337,7 @@ func Open(o Options) (*Cache, error) {
 	c.work.Go(c.scrubBehind)
 	c.work.Go(func() {
 		defer close(c.reconciled)
+		c.lookForStrangers(os.Geteuid())
 		c.reconcile()
 	})
 	return c, nil

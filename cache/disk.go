@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 	"syscall"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/metrics"
 )
 
@@ -25,10 +27,11 @@ const (
 	causeReadOnly cause = "read-only"
 	causeIO       cause = "io"
 	causeFiles    cause = "files"
+	causeDenied   cause = "permission"
 	causeOther    cause = "other"
 )
 
-var causes = []cause{causeFull, causeReadOnly, causeIO, causeFiles, causeOther}
+var causes = []cause{causeFull, causeReadOnly, causeIO, causeFiles, causeDenied, causeOther}
 
 // sentence says the cause to people.
 func (c cause) sentence() string {
@@ -41,6 +44,8 @@ func (c cause) sentence() string {
 		return "the cache's disk has read or write errors"
 	case causeFiles:
 		return "the process has too many files open"
+	case causeDenied:
+		return "files of the cache belong to another user"
 	default:
 		return "the cache's disk fails"
 	}
@@ -58,6 +63,8 @@ func causeOf(err error) cause {
 		return causeFiles
 	case errors.Is(err, syscall.EIO):
 		return causeIO
+	case errors.Is(err, fs.ErrPermission):
+		return causeDenied
 	}
 	return causeOther
 }
@@ -145,8 +152,10 @@ func (k *disk) probe() {
 	}
 	k.mu.Lock()
 	was, since, need := k.cause, k.since, k.need
+	denied := (*store.DeniedError)(nil)
+	errors.As(k.err, &denied)
 	k.mu.Unlock()
-	if was == causeNone {
+	if was == causeNone || was == causeDenied && denied != nil && denied.StillDenied() {
 		return
 	}
 	if was == causeFull {

@@ -147,7 +147,11 @@ func openBy[F any](ctx context.Context, c *Cache, d digest.Digest, open func(dig
 			return none, stamp, nil
 		case causeOf(err) != causeFiles:
 			c.disk.failed("open a stored blob", err, 0)
-			c.unfit.put(d.String(), struct{}{}, unfitFor)
+			pass := unfitFor
+			if c.noteDenied(d, err) {
+				pass = deniedFor
+			}
+			c.unfit.put(d.String(), struct{}{}, pass)
 			return none, stamp, nil
 		case wait > filesPatience:
 			c.disk.failed("open a stored blob", err, 0)

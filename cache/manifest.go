@@ -27,11 +27,12 @@ func (c *Cache) Manifest(ctx context.Context, t rewrite.Target, a rewrite.Accept
 		m, out, err = judgeAnew(ctx, c, k, m, out, err, func() (*Manifest, Outcome, error) { return c.give(ctx, t, a) })
 	}
 	if err != nil {
+		err = c.tellDenied(t, err)
 		c.noteMissing(t, err)
-	} else {
-		c.asked.note(t, m.Digest, false)
+		return m, out, err
 	}
-	return m, out, err
+	c.asked.note(t, m.Digest, false)
+	return m, out, nil
 }
 
 // give is Manifest for whoever asks.
@@ -96,11 +97,12 @@ func (c *Cache) Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept
 		m, out, err = judgeAnew(ctx, c, k, m, out, err, func() (*Manifest, Outcome, error) { return c.describe(ctx, t, a) })
 	}
 	if err != nil {
+		err = c.tellDenied(t, err)
 		c.noteMissing(t, err)
-	} else {
-		c.asked.note(t, m.Digest, true)
+		return m, out, err
 	}
-	return m, out, err
+	c.asked.note(t, m.Digest, true)
+	return m, out, nil
 }
 
 // describe is Describe for whoever asks.

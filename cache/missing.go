@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -106,6 +107,9 @@ func (m *missing) list() []MissingImage {
 // noteMissing notes that a client asked for t and got err instead, if that is because t's
 // upstream was not asked or did not answer.
 func (c *Cache) noteMissing(t rewrite.Target, err error) {
+	if errors.Is(err, fs.ErrPermission) {
+		return // it is here, and a bundle would not bring it
+	}
 	e := (*oci.Error)(nil)
 	if !t.AsOf.IsZero() || !errors.As(err, &e) || e.Code != oci.CodeUnavailable && e.Code != oci.CodeTooManyRequests {
 		return

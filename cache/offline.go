@@ -11,9 +11,16 @@ import (
 )
 
 // offline stands for an upstream that must not be asked.
-type offline struct{ upstream string }
+type offline struct {
+	upstream string
+	// denial returns why what is stored of a digest cannot be read; nil for nothing.
+	denial func(digest string) error
+}
 
 func (o offline) err(repo, ref string) error {
+	if why := o.denial(ref); why != nil {
+		return deniedError(ref, fmt.Errorf("%w: %w", errOffline, why))
+	}
 	what := o.upstream + "/" + repo
 	if ref != "" {
 		what += " " + ref

@@ -211,6 +211,12 @@ func (img *rehearsedImage) rehearse(todo RehearseImage) (err error) {
 	}
 	tree, err := img.cache.Tree(img.ctx, img.target, TreeOptions{Platforms: img.platforms, Referrers: img.Referrers})
 	if err != nil {
+		if rec, ok := img.cache.lookUpTag(img.target); ok && img.target.Tag != "" {
+			if denied := img.cache.store.Denial(rec.Digest); denied != nil {
+				img.fail("%s is here and cannot be read: %v", rec.Digest, denied)
+				return nil
+			}
+		}
 		return err
 	}
 	root := tree.Root
@@ -350,7 +356,11 @@ func (img *rehearsedImage) content(n *Node, platform string) bool {
 	}
 	linked := img.cache.hasRight(withDigest(img.target, n.Digest))
 	size, stored := img.cache.store.Has(n.Digest)
+	denied := img.cache.store.Denial(n.Digest)
 	switch {
+	case denied != nil:
+		img.fail("%s is here and cannot be read: %v", what, denied)
+		return false
 	case n.Missing != nil && n.Bytes != nil:
 		img.fail("%s can not be read: %v", what, n.Missing)
 		return false

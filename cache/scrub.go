@@ -197,6 +197,13 @@ func (c *Cache) scrub(ctx context.Context, s *index.Scrub, p *pace, each func() 
 // scrubBlob verifies d's content, and fetches it again where it is damaged. Its
 // error ends the pass.
 func (c *Cache) scrubBlob(ctx context.Context, s *index.Scrub, d digest.Digest, p *pace) error {
+	if denied := c.store.Denial(d); denied != nil {
+		if s.Denied++; s.Denied == 1 {
+			s.DeniedFile = denied.Error()
+		}
+		c.log.Warn("scrub may not read a stored file", zap.Stringer("digest", d), zap.Error(denied))
+		return nil
+	}
 	v := c.verifyingAt(d, foundByScrub, p.wait)
 	err := v.wait(ctx)
 	switch {

@@ -81,7 +81,7 @@ func (c *Cache) compile(s Settings) (*settings, error) {
 			return nil, fmt.Errorf("upstream %s: %w", name, err)
 		}
 		if s.Offline {
-			u.Origin = offline{name}
+			u.Origin = offline{name, c.denial}
 		}
 		metered, _ := u.Origin.(Metered)
 		up := &upstream{

@@ -34,6 +34,9 @@ type Directory struct {
 	Client *operator.Client
 	// Lock is the path of the file in it that names the process that holds it.
 	Lock string
+	// Strangers looks for what in the directory a user, or whose it is if that is negative,
+	// may not use: how many there are, and what is wrong with the first. Nil looks for nothing.
+	Strangers func(uid int) (found int, first error)
 }
 
 // Name is "cache directory".
@@ -62,6 +65,9 @@ func (d Directory) Look(ctx context.Context) []Finding {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return append(found, Finding{Status: Warning, Seen: fmt.Sprintf("the file system of %s can not be looked at: %v", dir, err)})
+	}
+	if d.Strangers != nil {
+		found = append(found, d.owners(running)...)
 	}
 	found = append(found, kindFinding(kindOf(&st)))
 	found = append(found, d.room(&st, running), files(&st))
@@ -112,6 +118,20 @@ func (d Directory) held(info fs.FileInfo, running *operator.Process) Finding {
 		f.Seen += "; this user can not write to it"
 	}
 	return f
+}
+
+// owners looks for files that the user of the cache may not use; none is no finding.
+func (d Directory) owners(running *operator.Process) []Finding {
+	uid := -1
+	if running != nil && running.UID > 0 {
+		uid = running.UID
+	}
+	found, first := d.Strangers(uid)
+	if found == 0 {
+		return nil
+	}
+	return []Finding{{Status: Failure, Seen: fmt.Sprintf("%d files or directories in %s belong to another user: %v", found, d.Cache.Dir, first),
+		Advice: "give them to the user of the cache, as is said above (chown -R)"}}
 }
 
 // holder gives the process that the lock names, if that lives; else zero.

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -158,6 +159,99 @@ func TestWhatRootWritesBelongsToTheService(t *testing.T) {
 		served.stop(t)
 		wantOwned(fmt.Sprintf("the end of serve by %d", uid))
 	}
+}
+
+// TestFilesThatTheServiceMayNotReadAreCalledSo gives content of a service to root, as an older
+// version's commands did, and follows what is advised.
+func TestFilesThatTheServiceMayNotReadAreCalledSo(t *testing.T) {
+	t.Parallel()
+	needsRoot(t)
+	h := hub.New(t, hub.Options{})
+	img, whole := image.New(image.Options{Seed: 1}), image.New(image.Options{Seed: 2})
+	h.Push("library/app", "1.0", img)
+	h.Push("library/whole", "1.0", whole)
+	outside := proxy.New(t, h)
+	dir := openTemp(t)
+	binary, bundle := userBinary(t, dir), filepath.Join(t.TempDir(), "bundle.tar")
+	operate(t, outside, "warm", "app:1.0", "whole:1.0").want(t, 0)
+	operate(t, outside, "export", "app:1.0", "whole:1.0", "--bundle", bundle).want(t, 0)
+	cache := filepath.Join(dir, "cache")
+	if err := errors.Join(os.Mkdir(cache, 0o700), os.Chown(cache, serviceUser, serviceUser)); err != nil {
+		t.Fatal(err)
+	}
+	environ := []string{"ENTREPOT_ADMIN_LISTEN=off", "ENTREPOT_CACHE_DIR=" + cache, "ENTREPOT_CACHE_OFFLINE=true"}
+	as(t, 0, binary, environ, "import", bundle).want(t, 0)
+	var denied []digest.Digest
+	for d := range img.Manifests {
+		denied = append(denied, d)
+	}
+	for d := range img.Blobs {
+		denied = append(denied, d)
+	}
+	path := func(d digest.Digest) string {
+		return filepath.Join(cache, "blobs", "sha256", d.Encoded()[:2], d.Encoded())
+	}
+	for _, d := range denied {
+		if err := os.Chown(path(d), 0, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	advice := fmt.Sprintf("chown -R %d:%d %s", serviceUser, serviceUser, cache)
+
+	// On the directory, whoever looks.
+	for _, uid := range []uint32{0, serviceUser} {
+		as(t, uid, binary, environ, "rehearse", "app:1.0", "whole:1.0", "--offline").want(t, 1, "permission denied", "belongs to root", advice, "1 would fail")
+		as(t, uid, binary, environ, "scrub").want(t, 1, fmt.Sprintf("%d stored files could not be read", len(denied)), "permission denied", advice)
+		as(t, uid, binary, environ, "doctor").want(t, 1, fmt.Sprintf("%d files or directories in %s belong to another user", len(denied), cache), "permission denied", advice)
+	}
+	s := serveAs(t, serviceUser, binary, cache, "--offline")
+	s.wantImage(t, "library/whole", whole)
+	readyz := func() string {
+		_, body, _ := fetch(t, http.DefaultClient, s.admin+"/readyz")
+		return body
+	}
+	until(t, "/readyz to say it", func() bool { return strings.Contains(readyz(), "degraded: files of the cache belong to another user") })
+	if body := readyz(); !strings.Contains(body, advice) {
+		t.Errorf("/readyz: want %q in %q", advice, body)
+	}
+	paths := []string{"/v2/library/app/manifests/1.0"}
+	for d := range img.Manifests {
+		paths = append(paths, "/v2/library/app/manifests/"+d.String())
+	}
+	for d := range img.Blobs {
+		paths = append(paths, "/v2/library/app/blobs/"+d.String())
+	}
+	for range 2 { // also once it is known
+		for _, path := range paths {
+			status, body, _ := fetch(t, http.DefaultClient, s.url+path, "Accept", anything)
+			if status != http.StatusServiceUnavailable || !strings.Contains(body, "no permission to read") || strings.Contains(body, "not in its cache") || strings.Contains(body, cache) {
+				t.Errorf("%s: want 503 and why, got %d %s", path, status, body)
+			}
+		}
+	}
+	for d := range img.Blobs {
+		until(t, "the log to name the file", func() bool {
+			return strings.Contains(s.out.String(), path(d)+" belongs to root and cannot be used by uid 65532")
+		})
+	}
+	environ = []string{"ENTREPOT_ADMIN_LISTEN=" + strings.TrimPrefix(s.admin, "http://"), "ENTREPOT_CACHE_DIR=" + cache}
+	as(t, serviceUser, binary, environ, "rehearse", "app:1.0").want(t, 1, "permission denied", advice)
+	as(t, 0, binary, environ, "doctor").want(t, 1, "belong to another user", advice)
+
+	// What is advised works, without a restart.
+	if out, err := exec.CommandContext(t.Context(), "/bin/sh", "-c", advice).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v %s", advice, err, out)
+	}
+	until(t, "the image to be served", func() bool {
+		for _, path := range paths {
+			if status, _, _ := fetch(t, http.DefaultClient, s.url+path, "Accept", anything); status != http.StatusOK {
+				return false
+			}
+		}
+		return readyz() == "ok\n"
+	})
+	as(t, serviceUser, binary, environ, "scrub").want(t, 0)
+	s.stop(t)
 }
 
 // served is a proxy that somebody has started by hand.

@@ -21,6 +21,10 @@ type Scrub struct {
 	Bytes   int64 `json:"bytes"`
 	Damaged int   `json:"damaged"`
 	Healed  int   `json:"healed"`
+	// Denied is how many files the cache's user may not read, and DeniedFile says of the
+	// first whose it is and what to do.
+	Denied     int    `json:"denied,omitempty"`
+	DeniedFile string `json:"deniedFile,omitempty"`
 }
 
 var scrubKey = []byte("scrub")

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // DeniedError says that this process may not use a file of the cache, whose it is, and
@@ -14,9 +16,9 @@ import (
 type DeniedError struct {
 	// Path is the file or directory, and Dir the cache directory that it is in.
 	Path, Dir string
-	// Owner is whose Path is; -1 if that cannot be seen.
-	Owner int
-	Err   error
+	// Owner is whose Path is; -1 if that cannot be seen. User is who may not use it.
+	Owner, User int
+	Err         error
 }
 
 // Denied returns err as a *DeniedError if it says that path, which is in the cache
@@ -27,7 +29,7 @@ func Denied(dir, path string, err error) error {
 		return err
 	}
 	uid, _ := ownerOf(path)
-	return &DeniedError{Path: path, Dir: dir, Owner: uid, Err: err}
+	return &DeniedError{Path: path, Dir: dir, Owner: uid, User: os.Geteuid(), Err: err}
 }
 
 func (e *DeniedError) Unwrap() error { return e.Err }
@@ -37,20 +39,134 @@ func (e *DeniedError) Error() string {
 	if e.Owner >= 0 {
 		whose = fmt.Sprintf(" belongs to %s and", userName(e.Owner))
 	}
-	me := os.Geteuid()
-	return fmt.Sprintf("permission denied: %s%s cannot be used by %s, as which entrepot runs; %s", e.Path, whose, userName(me), e.remedy(me))
+	return fmt.Sprintf("permission denied: %s%s cannot be used by %s, as which entrepot runs; %s", e.Path, whose, userName(e.User), e.remedy())
 }
 
 // remedy says what to do: give the file to its service, or run as the service's user.
-func (e *DeniedError) remedy(me int) string {
-	if me == 0 {
-		return "root lacks a privilege here: add CAP_DAC_OVERRIDE, or run entrepot as the owner"
-	}
+func (e *DeniedError) remedy() string {
 	owner := OwnerOf(e.Dir)
-	if owner.UID != me && owner.UID >= 0 {
+	switch me := os.Geteuid(); {
+	case me == 0 && e.User == 0:
+		return "root lacks a privilege here: add CAP_DAC_OVERRIDE, or run entrepot as the owner"
+	case e.User != me: // root looks for its service
+		return "run: " + ChownCommand(e.Dir, owner.UID, owner.GID)
+	case owner.UID != me && owner.UID >= 0:
 		return fmt.Sprintf("run entrepot as %s or as root", userName(owner.UID))
+	default:
+		return "run as root: " + ChownCommand(e.Dir, me, os.Getegid())
 	}
-	return "run as root: " + ChownCommand(e.Dir, me, os.Getegid())
+}
+
+// StillDenied reports whether this process may not use the file of e still.
+func (e *DeniedError) StillDenied() bool {
+	f, err := os.OpenFile(e.Path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0) // #nosec G304 -- a name in the cache directory
+	if err == nil {
+		_ = f.Close() // nothing was written
+	}
+	return errors.Is(err, fs.ErrPermission)
+}
+
+// Denial returns a *DeniedError if the content of d is stored and the cache's user may not
+// read it: this process's, or the owner if this process is root's. Else it is nil.
+func (s *Store) Denial(d digest.Digest) error {
+	path := s.path(d)
+	if s.adopter != nil {
+		return s.adopter.strange(path)
+	}
+	f, err := openRegular(path, os.O_RDONLY, 0)
+	if err == nil {
+		return f.Close()
+	}
+	if err = Denied(s.dir, path, err); errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return nil
+}
+
+// strange returns a *DeniedError if path is there and its owner's others may not use it.
+func (a *Adopter) strange(path string) error {
+	st, err := os.Lstat(path)
+	if err != nil || a.guessed {
+		return nil
+	}
+	uid, _ := ownerIn(st)
+	if !isStrange(st, a.owner.UID) {
+		return nil
+	}
+	return &DeniedError{Path: path, Dir: a.dir, Owner: uid, User: a.owner.UID, Err: fs.ErrPermission}
+}
+
+// isStrange reports whether a file of the cache belongs to another user than uid, who can
+// neither read it nor, if it is a directory, use it.
+func isStrange(st fs.FileInfo, uid int) bool {
+	open := fs.FileMode(0o004)
+	if st.IsDir() {
+		open = 0o003
+	}
+	is, _ := ownerIn(st)
+	return is >= 0 && is != uid && st.Mode().Perm()&open != open
+}
+
+// maxPerDir bounds how many files of each directory Strangers looks at: there are 256
+// directories of content.
+const maxPerDir = 200
+
+// Strangers looks for what is in the cache in dir and its user uid may not use, because it
+// belongs to somebody else: if uid is negative, whose the cache is. It looks at the files of
+// the index, at all directories, and at up to maxPerDir files of each. It returns how many it
+// has found, and for the first of them a *DeniedError; nil for none.
+func Strangers(dir string, uid int) (found int, first error) {
+	if uid < 0 {
+		uid = OwnerOf(dir).UID
+	}
+	if uid <= 0 { // root may use everything
+		return 0, nil
+	}
+	look := func(path string, e fs.DirEntry) {
+		st, err := e.Info()
+		if err != nil || st.Mode()&fs.ModeSymlink != 0 || !isStrange(st, uid) {
+			return
+		}
+		if found++; first == nil {
+			is, _ := ownerIn(st)
+			first = &DeniedError{Path: path, Dir: dir, Owner: is, User: uid, Err: fs.ErrPermission}
+		}
+	}
+	each := func(dir string, most int, fn func(path string, e fs.DirEntry)) {
+		f, err := os.Open(dir) // #nosec G304 -- a directory of the cache
+		if err != nil {
+			return // it has been found itself
+		}
+		defer f.Close()
+		entries, _ := f.ReadDir(most)
+		for _, e := range entries {
+			path := filepath.Join(dir, e.Name())
+			look(path, e)
+			if fn != nil && e.IsDir() {
+				fn(path, e)
+			}
+		}
+	}
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return 0, nil
+	}
+	for _, e := range names {
+		path := filepath.Join(dir, e.Name())
+		if !isOwnName(e.Name()) { // a cache may stand beside other files
+			continue
+		}
+		look(path, e)
+		switch e.Name() {
+		case ingestDir:
+			each(path, maxNames, nil)
+		case blobsDir:
+			each(path, maxNames, func(path string, _ fs.DirEntry) {
+				each(path, maxNames, func(path string, _ fs.DirEntry) { each(path, maxPerDir, nil) })
+			})
+		}
+	}
+	return found, first
 }
 
 // ChownCommand is what gives all of dir to a user.

@@ -47,6 +47,8 @@ type Store struct {
 	// lock is nil on a read-only file system that has no lock file.
 	lock  *os.File
 	files Files
+	// adopter gives what root makes to the owner; nil for a process of the owner.
+	adopter *Adopter
 	// readOnly is set if the file system was read-only when it was opened.
 	readOnly bool
 	shelf    shelf
@@ -98,12 +100,12 @@ func OpenOn(files Files, dir string) (*Store, error) {
 	}
 	lock, err := acquire(filepath.Join(dir, LockFile), adopter)
 	if errors.Is(err, unix.EROFS) && isComplete(dir) {
-		return openReadOnly(files, dir)
+		return openReadOnly(files, dir, adopter)
 	}
 	if err != nil {
 		return nil, Denied(dir, filepath.Join(dir, LockFile), err)
 	}
-	s := &Store{dir: dir, lock: lock, files: files, few: fewFiles}
+	s := &Store{dir: dir, lock: lock, files: files, adopter: adopter, few: fewFiles}
 	if err := s.checkVersion(); err != nil {
 		lock.Close()
 		return nil, err
@@ -123,12 +125,12 @@ func OpenOn(files Files, dir string) (*Store, error) {
 
 // openReadOnly opens a cache on a read-only file system, from which it serves and to which
 // it writes nothing. Others may read it as well. A missing lock file is no error.
-func openReadOnly(files Files, dir string) (*Store, error) {
+func openReadOnly(files Files, dir string, adopter *Adopter) (*Store, error) {
 	lock, err := acquireShared(filepath.Join(dir, LockFile))
 	if err != nil {
 		return nil, Denied(dir, filepath.Join(dir, LockFile), err)
 	}
-	s := &Store{dir: dir, lock: lock, files: files, few: fewFiles, readOnly: true}
+	s := &Store{dir: dir, lock: lock, files: files, adopter: adopter, few: fewFiles, readOnly: true}
 	if err := s.checkVersion(); err != nil && !errors.Is(err, unix.EROFS) { // that of a missing one, which the index stands for
 		return nil, errors.Join(err, s.Close())
 	}
@@ -203,7 +205,7 @@ func (s *Store) Has(d digest.Digest) (int64, bool) {
 func (s *Store) Stamp(d digest.Digest) (Stamp, error) {
 	st, err := os.Lstat(s.path(d))
 	if err != nil {
-		return Stamp{}, err
+		return Stamp{}, Denied(s.dir, s.path(d), err)
 	}
 	if !st.Mode().IsRegular() {
 		return Stamp{}, &errForeign{s.path(d)}

@@ -69,6 +69,9 @@ func (p *process) scrub(o *operation, cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
+	if last.Denied > 0 {
+		return fmt.Errorf("%d stored files could not be read: %s", last.Denied, last.DeniedFile)
+	}
 	if left := last.Damaged - last.Healed; left > 0 {
 		return fmt.Errorf("%d damaged blobs could not be fetched again; they are set aside in the directory damaged, and missing", left)
 	}

@@ -68,7 +68,7 @@ func (r *report) print(out io.Writer) {
 	p("goroutines  %g at first, %g at most, %g at the end", r.first.goroutines, r.most.goroutines, r.last.goroutines)
 	p("files       %g at first, %g at most, %g at the end", r.first.fds, r.most.fds, r.last.fds)
 	p("memory      %s at most", mib(r.most.memory))
-	p("disk        %s at most of %s; %s", mib(r.most.disk), mib(r.most.limit), r.disk)
+	p("disk        %s at most of %s, to which a blob that is larger than half of it may add while it comes; %s", mib(r.most.disk), mib(r.most.limit), r.disk)
 	p("recovery    every image could be pulled %s after the last fault", r.final.Round(time.Millisecond))
 	if len(r.violations) == 0 {
 		p("soak: no violation")

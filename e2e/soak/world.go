@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -299,9 +302,29 @@ func look(p *proxy.Process) (sample, error) {
 		goroutines: m.Sum("go_goroutines"),
 		fds:        float64(len(openFiles(p.PID()))),
 		memory:     m.Sum("process_resident_memory_bytes"),
-		disk:       m.Sum("entrepot_cache_size_bytes") + m.Sum("entrepot_cache_parts_bytes"),
+		disk:       onDisk(p.Dir),
 		limit:      m.Sum("entrepot_cache_limit_bytes"),
 	}, nil
+}
+
+// onDisk returns how many bytes the blobs and parts in a cache directory take up. A part
+// that becomes a blob meanwhile counts once at most; the metrics of the two are of different
+// moments.
+func onDisk(dir string) (bytes float64) {
+	for _, sub := range []string{"blobs", "ingest"} {
+		_ = filepath.WalkDir(filepath.Join(dir, sub), func(_ string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() {
+				return nil // it may be gone
+			}
+			if info, err := e.Info(); err == nil {
+				if st, ok := info.Sys().(*syscall.Stat_t); ok {
+					bytes += float64(st.Blocks) * 512
+				}
+			}
+			return nil
+		})
+	}
+	return bytes
 }
 
 // openFiles gives what the descriptors of a process stand for; nothing where there

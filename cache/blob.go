@@ -444,6 +444,8 @@ func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, w
 		}
 		if w.hint == oci.Whole {
 			f.wantWhole()
+		} else if _, right := f.verified(); !right {
+			f.guardTOCs(c.tocsOf(ctx, t))
 		}
 		told, err := f.ready(ctx, w.hint)
 		if err == nil && w.hint.From >= told && told > 0 {
@@ -626,9 +628,9 @@ func (c *Cache) fillTask(up *upstream, t rewrite.Target, w wanted, stored bool) 
 			c.put(change)
 		},
 		resumed: func() { c.metrics.FillResumes.WithLabelValues(t.Upstream).Inc() },
-		mismatched: func() {
+		mismatched: func(why error) {
 			c.metrics.DigestMismatches.WithLabelValues(t.Upstream).Inc()
-			c.log.Error("an upstream sent bytes that are not the digest's", zap.Stringer("reference", t))
+			c.log.Error("an upstream sent bytes that are not the digest's", zap.Stringer("reference", t), zap.Error(why))
 		},
 	}
 	switch {

@@ -141,6 +141,8 @@ type Cache struct {
 	paused recent[error]
 	// planned remembers what clients may ask for next, by each blob of it.
 	planned recent[*plan]
+	// tocs remembers what manifests say about the TOC of each blob of them.
+	tocs recent[[]toc]
 	// unfit remembers digests whose stored file must not be served, though it
 	// is there.
 	unfit recent[struct{}]

@@ -103,8 +103,10 @@ type fillTask struct {
 	arrived func(bytes int64)
 	// record is called once the content has its final name.
 	record func(size int64)
-	// resumed and mismatched are told of these events.
-	resumed, mismatched func()
+	// resumed is called when a transfer is resumed, and mismatched when an upstream's bytes
+	// were wrong, with the error that says how.
+	resumed    func()
+	mismatched func(error)
 }
 
 // A fill fetches one blob and lets any number of readers follow. It has one
@@ -144,6 +146,8 @@ type fill struct {
 	shown    store.Spans     // those bytes
 	fixed    store.Spans     // those that were shown before this round: they stay as they are
 	seams    []seam          // where parts meet that have not been compared yet
+	guards   []*guard        // of the TOCs that manifests give digests of
+	wrongTOC bool            // one of them was wrong
 	parts    bool            // not all of the bytes come from one body that began at the first
 	stale    bool            // an earlier fill has left some
 	plain    bool            // parts were wrong: the whole is asked for
@@ -244,7 +248,7 @@ func (f *fill) fetch(ctx context.Context) error {
 		err := f.round(ctx)
 		switch {
 		case errors.Is(err, errMismatch):
-			f.mismatched()
+			f.mismatched(err)
 		case errors.Is(err, errSeam):
 		case errors.Is(err, errSizes) && f.leaveStale():
 			// What an earlier fill left is of another size.
@@ -721,6 +725,9 @@ func (f *fill) verify(ctx context.Context) error {
 		if err := f.checkSeams(); err != nil {
 			return err
 		}
+		if err := f.checkTOCs(); err != nil {
+			return err
+		}
 		end = min(end, done+flushEvery)
 		for done < end {
 			n, err := f.part.ReadAt(buf[:min(end-done, readSize)], done)
@@ -752,6 +759,11 @@ func (f *fill) verify(ctx context.Context) error {
 	}
 	if got := digest.NewDigest(f.digest.Algorithm(), hash); got != f.digest {
 		return fmt.Errorf("%s: %w: they are those of %s", f.digest, errMismatch, got)
+	}
+	if f.spareRanges(done) {
+		f.mu.Lock()
+		f.noRanges = nil
+		f.mu.Unlock()
 	}
 	spare() // many may wait for the disk
 	// Nobody waits for the disk's syncs who may have the bytes: a process that is
@@ -808,7 +820,7 @@ func (f *fill) grown(ctx context.Context, done int64) (end, size int64, err erro
 		if end < size && !f.hashes() {
 			end = done // it may never be all here
 		}
-		return end > done || end == size || f.saveDue() || f.endsPerhaps(done) || slices.ContainsFunc(f.seams, f.isHere), nil
+		return end > done || end == size || f.saveDue() || f.endsPerhaps(done) || slices.ContainsFunc(f.seams, f.isHere) || f.dueTOC() != nil, nil
 	})
 	return end, size, err
 }
@@ -820,7 +832,7 @@ func (f *fill) grown(ctx context.Context, done int64) (end, size int64, err erro
 // fetched before anything else.
 func (f *fill) await(ctx context.Context, span oci.Span, off int64) (int64, error) {
 	var limit int64
-	var mine *wish
+	var mine, toc *wish
 	err := f.wait(ctx, func() (bool, error) {
 		if f.ended && f.err != nil {
 			return false, f.err
@@ -837,6 +849,7 @@ func (f *fill) await(ctx context.Context, span oci.Span, off int64) (int64, erro
 			if limit == off {
 				f.trimSeams(span.From, off)
 			}
+			limit = f.upToTOC(span, off, limit)
 		}
 		if limit > off {
 			f.given = true
@@ -853,9 +866,11 @@ func (f *fill) await(ctx context.Context, span oci.Span, off int64) (int64, erro
 			}
 			f.want(mine)
 		}
+		toc = f.wantTOC(toc, span, off)
 		return false, nil
 	})
 	f.dropWish(mine)
+	f.dropWish(toc)
 	return limit, err
 }
 
@@ -882,7 +897,7 @@ func (f *fill) isOf(size int64) error {
 // client has been promised anything; so does a small blob that is wrong.
 func (f *fill) ready(ctx context.Context, hint oci.Span) (int64, error) {
 	var size int64
-	var mine *wish
+	var mine, toc *wish
 	err := f.wait(ctx, func() (bool, error) {
 		if f.ended {
 			size = f.size
@@ -894,9 +909,17 @@ func (f *fill) ready(ctx context.Context, hint oci.Span) (int64, error) {
 			f.wishes = append(f.wishes, mine)
 			f.want(mine)
 		}
+		if size >= 0 && hint != oci.Whole {
+			first := f.wishOf(hint).span
+			toc = f.wantTOC(toc, first, first.From)
+			if f.guardAt(first, first.From) != nil {
+				return false, nil
+			}
+		}
 		return size > heldBack && (f.opened || f.holds(hint)) || f.right, nil
 	})
 	f.dropWish(mine)
+	f.dropWish(toc)
 	return size, err
 }
 

@@ -232,7 +232,7 @@ func newTestFill(s *source, p *memoryPart) *fill {
 		arrived:    func(int64) {},
 		record:     func(size int64) { s.recordedN = size },
 		resumed:    func() { s.mu.Lock(); s.resumed++; s.mu.Unlock() },
-		mismatched: func() { s.mismatch++ },
+		mismatched: func(error) { s.mismatch++ },
 	})
 	f.least, f.lead = testSegment, 0
 	return f

@@ -474,6 +474,7 @@ func (c *Cache) keepManifest(t rewrite.Target, m *oci.Manifest, tag *sighting) e
 	}
 	c.put(change)
 	c.expect(t, p)
+	c.noteTOCs(t, p)
 	return nil
 }
 

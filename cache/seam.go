@@ -159,8 +159,8 @@ func (f *fill) blameParts() {
 }
 
 // nextRound prepares another round after one that failed with err because of wrong bytes,
-// and says whether one is worth while. If some of the bytes came as a part, the whole is
-// asked for next, once. Else another round helps only if another source may be asked, and
+// and says whether one is worth while. If some of the bytes came as a part, or a TOC was
+// wrong, the whole is asked for next, once. Else another round helps only if another source may be asked, and
 // nobody was given bytes that may be wrong.
 func (f *fill) nextRound(err error, round int) bool {
 	f.mu.Lock()
@@ -173,8 +173,11 @@ func (f *fill) nextRound(err error, round int) bool {
 			refuse()
 		}
 	}
-	again := f.parts && !f.plain || !f.given && round < maxRounds
-	f.plain = f.plain || f.parts
+	wrongTOC := errors.Is(err, errTOC)
+	again := (f.parts || wrongTOC) && !f.plain || !f.given && round < maxRounds
+	f.plain = f.plain || f.parts || wrongTOC
+	f.wrongTOC = f.wrongTOC || wrongTOC
+	f.resetTOCs()
 	f.refuse, f.have, f.unsaved, f.seams, f.parts = nil, store.Spans{}, 0, nil, false
 	f.whole = f.plain
 	f.eager = f.eager || f.plain

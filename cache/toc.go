@@ -1,0 +1,456 @@
+package cache
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/entrepot-dev/entrepot/oci"
+	"github.com/entrepot-dev/entrepot/rewrite"
+)
+
+// A lazy puller reads a layer's table of contents (TOC) first, and finds and verifies every
+// file by it. The layer's descriptor in the manifest carries the TOC's digest. So the TOC of
+// a blob that isn't complete is verified before a reader gets any byte of it. If it is wrong,
+// the whole blob is fetched, from another endpoint if there is one, and the blob's digest
+// decides.
+
+// What layer descriptors say about their TOC. eStargz: stargz-snapshotter,
+// docs/estargz.md. zstd:chunked: containers/storage, pkg/chunked/internal/minimal.
+const (
+	stargzDigest  = "containerd.io/snapshot/stargz/toc.digest"
+	chunkedDigest = "io.github.containers.zstd-chunked.manifest-checksum"
+	chunkedAt     = "io.github.containers.zstd-chunked.manifest-position"
+)
+
+const (
+	// maxTOC is the largest compressed TOC that is fetched to verify it, and maxPlainTOC is
+	// how large it may be uncompressed. Readers of a larger one wait for the blob's digest.
+	maxTOC      = 32 << 20
+	maxPlainTOC = 128 << 20
+	// maxTOCs bounds the different TOC digests that manifests may give for one blob.
+	maxTOCs = 4
+	// The footer of an eStargz layer is an empty gzip member whose extra field says where the
+	// TOC begins. The field has another form in old layers, and if the TOC is elsewhere.
+	stargzFooter         = 51
+	oldStargzFooter      = 47
+	externalStargzFooter = 46
+	stargzTOCName        = "stargz.index.json"
+	// tocsTTL is for how long a blob's TOC digests are remembered, and scanTTL for how long a
+	// repository's manifests aren't read again for them.
+	tocsTTL = 10 * time.Minute
+	scanTTL = 5 * time.Minute
+	// maxTOCManifests bounds the manifests of a repository that are read for TOC digests.
+	maxTOCManifests = 1024
+)
+
+// errTOC says that a TOC doesn't have the digest that a manifest gives for it. It is an
+// errMismatch.
+var errTOC = fmt.Errorf("the layer's table of contents does not have the digest that the manifest gives for it: %w", errMismatch)
+
+// errLargeTOC says that a TOC is too large to be verified on its own.
+var errLargeTOC = errors.New("the table of contents is too large")
+
+// toc is what a manifest says about the TOC of a layer.
+type toc struct {
+	digest digest.Digest
+	// at is where the blob has the compressed TOC, whose digest it is then (zstd:chunked).
+	// If it is empty, the blob's footer says where the TOC is, and the digest is that of the
+	// uncompressed TOC (eStargz).
+	at oci.Span
+}
+
+// tocOf returns what d, a layer's descriptor, says about the layer's TOC; false if it says
+// nothing that can be understood.
+func tocOf(d v1.Descriptor) (toc, bool) {
+	key, position := stargzDigest, d.Annotations[chunkedAt]
+	if position != "" {
+		key = chunkedDigest
+	} else if strings.HasSuffix(d.MediaType, "zstd") {
+		return toc{}, false // stargz-snapshotter gives the digest of the plain TOC for these too
+	}
+	sum, err := digest.Parse(d.Annotations[key])
+	if err != nil || position == "" {
+		return toc{digest: sum}, err == nil
+	}
+	from, rest, _ := strings.Cut(position, ":")
+	length, _, _ := strings.Cut(rest, ":")
+	at, err := strconv.ParseInt(from, 10, 64)
+	n, err2 := strconv.ParseInt(length, 10, 64)
+	if err != nil || err2 != nil || at < 0 || n <= 0 || at > maxSaidSize || n > maxSaidSize || d.Size > 0 && at+n > d.Size {
+		return toc{}, false
+	}
+	return toc{sum, oci.Span{From: at, To: at + n}}, true
+}
+
+// guard keeps readers of a fill from the TOC until that is verified. fill.mu guards it.
+type guard struct {
+	toc
+	// span is what is withheld, once located is set; it may be empty.
+	span    oci.Span
+	located bool
+	// verified is set once the TOC is right. If onlyWhole is set, the TOC can't be verified
+	// on its own, or was wrong, and the blob's digest decides.
+	verified, onlyWhole bool
+}
+
+// guardTOCs has the fill verify these TOCs before readers of pieces get them.
+func (f *fill) guardTOCs(tocs []toc) {
+	if len(tocs) == 0 {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, t := range tocs {
+		known := slices.ContainsFunc(f.guards, func(g *guard) bool { return g.toc == t })
+		if known || len(f.guards) >= maxTOCs {
+			continue
+		}
+		f.guards = append(f.guards, &guard{toc: t, onlyWhole: f.plain})
+	}
+	f.wake()
+}
+
+// withheld returns the bytes that g withholds: all that may be the TOC. f.mu is held.
+func (f *fill) withheld(g *guard) oci.Span {
+	switch {
+	case g.located:
+		return g.span
+	case g.at != oci.Span{}:
+		return g.at
+	case f.size < 0:
+		return oci.Span{From: 0, To: math.MaxInt64}
+	}
+	return oci.Span{From: max(0, f.size-maxTOC-stargzFooter), To: f.size}
+}
+
+// guardAt returns the first guard that withholds the byte at off from a reader of span; nil
+// if none does. A reader of the whole blob waits for the blob's digest anyway. f.mu is held.
+func (f *fill) guardAt(span oci.Span, off int64) *guard {
+	if f.right || span.From == 0 && (span.To == oci.Open || span.To >= f.size) {
+		return nil
+	}
+	for _, g := range f.guards {
+		if s := f.withheld(g); !g.verified && off >= s.From && off < s.To {
+			return g
+		}
+	}
+	return nil
+}
+
+// upToTOC returns limit, or the first byte from off on before it that is withheld from a
+// reader of span. f.mu is held.
+func (f *fill) upToTOC(span oci.Span, off, limit int64) int64 {
+	for _, g := range f.guards {
+		if s := f.withheld(g); !g.verified && off < s.To && limit > s.From && f.guardAt(span, max(off, s.From)) != nil {
+			limit = max(off, s.From)
+		}
+	}
+	return limit
+}
+
+// wantTOC has fetched what is needed to verify the TOC that is withheld from a reader of span
+// at off. mine is the reader's wish for that, or nil; the new one is returned. f.mu is held.
+func (f *fill) wantTOC(mine *wish, span oci.Span, off int64) *wish {
+	g := f.guardAt(span, off)
+	if g == nil || f.ended || f.size < 0 {
+		return mine
+	}
+	if g.onlyWhole {
+		f.goEager()
+		return mine
+	}
+	if f.isDue(g) {
+		return mine // all is here, and about to be verified
+	}
+	if !f.opened && (len(f.writers) > 0 || f.group == nil) {
+		return mine // the upstream may send the whole, whatever it is asked for
+	}
+	need := f.tocBytes(g)
+	if mine == nil {
+		mine = &wish{}
+		f.wishes = append(f.wishes, mine)
+	}
+	mine.span, mine.at = need, f.have.Reach(need.From)
+	f.want(mine)
+	return mine
+}
+
+// tocBytes returns the bytes by which g's next step is taken: the footer and some bytes
+// before it, which often are the TOC, or the TOC. f.mu is held, and the size known.
+func (f *fill) tocBytes(g *guard) oci.Span {
+	switch {
+	case g.at != oci.Span{}:
+		return oci.Span{From: min(g.at.From, f.size), To: min(g.at.To, f.size)}
+	case !g.located:
+		return oci.Span{From: max(0, f.size-minPiece), To: f.size}
+	}
+	return oci.Span{From: g.span.From, To: f.size - oldStargzFooter}
+}
+
+// dueTOC returns a guard whose next step can be taken, or nil. f.mu is held.
+func (f *fill) dueTOC() *guard {
+	if i := slices.IndexFunc(f.guards, f.isDue); i >= 0 {
+		return f.guards[i]
+	}
+	return nil
+}
+
+// isDue reports whether g's next step can be taken: what it takes is here. f.mu is held.
+func (f *fill) isDue(g *guard) bool {
+	if g.verified || g.onlyWhole || f.size < 0 || f.right {
+		return false
+	}
+	need := f.tocBytes(g)
+	switch {
+	case g.located:
+	case g.at == oci.Span{}:
+		need.From = max(0, f.size-stargzFooter)
+	default:
+		return true // the manifest has located it
+	}
+	return f.have.Reach(need.From) >= need.To
+}
+
+// checkTOCs verifies the TOCs that have come. Its error is errTOC, or the disk's.
+func (f *fill) checkTOCs() error {
+	for {
+		f.mu.Lock()
+		g := f.dueTOC()
+		if g == nil {
+			f.mu.Unlock()
+			return nil
+		}
+		size, at, located := f.size, g.span, g.located
+		f.mu.Unlock()
+		var err error
+		if located {
+			err = g.verify(f.part, at)
+		} else {
+			at, err = g.locate(f.part, size)
+		}
+		large := at.To-at.From > maxTOC+stargzFooter || errors.Is(err, errLargeTOC)
+		if err != nil && !large {
+			return fmt.Errorf("%s: %w", f.digest, err)
+		}
+		f.mu.Lock()
+		g.span, g.located = at, true
+		g.verified = !large && (located || at.From == at.To)
+		if g.onlyWhole = large; large {
+			f.goEager()
+		}
+		f.wake()
+		f.mu.Unlock()
+	}
+}
+
+// resetTOCs prepares the guards for another round. f.mu is held.
+func (f *fill) resetTOCs() {
+	for _, g := range f.guards {
+		*g = guard{toc: g.toc, onlyWhole: f.plain}
+	}
+}
+
+// spareRanges says, once the blob's digest is right, whether a TOC that was refused was right
+// after all, and the manifest wrong. Then the upstream's ranges aren't to blame.
+func (f *fill) spareRanges(size int64) bool {
+	f.mu.Lock()
+	guards, wrong := slices.Clone(f.guards), f.wrongTOC
+	f.mu.Unlock()
+	return wrong && slices.ContainsFunc(guards, func(g *guard) bool {
+		at, err := g.locate(f.part, size)
+		if err == nil && at.From < at.To {
+			err = g.verify(f.part, at)
+		}
+		return errors.Is(err, errTOC)
+	})
+}
+
+// locate returns the bytes of a blob of size bytes in file that are withheld until its TOC is
+// verified: the TOC, and what follows it in an eStargz layer. They are none if the TOC isn't
+// in the blob. The error wraps errTOC if nothing says where it is.
+func (g *guard) locate(file io.ReaderAt, size int64) (oci.Span, error) {
+	if (g.at != oci.Span{}) {
+		if g.at.To > size {
+			return oci.Span{}, fmt.Errorf("%w; it would end behind the layer", errTOC)
+		}
+		return g.at, nil
+	}
+	footer := make([]byte, min(stargzFooter, size))
+	if n, err := file.ReadAt(footer, size-int64(len(footer))); err != nil && (err != io.EOF || n < len(footer)) {
+		return oci.Span{}, &diskError{err}
+	}
+	at, ok := tocOffset(footer)
+	switch {
+	case !ok:
+		return oci.Span{}, fmt.Errorf("%w; the layer has no eStargz footer", errTOC)
+	case at == elsewhere:
+		return oci.Span{From: size, To: size}, nil
+	case at < 0 || at >= size-oldStargzFooter:
+		return oci.Span{}, fmt.Errorf("%w; the layer's footer says that it begins at byte %d", errTOC, at)
+	}
+	return oci.Span{From: at, To: size}, nil
+}
+
+// elsewhere stands for the offset of a TOC that isn't in the blob.
+const elsewhere = math.MinInt64
+
+// tocOffset returns where the TOC begins, as b says, which ends with an eStargz layer's
+// footer; false if it doesn't.
+func tocOffset(b []byte) (int64, bool) {
+	for _, size := range []int{stargzFooter, oldStargzFooter, externalStargzFooter} {
+		z, err := gzip.NewReader(bytes.NewReader(b[max(0, len(b)-size):]))
+		if err != nil {
+			continue
+		}
+		field := string(z.Extra) // RFC 1952, 2.3.1
+		if size != oldStargzFooter {
+			var ok bool
+			if field, ok = strings.CutPrefix(field, "SG"); !ok || len(field) < 2 {
+				continue
+			}
+			field = field[2:] // its length
+		}
+		if field == "STARGZEXTERNALTOC" {
+			return elsewhere, true
+		}
+		if hex, ok := strings.CutSuffix(field, "STARGZ"); ok {
+			at, err := strconv.ParseInt(hex, 16, 64)
+			return at, err == nil
+		}
+	}
+	return 0, false
+}
+
+// verify reads the TOC at the beginning of at in file. Its error wraps errTOC if it is wrong,
+// and is errLargeTOC or that of the disk otherwise.
+func (g *guard) verify(file io.ReaderAt, at oci.Span) error {
+	disk := &diskReader{io.NewSectionReader(file, at.From, at.To-at.From), nil}
+	hash := g.digest.Algorithm().Hash()
+	err := g.plain(disk, hash)
+	switch sum := digest.NewDigest(g.digest.Algorithm(), hash); {
+	case disk.err != nil:
+		return &diskError{disk.err}
+	case errors.Is(err, errLargeTOC):
+		return err
+	case err != nil:
+		return fmt.Errorf("%w: %w", errTOC, err)
+	case sum != g.digest:
+		return fmt.Errorf("%w; it has %s and should have %s", errTOC, sum, g.digest)
+	}
+	return nil
+}
+
+// plain copies to out what g's digest is the digest of.
+func (g *guard) plain(in io.Reader, out io.Writer) error {
+	if (g.at != oci.Span{}) {
+		_, err := io.Copy(out, in)
+		return err
+	}
+	z, err := gzip.NewReader(in)
+	if err != nil {
+		return err
+	}
+	z.Multistream(false)
+	bounded := &io.LimitedReader{R: z, N: maxPlainTOC}
+	t := tar.NewReader(bounded)
+	h, err := t.Next()
+	if err == nil && h.Name != stargzTOCName {
+		err = fmt.Errorf("its file is called %q and not %q", h.Name, stargzTOCName)
+	}
+	if err == nil && h.Size > maxPlainTOC {
+		return errLargeTOC
+	}
+	if err == nil {
+		_, err = io.CopyN(out, t, h.Size)
+	}
+	if err == nil {
+		_, err = io.Copy(io.Discard, bounded) // has the checksum compared
+	}
+	if bounded.N <= 0 {
+		return errLargeTOC
+	}
+	return err
+}
+
+// diskReader keeps the error of what it reads, to tell it from those of what it is read for.
+type diskReader struct {
+	io.Reader
+	err error
+}
+
+func (r *diskReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		r.err = err
+	}
+	return n, err
+}
+
+// noteTOCs remembers what p, a manifest of t's repository, says about its layers' TOCs.
+func (c *Cache) noteTOCs(t rewrite.Target, p *rewrite.Parsed) {
+	for _, d := range p.Children {
+		said, ok := tocOf(d)
+		if !ok {
+			continue
+		}
+		key := digestKey("", withDigest(t, d.Digest))
+		known, _ := c.tocs.get(key)
+		if !slices.Contains(known, said) && len(known) < maxTOCs {
+			known = append(slices.Clone(known), said)
+		}
+		c.tocs.put(key, known, tocsTTL)
+	}
+}
+
+// tocsOf returns what the manifests of t's repository say about the TOC of t's blob. It reads
+// the repository's stored manifests unless that was done a moment ago.
+func (c *Cache) tocsOf(ctx context.Context, t rewrite.Target) []toc {
+	key, all := digestKey("", t), "all:"+t.Upstream+"/"+t.Repository
+	if said, ok := c.tocs.get(key); ok {
+		return said
+	}
+	if _, ok := c.tocs.get(all); ok {
+		return nil
+	}
+	_, _ = share(ctx, c, "tocs:"+all, func(context.Context) (struct{}, error) {
+		c.readTOCs(t)
+		c.tocs.put(all, nil, scanTTL)
+		return struct{}{}, nil
+	})
+	said, _ := c.tocs.get(key)
+	return said
+}
+
+// readTOCs remembers what the stored manifests of t's repository say about TOCs.
+func (c *Cache) readTOCs(t rewrite.Target) {
+	var manifests []digest.Digest
+	_ = c.index.Manifests(t.Upstream, t.Repository, func(d digest.Digest) bool {
+		manifests = append(manifests, d)
+		return len(manifests) < maxTOCManifests
+	})
+	for _, d := range manifests {
+		m, ok := c.rememberedManifest(d)
+		if !ok {
+			m, ok = c.storedManifest(d)
+		}
+		if !ok || !bytes.Contains(m.Bytes, []byte(stargzDigest)) && !bytes.Contains(m.Bytes, []byte(chunkedDigest)) {
+			continue
+		}
+		if p, err := rewrite.Parse(m.Bytes, m.MediaType); err == nil {
+			c.noteTOCs(t, p)
+		}
+	}
+}

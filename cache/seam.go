@@ -16,8 +16,9 @@ import (
 
 // leadSize is how many bytes before those that it needs a writer asks for. They must be
 // the ones that another transfer has brought: if they aren't, what the upstream sends as
-// a part of the blob is not that part.
-const leadSize = 4 << 10
+// a part of the blob is not that part. They come twice, and there are many of them where
+// clients read small pieces, so they are few.
+const leadSize = 1 << 10
 
 // maxSeams bounds the seams that wait for being compared, of leadSize bytes each. Pieces
 // beyond that are verified by the digest of the whole alone.

@@ -126,6 +126,9 @@ func TestPiecesAreFetchedOnceAndCompletedInTheBackground(t *testing.T) {
 	if sent > asked+asked/4 {
 		t.Errorf("the upstream sent %d bytes for the %d that were asked for", sent, asked)
 	}
+	if n := h.Counts().BlobGets; n > 8 {
+		t.Errorf("the registry was asked %d times for 24 pieces, want only the first 8, which are read at once", n)
+	}
 	p.WaitIdle(t)
 	h.Down()
 	for _, end := range []func(testing.TB){p.Stop, p.Kill} {

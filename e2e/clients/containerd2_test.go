@@ -120,7 +120,9 @@ func TestNewestContainerdPullsLayersInChunks(t *testing.T) {
 	})
 	for _, i := range []*image.Image{list, index} {
 		for _, l := range i.Layers("linux/amd64") {
-			if sent := h.Sent(l.Digest) + other.Sent(l.Digest); sent > l.Size+l.Size/20 {
+			// A connection is cut where somebody waits further ahead. What is on its way then counts
+			// as sent: on loopback that is megabytes.
+			if sent := h.Sent(l.Digest) + other.Sent(l.Digest); sent > l.Size+4<<20 {
 				t.Errorf("the upstream sent %d bytes of a layer of %d", sent, l.Size)
 			}
 		}

@@ -223,7 +223,7 @@ func TestPinsAreKeptByTheRunningProxyAndWithoutIt(t *testing.T) {
 		operate(t, p, "ls", "--pinned").want(t, 0, "0 images")
 		operate(t, p, "pin").want(t, 2, "arg")
 		operate(t, p, "pin", "No Such Name").want(t, 2, "is no reference")
-		operate(t, p, "unpin", "a", "b").want(t, 2, "arg")
+		operate(t, p, "unpin", "a", "b").want(t, 0, "docker.io/library/a:latest was not pinned", "docker.io/library/b:latest was not pinned")
 		return []string{pinned.out, list.out, unpinned.out}
 	})
 	// What was pinned on the directory is so for the proxy that starts on it.

@@ -29,7 +29,11 @@ func blobOf(h *hub.Hub, repo string, seed uint64, size int) (d digest.Digest, co
 // each client asks for eight chunks at once by ranges without an end, and closes
 // each connection where its chunk ends.
 func TestACrowdOfChunksOfAColdBlobIsOneFetch(t *testing.T) {
-	const clients, chunks = 200, 8
+	const chunks = 8
+	clients := 200
+	if proxy.Raced { // slow readers would take more memory for sockets than the kernel gives
+		clients = 50
+	}
 	for _, known := range []bool{true, false} {
 		t.Run(fmt.Sprintf("size known %v", known), func(t *testing.T) {
 			size := 16 << 20
@@ -62,7 +66,7 @@ func TestACrowdOfChunksOfAColdBlobIsOneFetch(t *testing.T) {
 				}
 			}
 			until(t, "the crowd to be there", func() bool {
-				return p.Metrics(t).Sum("entrepot_requests_in_flight") >= clients || ctx.Err() != nil
+				return p.Metrics(t).Sum("entrepot_requests_in_flight") >= float64(clients) || ctx.Err() != nil
 			})
 			close(gate)
 			if err := g.Wait(); err != nil {

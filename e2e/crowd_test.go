@@ -14,6 +14,7 @@ import (
 
 	"github.com/entrepot-dev/entrepot/e2e/hub"
 	"github.com/entrepot-dev/entrepot/e2e/image"
+	"github.com/entrepot-dev/entrepot/e2e/proxy"
 )
 
 // blobOf pushes an image with one layer of exactly size bytes, and gives the

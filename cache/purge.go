@@ -21,7 +21,8 @@ var errCleaning = &oci.Error{Code: oci.CodeUnknown, Status: 409, Message: "a pur
 
 // beginCleaning begins the one purge or gc that runs at a time, once it is known what
 // content is of. losses is for keptIndex; leave ends it. The error is errCleaning, or
-// awaitIndex's.
+// awaitIndex's, or that of a directory of content that cannot be listed: what cannot be looked
+// at is not gone.
 func (c *Cache) beginCleaning(ctx context.Context) (losses uint64, leave func(), err error) {
 	select {
 	case c.cleaning <- struct{}{}:
@@ -29,7 +30,10 @@ func (c *Cache) beginCleaning(ctx context.Context) (losses uint64, leave func(),
 		return 0, nil, errCleaning
 	}
 	leave = func() { <-c.cleaning }
-	if losses, err = c.awaitIndex(ctx); err != nil {
+	if losses, err = c.awaitIndex(ctx); err == nil {
+		err = c.store.Listable()
+	}
+	if err != nil {
 		leave()
 		return 0, nil, err
 	}

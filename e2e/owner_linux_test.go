@@ -262,6 +262,43 @@ type served struct {
 	ended      chan error
 }
 
+// TestWhatCannotBeListedIsNotGone takes the right to list content from the service: no command
+// works as if nothing were cached, and a garbage collection above all forgets nothing.
+func TestWhatCannotBeListedIsNotGone(t *testing.T) {
+	t.Parallel()
+	needsRoot(t)
+	h := hub.New(t, hub.Options{})
+	h.Push("library/app", "1.0", image.New(image.Options{Seed: 1}))
+	outside := proxy.New(t, h)
+	dir := openTemp(t)
+	binary, bundle := userBinary(t, dir), filepath.Join(t.TempDir(), "bundle.tar")
+	operate(t, outside, "warm", "app:1.0").want(t, 0)
+	operate(t, outside, "export", "app:1.0", "--bundle", bundle).want(t, 0)
+	cache := filepath.Join(dir, "cache")
+	if err := errors.Join(os.Mkdir(cache, 0o700), os.Chown(cache, serviceUser, serviceUser)); err != nil {
+		t.Fatal(err)
+	}
+	environ := []string{"ENTREPOT_ADMIN_LISTEN=off", "ENTREPOT_CACHE_DIR=" + cache, "ENTREPOT_CACHE_OFFLINE=true"}
+	as(t, 0, binary, environ, "import", bundle).want(t, 0)
+	before := as(t, serviceUser, binary, environ, "ls", "-o", "json")
+	before.want(t, 0, "library/app")
+	for _, denied := range []string{"blobs", "blobs/sha256"} {
+		path := filepath.Join(cache, denied)
+		if err := errors.Join(os.Chown(path, 0, 0), os.Chmod(path, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{{"gc"}, {"gc", "--dry-run"}, {"purge", "app:1.0"}, {"ls"}, {"explain", "app:1.0"}, {"inspect", "--cached", "app:1.0"},
+			{"export", "--all", "--bundle", filepath.Join(openTemp(t), "out.tar")}} {
+			as(t, serviceUser, binary, environ, args...).want(t, 1, "permission denied", path+" belongs to root", "chown -R")
+		}
+		if err := os.Chown(path, serviceUser, serviceUser); err != nil {
+			t.Fatal(err)
+		}
+		as(t, serviceUser, binary, environ, "ls", "-o", "json").want(t, 0, "library/app")
+		as(t, serviceUser, binary, environ, "rehearse", "app:1.0", "--offline").want(t, 0)
+	}
+}
+
 // serveAs starts the program as a user and waits until it answers. It ends with the test at
 // the latest.
 func serveAs(t *testing.T, uid uint32, binary, cache string, args ...string) *served {

@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -273,4 +274,48 @@ func ownerIn(st fs.FileInfo) (uid, gid int) {
 		return -1, -1
 	}
 	return int(sys.Uid), int(sys.Gid)
+}
+
+// Listable returns the error that keeps this process from listing one of the directories of
+// content, a *DeniedError if it may not. What lies in such a directory is not known to be gone.
+func (s *Store) Listable() error { return Listable(s.dir) }
+
+// Listable is Store.Listable for the cache in dir, which nobody needs to have opened.
+func Listable(dir string) error {
+	root := filepath.Join(dir, blobsDir)
+	list := func(path string) ([]fs.DirEntry, error) {
+		entries, err := os.ReadDir(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		return entries, Denied(dir, path, err)
+	}
+	algorithms, err := list(root)
+	if err != nil {
+		return err
+	}
+	for _, a := range algorithms {
+		if !a.IsDir() {
+			continue
+		}
+		prefixes, err := list(filepath.Join(root, a.Name()))
+		if err != nil {
+			return err
+		}
+		for _, p := range prefixes {
+			if !p.IsDir() {
+				continue
+			}
+			path := filepath.Join(root, a.Name(), p.Name())
+			f, err := openDir(path)
+			if err == nil {
+				_, err = f.Readdirnames(1)
+				err = errors.Join(err, f.Close())
+			}
+			if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, fs.ErrNotExist) {
+				return Denied(dir, path, err)
+			}
+		}
+	}
+	return nil
 }

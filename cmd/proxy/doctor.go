@@ -96,6 +96,11 @@ func readDoctorFlags(cmd *cobra.Command) (f doctorFlags, err error) {
 			return f, err
 		}
 	}
+	if f.root != "" { // the files' paths are joined to it, and written
+		if f.root, err = filepath.Abs(f.root); err != nil {
+			return f, fmt.Errorf("--root: %w", err)
+		}
+	}
 	if f.write, err = flags.GetBool("write"); err != nil {
 		return f, err
 	}

@@ -68,6 +68,20 @@ func TestDoctorWritesTheConfigurationOfAClientOnce(t *testing.T) {
 	}
 }
 
+// A relative --root is in the working directory, and never the real root.
+func TestDoctorWritesBelowARelativeRoot(t *testing.T) {
+	r := startServing(t, nil)
+	t.Setenv("DOCKER_HOST", "") // no daemon of this machine
+	t.Chdir(t.TempDir())
+	if err := os.MkdirAll("rt/var/lib/docker/overlay2/l", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	got := runCommand(nil, "doctor", "--url", r.url, "--client", "docker", "--no-pull", "--root", "rt", "--write")
+	if text, err := os.ReadFile("rt/etc/docker/daemon.json"); err != nil || !strings.Contains(string(text), r.url) {
+		t.Errorf("want the file below rt: %v, %s\n%+v", err, text, got)
+	}
+}
+
 func TestFindingsMoveNoCursor(t *testing.T) {
 	var b strings.Builder
 	if err := writeFindings(&b, []doctor.Finding{{Check: "docker pull", Status: doctor.Failure, Seen: "it says \x1b[2J\rok\nand \x1b[1mmore", Advice: "see \x1b]0;x\a"}}); err != nil {

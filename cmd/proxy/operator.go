@@ -312,6 +312,11 @@ func (p *process) connectDirectory(o *operation) (end func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
+	// What may not be looked at is not gone: no command works as if nothing were cached.
+	var denied *store.DeniedError
+	if errors.As(store.Listable(o.cfg.Cache.Dir), &denied) {
+		return nil, fmt.Errorf("cache.dir: %w", denied)
+	}
 	parts, err := wire(o.cfg, o.cfg, p.environ, b, log, metrics.New(b.Version, b.Revision, b.Go))
 	if err != nil {
 		return nil, err

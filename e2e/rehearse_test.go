@@ -70,6 +70,7 @@ func TestARehearsalFindsTheImageThatWasLeftOut(t *testing.T) {
 		operate(t, p, "rehearse", "--last", "soon").want(t, 2, "--last", "is no time")
 		operate(t, p, "rehearse", "app", "--platform", "amd64").want(t, 2, "is no platform")
 		operate(t, p, "rehearse", "--file", "/none").want(t, 1, "open /none")
+		operate(t, p, "rehearse", "--file", os.DevNull).want(t, 1, "no image is named")
 		operate(t, p, "rehearse", "quay.example.test/x:1").want(t, 1, "is not configured here")
 	})
 }

@@ -100,6 +100,10 @@ func (p *process) rehearseRequest(o *operation, cmd *cobra.Command, args []strin
 		return nil, nil, err
 	}
 	flags := cmd.Flags()
+	// Whatever makes the list may have failed: a rehearsal of nothing is no good sign.
+	if flags.Changed("file") && len(list.images)+len(list.unread) == 0 {
+		return nil, nil, errors.New("--file: no image is named, so there is nothing to rehearse")
+	}
 	var errs [4]error
 	req.WithReferrers, errs[0] = flags.GetBool("with-referrers")
 	req.Verify, errs[1] = flags.GetBool("verify")

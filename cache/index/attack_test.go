@@ -167,27 +167,98 @@ func use(t *testing.T, ix *Index, what string, rnd *rand.Rand) {
 	ix.Blobs(func(digest.Digest, Blob) bool { return true })
 }
 
-// wantAll restores an index if it was lost, and wants all of it back.
+// wantAll restores an index if it was lost, and wants all of it back. Damage that the index
+// finds while it is asked here is restored too: all that isn't there must be due to damage that
+// it has found.
 func wantAll(t *testing.T, ix *Index, what string) {
 	t.Helper()
-	for tries := 0; !ix.Whole(); tries++ {
-		if _, err := ix.Restore(); err != nil && tries > 5 {
-			t.Errorf("%s: restore: %v", what, err)
+	for found := 0; ; found++ {
+		for tries := 0; !ix.Whole(); tries++ {
+			if _, err := ix.Restore(); err != nil && tries > 5 {
+				t.Errorf("%s: restore: %v", what, err)
+				return
+			}
+		}
+		missing := firstMissing(ix)
+		if missing == "" {
+			return
+		}
+		if ix.Whole() || found > 5 {
+			t.Errorf("%s: %s after all was restored", what, missing)
 			return
 		}
 	}
+}
+
+// firstMissing describes the first entry of attacked that an index does not return; empty if
+// there is none.
+func firstMissing(ix *Index) string {
 	for k := range attackedLinks {
 		if l, ok := ix.Link("docker.io", "library/nginx", digest.FromString(fmt.Sprint(k))); !ok || l.Size != int64(k) {
-			t.Errorf("%s: link %d is %+v, %v after all was restored", what, k, l, ok)
-			return
+			return fmt.Sprintf("link %d is %+v, %v", k, l, ok)
 		}
 	}
 	for k := 0; k < attackedLinks; k += 500 {
 		if got, ok := ix.Tag("docker.io", "library/nginx", fmt.Sprint("t", k)); !ok || got.Digest != digest.FromString(fmt.Sprint(k)) {
-			t.Errorf("%s: tag t%d is %+v, %v after all was restored", what, k, got, ok)
-			return
+			return fmt.Sprintf("tag t%d is %+v, %v", k, got, ok)
 		}
 	}
+	return ""
+}
+
+// TestACountThatIsWrongHidesNothing changes each bit of the count of elements of a page of each
+// kind. What a page hides then must not pass for what was never there, neither for a reader nor
+// in a walk, and is there again once it is restored.
+func TestACountThatIsWrongHidesNothing(t *testing.T) {
+	dir := t.TempDir()
+	good := attacked(t, filepath.Join(dir, "index.db"), attackedLinks)
+	backup, err := os.ReadFile(filepath.Join(dir, "index.backup"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := victims(t, good)
+	for _, kind := range []string{"root", "branch", "leaf"} {
+		pages := kinds[kind]
+		for bit := range 16 {
+			for _, walk := range []bool{true, false} {
+				id := pages[len(pages)/2]
+				b := bytes.Clone(good)
+				b[id*4096+10+uint64(bit/8)] ^= 1 << (bit % 8)
+				what := fmt.Sprintf("%s page, bit %d of its count, a walk %v", kind, bit, walk)
+				dir := filepath.Join(dir, fmt.Sprint(kind, bit, walk))
+				path := placed(t, dir, b, backup)
+				ix, _, err := Open(path)
+				if err != nil {
+					t.Fatalf("%s: %v", what, err)
+				}
+				if walk {
+					links := 0
+					err := ix.Links("docker.io", "library/nginx", func(_, _ string, _ digest.Digest, _ Link) bool { links++; return true })
+					if err == nil && ix.Whole() && links != attackedLinks {
+						t.Errorf("%s: %d links and no error", what, links)
+					}
+				}
+				wantAll(t, ix, what)
+				closed(t, ix)
+				os.RemoveAll(dir)
+			}
+		}
+	}
+}
+
+// placed writes the file of an index and its backup into dir, and returns the path of the first.
+func placed(t *testing.T, dir string, b, backup []byte) string {
+	t.Helper()
+	path := filepath.Join(dir, "index.db")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{path: b, filepath.Join(dir, "index.backup"): backup} {
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path
 }
 
 // TestDamageAtRestLosesNothing damages each kind of page of a file that is closed. It is
@@ -237,15 +308,7 @@ func TestDamageAtRestLosesNothing(t *testing.T) {
 // attack uses an index of these bytes, and tells whether it was found damaged.
 func attack(t *testing.T, dir string, b, backup []byte, what string, rnd *rand.Rand) bool {
 	t.Helper()
-	path := filepath.Join(dir, "index.db")
-	for name, content := range map[string][]byte{path: b, filepath.Join(dir, "index.backup"): backup} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(name, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	path := placed(t, dir, b, backup)
 	for range 2 {
 		ix, _, err := Open(path)
 		if err != nil {
@@ -276,15 +339,7 @@ func TestDamageInUseLosesNothing(t *testing.T) {
 	lost := 0
 	for seed := 0; seed < 100 && time.Now().Before(until) && !t.Failed(); seed++ {
 		dir := filepath.Join(dir, fmt.Sprint(seed))
-		path := filepath.Join(dir, "index.db")
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		for name, content := range map[string][]byte{path: good, filepath.Join(dir, "index.backup"): backup} {
-			if err := os.WriteFile(name, content, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
+		path := placed(t, dir, good, backup)
 		ix := opened(t, path)
 		how := append(harms, "cut short")[seed%(len(harms)+1)]
 		what := fmt.Sprintf("seed %d, %s", seed, how)

@@ -319,6 +319,9 @@ type format struct {
 	last   int64 // the transaction that was committed last
 }
 
+// newFile is the transaction that bbolt gives a file that it begins. The next makes the buckets.
+const newFile = 1
+
 // formatOf reads the format of a file. The totals, which are in each, tell whether its values
 // are sealed.
 func formatOf(bolt *bbolt.DB) (f format, err error) {
@@ -326,6 +329,9 @@ func formatOf(bolt *bbolt.DB) (f format, err error) {
 		t := newTx(&db{}, b, false)
 		f.last = int64(t.id)
 		if first, _ := b.Cursor().First(); first == nil {
+			if t.id > newFile {
+				return damage("it has no buckets after %d transactions", t.id)
+			}
 			f.fresh = true
 			return nil
 		}
@@ -391,9 +397,13 @@ func (ix *Index) Close() error {
 	d := ix.db.Load()
 	select {
 	case <-d.dead:
-		// The next start must not find the file that this one holds a lock on.
+		// The next start must not find the file that this one holds a lock on. It restores what
+		// was lost, so that the damage is no error of Close.
 		if failed := ix.replace(d); failed != nil {
 			return errors.Join(err, failed)
+		}
+		if errors.Is(err, errDamaged) {
+			err = nil
 		}
 		d = ix.db.Load()
 	default:

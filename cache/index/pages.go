@@ -42,6 +42,18 @@ func damage(format string, args ...any) error {
 // pageAt returns the page of a tree at id of the data of a file; an error if its header
 // isn't one's.
 func pageAt(data []byte, size int, id uint64) (page, error) {
+	p, err := headerAt(data, size, id)
+	switch {
+	case err != nil:
+		return page{}, err
+	case p.count == 0: // bbolt frees an empty page
+		return page{}, damage("page %d is empty", id)
+	}
+	return p, p.checkCount()
+}
+
+// headerAt is pageAt of a page whose count of elements may be wrong.
+func headerAt(data []byte, size int, id uint64) (page, error) {
 	pages := uint64(len(data) / size)
 	if id < 2 || id >= pages {
 		return page{}, damage("page %d of %d", id, pages)
@@ -57,14 +69,39 @@ func pageAt(data []byte, size int, id uint64) (page, error) {
 		return page{}, damage("page %d has flags %#x", id, flags)
 	case p.more >= pages-id:
 		return page{}, damage("page %d covers %d more of %d", id, p.more, pages)
-	case p.count == 0 && !p.leaf:
-		return page{}, damage("page %d has no children", id)
 	}
 	p.b = data[id*uint64(size):][:(p.more+1)*uint64(size)]
-	if pageHeader+p.count*pageElement > len(p.b) {
-		return page{}, damage("page %d has %d elements", id, p.count)
-	}
 	return p, nil
+}
+
+// checkCount returns an error unless the page has as many elements as its header says: bbolt
+// writes the first key right behind the last element. A count that was lowered would hide
+// entries, which then pass for ones that were never there.
+func (p page) checkCount() error {
+	end := pageHeader + p.count*pageElement
+	if end > len(p.b) {
+		return damage("page %d has %d elements", p.id, p.count)
+	}
+	if n := p.countByFirst(); p.count > 0 && n != p.count {
+		return damage("page %d has %d elements, and says %d", p.id, n, p.count)
+	}
+	return nil
+}
+
+// countByFirst returns how many elements precede the first key; -1 if none can.
+func (p page) countByFirst() int {
+	if len(p.b) < pageHeader+pageElement {
+		return -1
+	}
+	first := p.b[pageHeader:]
+	if p.leaf {
+		first = first[4:] // behind the flags
+	}
+	pos := int(pageOrder.Uint32(first))
+	if pos%pageElement != 0 || pageHeader+pos > len(p.b) {
+		return -1
+	}
+	return pos / pageElement
 }
 
 // element returns the key of an element, and its value or the id of its child.
@@ -127,53 +164,84 @@ func (p page) child(key []byte) (int, error) {
 // checkPath panics unless the pages from a root to the leaf of key are in order: bbolt
 // would follow a loop until its stack is used up, and free as many pages as a header says.
 // A writer's pages are checked to their last element, with the neighbours that bbolt may
-// merge them with.
-func (t *tx) checkPath(root uint64, key []byte) {
-	if err := t.pathErr(root, key); err != nil {
-		panic(err)
-	}
+// merge them with. It returns the leaf.
+func (t *tx) checkPath(root uint64, key []byte) (leaf page) {
+	return t.checkPages(root, key, t.writable)
 }
 
-func (t *tx) pathErr(id uint64, key []byte) error {
+// checkPages is checkPath. With beside set it checks the neighbours of the pages too: a reader
+// who walks from leaf to leaf would pass by one that seems to be empty.
+func (t *tx) checkPages(root uint64, key []byte, beside bool) (leaf page) {
+	leaf, err := t.path(root, key, beside)
+	if err != nil {
+		panic(err)
+	}
+	return leaf
+}
+
+func (t *tx) path(id uint64, key []byte, beside bool) (leaf page, err error) {
 	for range maxDepth {
 		p, err := pageAt(t.data, t.page, id)
 		if err != nil {
-			return err
+			return page{}, err
 		}
 		if t.writable {
 			if err := p.check(t.page); err != nil {
-				return err
+				return page{}, err
 			}
 		}
 		if p.leaf {
-			return nil
+			return p, nil
 		}
 		at, err := p.child(key)
 		if err != nil {
-			return err
+			return page{}, err
 		}
 		for _, i := range []int{at - 1, at, at + 1} {
-			if i < 0 || i >= p.count || i != at && !t.writable {
+			if i < 0 || i >= p.count || i != at && !beside {
 				continue
 			}
 			_, _, child, _, err := p.element(i)
 			if err != nil {
-				return err
+				return page{}, err
 			}
 			if i == at {
 				id = child
 				continue
 			}
-			beside, err := pageAt(t.data, t.page, child)
-			if err == nil {
-				err = beside.check(t.page)
+			neighbour, err := pageAt(t.data, t.page, child)
+			if err == nil && t.writable {
+				err = neighbour.check(t.page)
 			}
 			if err != nil {
-				return err
+				return page{}, err
 			}
 		}
 	}
-	return damage("the tree is more than %d pages deep", maxDepth)
+	return page{}, damage("the tree is more than %d pages deep", maxDepth)
+}
+
+// checkInline panics unless the bucket of this name, if it is small enough to be held by the
+// leaf of its name, has as many entries as it says.
+func (t *tx) checkInline(leaf page, name []byte) {
+	for i := range leaf.count {
+		key, value, _, flags, err := leaf.element(i)
+		if err != nil {
+			panic(err)
+		}
+		if flags&leafBucket == 0 || !bytes.Equal(key, name) || len(value) < 16+pageHeader || pageOrder.Uint64(value) != 0 {
+			continue
+		}
+		b := value[16:]
+		inline := page{id: leaf.id, leaf: true, count: int(pageOrder.Uint16(b[10:])), b: b}
+		err = inline.checkCount()
+		if inline.count == 0 && len(b) > pageHeader {
+			err = damage("the bucket %q on page %d says that it is empty", name, leaf.id)
+		}
+		if err != nil {
+			panic(err)
+		}
+	}
 }
 
 // meta is what a meta page says.

@@ -47,8 +47,9 @@ func (ix *Index) salvage(d *db) (restored int, err error) {
 	for _, id := range leaves {
 		// A page that can't be read has nothing.
 		_ = guarded(func() error {
-			p, err := pageAt(data, size, id)
+			p, err := headerAt(data, size, id)
 			if err == nil && p.leaf {
+				p.count = max(p.count, p.countByFirst()) // whichever is damaged
 				chunk = append(chunk, entriesOf(p, true)...)
 			}
 			return err
@@ -68,17 +69,16 @@ func (ix *Index) salvage(d *db) (restored int, err error) {
 // entriesOf returns the intact entries of a leaf, copied, and those of small buckets that it
 // holds.
 func entriesOf(p page, outer bool) (list []entry) {
-	for i := range p.count {
+	for i := range min(p.count, (len(p.b)-pageHeader)/pageElement) {
 		key, value, _, flags, err := p.element(i)
 		if err != nil {
 			continue
 		}
 		if flags&leafBucket != 0 {
 			if outer && len(value) > 16+pageHeader {
-				inner := page{leaf: true, b: value[16:], count: int(pageOrder.Uint16(value[16+10:]))}
-				if pageHeader+inner.count*pageElement <= len(inner.b) {
-					list = append(list, entriesOf(inner, false)...)
-				}
+				inner := page{leaf: true, b: value[16:]}
+				inner.count = max(int(pageOrder.Uint16(inner.b[10:])), inner.countByFirst())
+				list = append(list, entriesOf(inner, false)...)
 			}
 			continue
 		}

@@ -60,7 +60,7 @@ func (t *tx) onCommit(fn func()) { t.committed = append(t.committed, fn) }
 
 // Bucket returns one of the buckets.
 func (t *tx) Bucket(name []byte) *bucket {
-	t.checkPath(t.root, name)
+	t.checkInline(t.checkPath(t.root, name), name)
 	b := t.b.Bucket(name)
 	if b == nil {
 		panic(fmt.Errorf("%w: no bucket %q", errDamaged, name))
@@ -191,8 +191,8 @@ func (b *bucket) open(key, value []byte) []byte {
 type cursor struct {
 	b *bucket
 	c *bbolt.Cursor
-	// at is the key where the cursor is.
-	at []byte
+	// at is the key where the cursor is, and leaf the last page that was checked.
+	at, leaf []byte
 }
 
 // Seek goes to key, or to the next after it. The key is nil at the end.
@@ -237,5 +237,14 @@ func (c *cursor) arrive(k, v []byte) ([]byte, []byte) {
 	if k == nil {
 		return nil, nil
 	}
+	if root := uint64(c.b.b.Root()); root != 0 && within(c.b.t.data, k) && !within(c.leaf, k) {
+		c.leaf = c.b.t.checkPages(root, k, true).b
+	}
 	return k, c.b.open(k, v)
+}
+
+// within tells whether k is a part of the memory of b.
+func within(b, k []byte) bool {
+	at, from := uintptr(unsafe.Pointer(unsafe.SliceData(k))), uintptr(unsafe.Pointer(unsafe.SliceData(b))) // #nosec G103 -- compared only
+	return at >= from && at < from+uintptr(len(b))
 }

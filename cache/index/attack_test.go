@@ -246,6 +246,50 @@ func TestACountThatIsWrongHidesNothing(t *testing.T) {
 	}
 }
 
+// TestAWrongKeyOfABranchHidesNothing lets each key of a branch page lead to a later and to an
+// earlier place: an entry that isn't where its key leads must not pass for one that was never
+// there.
+func TestAWrongKeyOfABranchHidesNothing(t *testing.T) {
+	dir := t.TempDir()
+	good := attacked(t, filepath.Join(dir, "index.db"), attackedLinks)
+	backup, err := os.ReadFile(filepath.Join(dir, "index.backup"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tried := 0
+	for _, id := range victims(t, good)["branch"] {
+		p, err := pageAt(good, 4096, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := 0; i < p.count; i += 9 {
+			for _, by := range []int{1, -1} {
+				b := bytes.Clone(good)
+				p, err := pageAt(b, 4096, id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				key, _, _, _, err := p.element(i)
+				if err != nil {
+					t.Fatal(err)
+				}
+				key[len(key)-1] += byte(by)
+				what := fmt.Sprintf("page %d, key %d, by %d", id, i, by)
+				dir := filepath.Join(dir, fmt.Sprint(id, "-", i, by))
+				ix, _, err := Open(placed(t, dir, b, backup))
+				if err != nil {
+					t.Fatalf("%s: %v", what, err)
+				}
+				wantAll(t, ix, what)
+				closed(t, ix)
+				os.RemoveAll(dir)
+				tried++
+			}
+		}
+	}
+	t.Log(tried, "keys")
+}
+
 // placed writes the file of an index and its backup into dir, and returns the path of the first.
 func placed(t *testing.T, dir string, b, backup []byte) string {
 	t.Helper()

@@ -3,6 +3,7 @@ package index
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -161,6 +162,33 @@ func (p page) child(key []byte) (int, error) {
 	return max(0, low-1), nil
 }
 
+// checkChild returns an error unless the keys of child, the page that p names i-th, are those
+// that p leads to it for.
+func (p page) checkChild(i int, child page) error {
+	from, _, _, _, err := p.element(i)
+	if err != nil {
+		return err
+	}
+	first, _, _, _, err := child.element(0)
+	if err != nil {
+		return err
+	}
+	last, _, _, _, err := child.element(child.count - 1)
+	if err != nil {
+		return err
+	}
+	var to []byte
+	if i+1 < p.count {
+		if to, _, _, _, err = p.element(i + 1); err != nil {
+			return err
+		}
+	}
+	if bytes.Compare(first, from) < 0 || to != nil && bytes.Compare(last, to) >= 0 {
+		return damage("page %d has keys of others than page %d says", child.id, p.id)
+	}
+	return nil
+}
+
 // checkPath panics unless the pages from a root to the leaf of key are in order: bbolt
 // would follow a loop until its stack is used up, and free as many pages as a header says.
 // A writer's pages are checked to their last element, with the neighbours that bbolt may
@@ -180,6 +208,8 @@ func (t *tx) checkPages(root uint64, key []byte, beside bool) (leaf page) {
 }
 
 func (t *tx) path(id uint64, key []byte, beside bool) (leaf page, err error) {
+	var above page // the page that names the current one, as its child which
+	which := 0
 	for range maxDepth {
 		p, err := pageAt(t.data, t.page, id)
 		if err != nil {
@@ -190,6 +220,11 @@ func (t *tx) path(id uint64, key []byte, beside bool) (leaf page, err error) {
 				return page{}, err
 			}
 		}
+		if t.writable && above.b != nil {
+			if err := above.checkChild(which, p); err != nil {
+				return page{}, err
+			}
+		}
 		if p.leaf {
 			return p, nil
 		}
@@ -197,6 +232,7 @@ func (t *tx) path(id uint64, key []byte, beside bool) (leaf page, err error) {
 		if err != nil {
 			return page{}, err
 		}
+		above, which = p, at
 		for _, i := range []int{at - 1, at, at + 1} {
 			if i < 0 || i >= p.count || i != at && !beside {
 				continue
@@ -211,7 +247,7 @@ func (t *tx) path(id uint64, key []byte, beside bool) (leaf page, err error) {
 			}
 			neighbour, err := pageAt(t.data, t.page, child)
 			if err == nil && t.writable {
-				err = neighbour.check(t.page)
+				err = errors.Join(neighbour.check(t.page), p.checkChild(i, neighbour))
 			}
 			if err != nil {
 				return page{}, err

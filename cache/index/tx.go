@@ -80,7 +80,9 @@ func (b *bucket) Get(key []byte) []byte {
 	b.check(key)
 	v := b.b.Get(key)
 	if v == nil {
-		b.around(key)
+		if next := b.around(key); bytes.Equal(next, key) {
+			panic(fmt.Errorf("%w: an entry of %s isn't where its key leads to", errDamaged, b.name))
+		}
 		return nil
 	}
 	return b.open(key, v)
@@ -124,10 +126,11 @@ func (b *bucket) check(key []byte) {
 }
 
 // around panics unless the entries before and after key, which isn't there or begins a
-// range, are intact and in order.
-func (b *bucket) around(key []byte) {
+// range, are intact and in order. It returns the key from which on the range begins; nil at
+// the end.
+func (b *bucket) around(key []byte) (next []byte) {
 	if !b.t.d.sealed {
-		return
+		return nil
 	}
 	c := b.b.Cursor()
 	next, v := c.Seek(key)
@@ -144,6 +147,7 @@ func (b *bucket) around(key []byte) {
 	if next != nil && bytes.Compare(next, key) < 0 || prev != nil && bytes.Compare(prev, key) >= 0 {
 		panic(fmt.Errorf("%w: keys of %s are out of order", errDamaged, b.name))
 	}
+	return next
 }
 
 // sealLen is how many bytes a checksum adds to a value.

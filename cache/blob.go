@@ -636,11 +636,11 @@ func (c *Cache) fillTask(up *upstream, t rewrite.Target, w wanted, stored bool) 
 	switch {
 	case w.rest:
 		task.piece = oci.Span{From: 0, To: 1}
-		task.complete = func(ctx context.Context) error { return c.awaitQuiet(ctx, up.name) }
+		task.complete = func() time.Duration { return c.untilQuiet(up.name) }
 	case !w.wantsWhole():
 		task.piece = w.hint
 		if up.complete == CompleteAlways {
-			task.complete = func(context.Context) error { return nil }
+			task.complete = func() time.Duration { return 0 }
 		}
 	}
 	return task

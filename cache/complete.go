@@ -118,11 +118,7 @@ func (c *Cache) completeNow(t rewrite.Target) *blobFill {
 // awaitQuiet waits until nobody has waited for the upstream of that name for a while.
 func (c *Cache) awaitQuiet(ctx context.Context, name string) error {
 	for {
-		now, used := c.demand(name)
-		left := quiet - time.Since(used)
-		if now {
-			left = quiet
-		}
+		left := c.untilQuiet(name)
 		if left <= 0 {
 			return nil
 		}
@@ -134,6 +130,16 @@ func (c *Cache) awaitQuiet(ctx context.Context, name string) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// untilQuiet returns after how long the upstream of that name will have been quiet for long
+// enough, if nobody waits for it meanwhile; zero or less if it has been.
+func (c *Cache) untilQuiet(name string) time.Duration {
+	now, used := c.demand(name)
+	if now {
+		return quiet
+	}
+	return quiet - time.Since(used)
 }
 
 // demand says whether somebody waits for a fill of an upstream, and when somebody last did.

@@ -87,9 +87,10 @@ type fillTask struct {
 	// zero if it does. Then only what readers ask for is fetched, and the fill ends with
 	// errParked when nobody has read for a while.
 	piece oci.Span
-	// complete, if it is set, has all of the blob fetched in the background, after piece.
-	// It waits until the next step of that may be taken; its error ends the fill.
-	complete func(ctx context.Context) error
+	// complete, if it is set, has all of the blob fetched in the background, after piece. It
+	// returns after how long the next step of that may be taken if nobody asks for anything
+	// meanwhile; zero for at once.
+	complete func() time.Duration
 	// begin opens the part, with the bytes and the size (or -1) that an
 	// earlier fill left.
 	begin func() (part, store.Spans, int64, error)

@@ -243,7 +243,7 @@ func newTestFill(s *source, p *memoryPart) *fill {
 func (f *fill) askPiece(piece oci.Span, completes bool) {
 	f.piece, f.eager = piece, false
 	if completes {
-		f.complete = func(context.Context) error { return nil }
+		f.complete = func() time.Duration { return 0 }
 	}
 }
 

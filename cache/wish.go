@@ -251,10 +251,7 @@ const (
 // until nothing is missing or the whole is wanted.
 func (f *fill) fetchRest(ctx context.Context) error {
 	for step := int64(stepAtFirst); ; step = min(2*step, lastStep) {
-		f.mu.Lock()
-		complete := f.complete
-		f.mu.Unlock()
-		if err := complete(ctx); err != nil {
+		if err := f.awaitStep(ctx); err != nil {
 			return err
 		}
 		w := &writer{once: true}
@@ -277,6 +274,26 @@ func (f *fill) fetchRest(ctx context.Context) error {
 		}
 		// All that is missing is on its way.
 		if err := f.wait(ctx, func() (bool, error) { return len(f.writers) == 0 || f.eager || f.right, nil }); err != nil {
+			return err
+		}
+	}
+}
+
+// awaitStep waits until complete lets fetchRest take its next step, or none is needed any more.
+func (f *fill) awaitStep(ctx context.Context) error {
+	f.mu.Lock()
+	complete := f.complete
+	f.mu.Unlock()
+	for {
+		left := complete()
+		if left <= 0 {
+			return nil
+		}
+		soon, cancel := context.WithTimeout(ctx, left)
+		// A fill that fetches the whole is itself what its upstream is in demand for.
+		err := f.wait(soon, func() (bool, error) { return f.eager || f.right, nil })
+		cancel()
+		if err == nil || ctx.Err() != nil {
 			return err
 		}
 	}

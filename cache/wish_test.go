@@ -129,6 +129,36 @@ func TestOnlyAReaderFromTheFirstByteWaitsForTheDigest(t *testing.T) {
 	})
 }
 
+// TestAFillThatFetchesTheWholeWaitsForNobodyElse completes a blob in the background, of an
+// upstream that sends only wholes: the fill is then itself what keeps its upstream from being
+// quiet.
+func TestAFillThatFetchesTheWholeWaitsForNobodyElse(t *testing.T) {
+	for name, s := range map[string]*source{
+		"no ranges":          {noRanges: true},
+		"nobody says a size": {hideSize: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s.content = content(53, 4<<20)
+				p := &memoryPart{}
+				f := newTestFill(s, p)
+				f.askPiece(oci.Span{From: 0, To: 1}, true)
+				f.complete = func() time.Duration {
+					if now, used := f.isInDemand(); !now {
+						return quiet - time.Since(used)
+					}
+					return quiet
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				defer cancel()
+				if err := f.run(ctx); err != nil || !p.committed {
+					t.Errorf("committed %v, %v", p.committed, err)
+				}
+			})
+		})
+	}
+}
+
 // readPieces reads spans of f, eight at a time, and checks them.
 func readPieces(t *testing.T, f *fill, content []byte, spans []oci.Span) (asked int64) {
 	t.Helper()

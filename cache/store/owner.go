@@ -40,18 +40,24 @@ func (e *DeniedError) Error() string {
 	if e.Owner >= 0 {
 		whose = fmt.Sprintf(" belongs to %s and", userName(e.Owner))
 	}
-	return fmt.Sprintf("permission denied: %s%s cannot be used by %s, as which entrepot runs; %s", e.Path, whose, userName(e.User), e.remedy())
+	return fmt.Sprintf("permission denied: %s%s cannot be used by %s, as which entrepot runs; %s", e.Path, whose, userName(e.User), e.remedy(os.Geteuid()))
 }
 
-// remedy says what to do: give the file to its service, or run as the service's user.
-func (e *DeniedError) remedy() string {
+// remedy says what the user me can do: name another directory if there is none to give away,
+// give the file to its service, or run as the service's user.
+func (e *DeniedError) remedy(me int) string {
 	owner := OwnerOf(e.Dir)
-	switch me := os.Geteuid(); {
+	_, err := os.Lstat(e.Dir)
+	switch {
 	case me == 0 && e.User == 0:
 		return "root lacks a privilege here: add CAP_DAC_OVERRIDE, or run entrepot as the owner"
+	case errors.Is(err, fs.ErrNotExist):
+		return "the directory does not exist; name one that this user can write to: --cache-dir DIR"
 	case e.User != me: // root looks for its service
 		return "run: " + ChownCommand(e.Dir, owner.UID, owner.GID)
-	case owner.UID != me && owner.UID >= 0:
+	case owner.UID != me && owner.UID == 0:
+		return "run it as root"
+	case owner.UID != me && owner.UID > 0:
 		return fmt.Sprintf("run entrepot as %s or as root", userName(owner.UID))
 	default:
 		return "run as root: " + ChownCommand(e.Dir, me, os.Getegid())

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Listener checks that clients reach an Entrepot.
@@ -71,11 +73,21 @@ func (l Listener) get(ctx context.Context, path string) (status int, text string
 	return resp.StatusCode, string(b), resp.Header, err
 }
 
-// unreachable tells why nothing answers.
+// unreachable returns why nothing answers.
 func (l Listener) unreachable(err error) Finding {
 	f := Finding{Status: Failure, Seen: fmt.Sprintf("%s does not answer: %v", l.URL, err)}
 	dns, timeout := (*net.DNSError)(nil), net.Error(nil)
+	invalid := x509.CertificateInvalidError{}
 	switch {
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && invalid.Cert != nil:
+		name, layout := invalid.Cert.Subject.String(), "2006-01-02 15:04 UTC"
+		if early := invalid.Cert.NotBefore; time.Now().Before(early) {
+			f.Seen = fmt.Sprintf("%s shows a certificate (%s) that is valid only from %s", l.URL, name, early.UTC().Format(layout))
+			f.Advice = "check the clock of this machine; if it is right, replace the files of tls.cert and tls.key"
+			break
+		}
+		f.Seen = fmt.Sprintf("%s shows a certificate (%s) that expired on %s; clients refuse it", l.URL, name, invalid.Cert.NotAfter.UTC().Format(layout))
+		f.Advice = "replace the files of tls.cert and tls.key; Entrepot reads them again by itself"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		f.Seen, f.Advice = "nothing listens at "+l.URL, "start Entrepot (entrepot serve), or see that listen and the address of the clients agree"
 	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"), strings.Contains(err.Error(), "does not look like a TLS handshake"):

@@ -134,7 +134,7 @@ func TestDoctorTellsOneCacheFromAnother(t *testing.T) {
 	_, one := start(t, "upstreams: {"+noOthers+"}\n")
 	_, other := start(t, "upstreams: {"+noOthers+"}\n")
 	admin := func(p *proxy.Proxy) string { return strings.TrimPrefix(p.AdminURL(), "http://") }
-	d, code, out := doctor(t, "--url", one.URL(), "--admin-listen", admin(other), "--client", "podman", "--root", t.TempDir())
+	d, code, out := doctor(t, "--url", one.URL(), "--admin-listen", admin(other), "--client", "podman", "--root", t.TempDir(), "--image", "app")
 	if d.status("admin listener", "is of another Entrepot") != "warning" || d.status("podman pull", "can not be asked") != "warning" || code != 0 {
 		t.Errorf("want that they do not belong together, and no pull; got %d:\n%s", code, out)
 	}
@@ -182,7 +182,7 @@ func TestDoctorEndsAPullThatIsInterrupted(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(bin, "podman"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), proxy.Binary(t), "doctor", "--config", p.Config(), "--client", "podman", "--root", t.TempDir())
+	cmd := exec.CommandContext(t.Context(), proxy.Binary(t), "doctor", "--config", p.Config(), "--client", "podman", "--root", t.TempDir(), "--image", "app")
 	cmd.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

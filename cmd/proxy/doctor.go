@@ -50,7 +50,8 @@ there is kept beside them. No service is restarted; it is said what is to be.
 Then the client pulls a small image, and the running proxy tells whether it was asked
 for it: a client that fails at its mirror goes to the registry itself, without a word.
 Where that happens the reasons that can be found are told. An image that was not there
-before is removed again.
+before is removed again. With --root nothing is pulled without --image, because the
+client of this host does not read those files.
 
 It exits with 0 where nothing has failed, also where it warns, and with 1 elsewhere.`,
 		Example: `  entrepot doctor
@@ -138,7 +139,13 @@ func (p *process) doctor(cmd *cobra.Command, _ []string) error {
 		return context.Cause(ctx)
 	}
 	if f.client != "" {
-		if e.treat(ctx, f, &result) && !f.noPull {
+		switch ready := e.treat(ctx, f, &result); {
+		case !ready || f.noPull:
+		case f.root != "" && f.root != "/" && !cmd.Flags().Changed("image"):
+			result.Findings = append(result.Findings, doctor.Finding{Check: f.client + " pull", Status: doctor.Warning,
+				Seen:   "nothing was pulled: the " + f.client + " of this host does not read the files in " + f.root,
+				Advice: "run this command without --root on the host that these files are for; to pull with this host's client all the same, name an image (--image)"})
+		default:
 			result.Findings = append(result.Findings, e.trace(ctx, f)...)
 		}
 		if ctx.Err() != nil {
@@ -301,15 +308,15 @@ func unasked(cfg *configs.Config) map[string]bool {
 	return list
 }
 
-// askUpstreams has the running proxy ask the upstreams, or asks them itself where
-// asked is nil.
+// askUpstreams has the running proxy ask the upstreams, or asks them itself if asked is nil.
+// If cfg is offline, nobody asks them.
 func (p *process) askUpstreams(ctx context.Context, cfg *configs.Config, asked *operator.Client) (*operator.Upstreams, error) {
 	u := &operator.Upstreams{Offline: cfg.Cache.Offline}
-	if asked != nil {
-		return u, asked.Get(ctx, "upstreams", nil, u)
-	}
 	if u.Offline {
 		return u, nil
+	}
+	if asked != nil {
+		return u, asked.Get(ctx, "upstreams", nil, u)
 	}
 	b := buildOf(readBuildInfo())
 	parts := &parts{environ: p.environ, build: b, log: zap.NewNop(), metrics: metrics.Discard(), mirrors: map[string]*mirror{}}

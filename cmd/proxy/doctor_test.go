@@ -2,11 +2,16 @@ package main
 
 import (
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/entrepot-dev/entrepot/configs"
 	"github.com/entrepot-dev/entrepot/doctor"
 )
 
@@ -79,6 +84,70 @@ func TestDoctorWritesBelowARelativeRoot(t *testing.T) {
 	got := runCommand(nil, "doctor", "--url", r.url, "--client", "docker", "--no-pull", "--root", "rt", "--write")
 	if text, err := os.ReadFile("rt/etc/docker/daemon.json"); err != nil || !strings.Contains(string(text), r.url) {
 		t.Errorf("want the file below rt: %v, %s\n%+v", err, text, got)
+	}
+}
+
+// TestDoctorPullsNothingForAnotherRoot has a client in the path that notes that it ran.
+func TestDoctorPullsNothingForAnotherRoot(t *testing.T) {
+	environ := []string{"ENTREPOT_CACHE_OFFLINE=true"} // no upstream is asked
+	r := startServing(t, environ)
+	bin, root := t.TempDir(), t.TempDir()
+	ran := filepath.Join(bin, "ran")
+	if err := os.WriteFile(filepath.Join(bin, "podman"), []byte("#!/bin/sh\n: >"+ran+"\nexit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	args := []string{"doctor", "--url", r.url, "--admin-listen", strings.TrimPrefix(r.admin, "http://"), "--cache-dir", filepath.Join(r.dir, "cache"), "--client", "podman", "--root", root}
+	got := runCommand(environ, args...)
+	if _, err := os.Stat(ran); err == nil || got.code != 0 || !strings.Contains(got.stdout, "nothing was pulled: the podman of this host does not read the files in "+root) {
+		t.Errorf("want why nothing was pulled, and no pull: %v, %+v", err, got)
+	}
+	got = runCommand(environ, append(args, "--image", "app")...)
+	if _, err := os.Stat(ran); err != nil {
+		t.Errorf("want the pull of the image that was named: %v, %+v", err, got)
+	}
+}
+
+// TestDoctorAsksNothingOffline gives the flag while the proxy is online.
+func TestDoctorAsksNothingOffline(t *testing.T) {
+	var asked atomic.Bool
+	upstream := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Store(true) }))
+	defer upstream.Close()
+	text := "upstreams:\n  docker.io: {endpoints: [" + upstream.URL + "]}\n"
+	for name := range configs.Default().Upstreams {
+		if name != "docker.io" {
+			text += "  " + name + ": null\n"
+		}
+	}
+	file := writeFile(t, "entrepot.yml", text)
+	r := startServing(t, nil, "--config", file)
+	args := []string{"doctor", "--config", file, "--admin-listen", strings.TrimPrefix(r.admin, "http://"), "--cache-dir", filepath.Join(r.dir, "cache")}
+	asked.Store(false)
+	if got := runCommand(nil, append(args, "--offline")...); asked.Load() || !strings.Contains(got.stdout, "offline") {
+		t.Errorf("want no request to the upstream: %+v", got)
+	}
+	if got := runCommand(nil, args...); !asked.Load() {
+		t.Errorf("want a request without the flag: %+v", got)
+	}
+}
+
+// TestDoctorSaysThatACertificateExpired looks at listeners whose certificates are not valid now.
+func TestDoctorSaysThatACertificateExpired(t *testing.T) {
+	for _, c := range []struct {
+		left         time.Duration
+		want, advice string
+	}{
+		{-48 * time.Hour, "expired on ", "replace the files of tls.cert and tls.key"},
+		{48 * time.Hour, "unknown authority", "an authority that this machine and its clients trust"},
+	} {
+		cert, key := writePair(t, t.TempDir(), c.left)
+		file := writeFile(t, "entrepot.yml", "tls: {cert: "+cert+", key: "+key+"}\n")
+		r := startServing(t, nil, "--config", file)
+		at := strings.Replace(r.url, "http://127.0.0.1", "https://localhost", 1)
+		got := runCommand(nil, "doctor", "--url", at)
+		if !strings.Contains(got.stdout, c.want) || !strings.Contains(got.stdout, c.advice) {
+			t.Errorf("want %q and %q: %+v", c.want, c.advice, got)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
@@ -29,25 +30,81 @@ type CertificateFile struct {
 	// Role says what the file is for, and Upstream for which upstream; empty if for none.
 	Role, Upstream string
 	Path           string
+	// PrivateKey is the path of the certificate's key, and PrivateKeyKey the setting that
+	// names it. Both are empty for authorities.
+	PrivateKey, PrivateKeyKey string
 }
 
 // CertificateFiles returns the certificate files that the settings name, the upstreams' in
 // the order of their names.
 func (c *Config) CertificateFiles() []CertificateFile {
 	all := []CertificateFile{
-		{Key: "tls.cert", Role: RoleListener, Path: c.TLS.Cert},
+		{Key: "tls.cert", Role: RoleListener, Path: c.TLS.Cert, PrivateKey: c.TLS.Key, PrivateKeyKey: "tls.key"},
 		{Key: "tls.client_ca", Role: RoleClientCA, Path: c.TLS.ClientCA},
-		{Key: "admin.tls.cert", Role: RoleAdminListener, Path: c.Admin.TLS.Cert},
+		{Key: "admin.tls.cert", Role: RoleAdminListener, Path: c.Admin.TLS.Cert, PrivateKey: c.Admin.TLS.Key, PrivateKeyKey: "admin.tls.key"},
 		{Key: "admin.tls.client_ca", Role: RoleAdminClientCA, Path: c.Admin.TLS.ClientCA},
 		{Key: "auth.oidc.ca", Role: RoleOIDCCA, Path: c.Auth.OIDC.CA},
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Upstreams)) {
 		t := c.Upstreams[name].TLS
 		all = append(all,
-			CertificateFile{Key: "upstreams." + name + ".tls.cert", Role: RoleUpstreamClient, Upstream: name, Path: t.Cert},
+			CertificateFile{Key: "upstreams." + name + ".tls.cert", Role: RoleUpstreamClient, Upstream: name, Path: t.Cert,
+				PrivateKey: t.Key, PrivateKeyKey: "upstreams." + name + ".tls.key"},
 			CertificateFile{Key: "upstreams." + name + ".tls.ca", Role: RoleUpstreamCA, Upstream: name, Path: t.CA})
 	}
 	return slices.DeleteFunc(all, func(f CertificateFile) bool { return f.Path == "" })
+}
+
+// UnusableFile is a file of a certificate or of its key that cannot be used.
+type UnusableFile struct {
+	// Key is the setting that names the file.
+	Key string
+	Err error
+}
+
+// UnusableCertificates returns the files without which serve does not start: missing,
+// unreadable, not in PEM, or of a certificate and a key that do not belong together. It
+// leaves out the files that serve reads later or not at all: those of an admin listener that
+// is off, of an unused OIDC authority, and of upstreams that are patterns.
+func (c *Config) UnusableCertificates() []UnusableFile {
+	families := c.Families()
+	var all []UnusableFile
+	for _, f := range c.CertificateFiles() {
+		switch {
+		case c.Admin.Listen == AdminOff && (f.Role == RoleAdminListener || f.Role == RoleAdminClientCA),
+			f.Role == RoleClientCA && c.TLS.Cert == "", f.Role == RoleAdminClientCA && c.Admin.TLS.Cert == "",
+			f.Role == RoleOIDCCA && c.Auth.OIDC.Issuer == "",
+			slices.Contains(families, f.Upstream):
+			continue
+		}
+		all = append(all, f.unusable()...)
+	}
+	return all
+}
+
+// unusable reads the file, and its private key's.
+func (f CertificateFile) unusable() (all []UnusableFile) {
+	text, err := os.ReadFile(f.Path)
+	if err != nil {
+		all = append(all, UnusableFile{f.Key, err})
+	}
+	if f.trusted() {
+		if err == nil && !x509.NewCertPool().AppendCertsFromPEM(text) {
+			all = append(all, UnusableFile{f.Key, fmt.Errorf("%s holds no PEM certificate", f.Path)})
+		}
+		return all
+	}
+	key, err := os.ReadFile(f.PrivateKey)
+	if err != nil {
+		all = append(all, UnusableFile{f.PrivateKeyKey, err})
+	}
+	if len(all) > 0 {
+		return all
+	}
+	if _, err := tls.X509KeyPair(text, key); err != nil {
+		return []UnusableFile{{f.Key, fmt.Errorf("%s and %s are not a certificate and its key: %w", f.Path, f.PrivateKey, err)}}
+	}
+	return nil
 }
 
 // trusted reports whether the file holds authorities, rather than a certificate that

@@ -2,7 +2,9 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/entrepot-dev/entrepot/configs"
@@ -11,6 +13,8 @@ import (
 // Certificates checks when the certificates that the settings name end.
 type Certificates struct {
 	Files []configs.CertificateFile
+	// Unusable are the files that serve refuses.
+	Unusable []configs.UnusableFile
 }
 
 // Name is "certificates".
@@ -19,10 +23,21 @@ func (Certificates) Name() string { return "certificates" }
 // Look reads the files.
 func (c Certificates) Look(context.Context) []Finding {
 	var found []Finding
+	refused := map[string]bool{}
+	for _, f := range c.Unusable {
+		refused[f.Key] = true
+		finding := Finding{Status: Failure, Seen: fmt.Sprintf("%s: %v; serve does not start", f.Key, f.Err), Advice: "set " + f.Key + " to a PEM file that entrepot can read"}
+		if errors.Is(f.Err, fs.ErrPermission) {
+			finding = Finding{Status: Warning, Seen: fmt.Sprintf("%s: %v", f.Key, f.Err), Advice: "let this user read the file, or run the doctor as the service's user"}
+		}
+		found = append(found, finding)
+	}
 	var first *configs.Expiry
 	for _, f := range c.Files {
 		e, err := f.Expiry(time.Now())
 		switch {
+		case err != nil && refused[f.Key]:
+			continue
 		case err != nil:
 			found = append(found, Finding{Status: Warning, Seen: err.Error(), Advice: "let this user read the file, or run the doctor as the service's user"})
 			continue

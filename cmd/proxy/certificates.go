@@ -29,6 +29,22 @@ func expiringCertificates(cfg *configs.Config, now time.Time) []string {
 	return all
 }
 
+// unusableCertificates returns a *configs.Error about the certificate files that keep cfg
+// from being served, or nil. file is the configuration file; empty if there is none.
+func unusableCertificates(file string, cfg *configs.Config) error {
+	if file == "" {
+		file = "the environment"
+	}
+	e := &configs.Error{}
+	for _, f := range cfg.UnusableCertificates() {
+		e.Problems = append(e.Problems, configs.Problem{Where: file, Key: f.Key, Message: f.Err.Error() + "; set it to a PEM file that entrepot can read"})
+	}
+	if len(e.Problems) == 0 {
+		return nil
+	}
+	return e
+}
+
 // certificateWatch warns of certificates that end soon. It is for one goroutine.
 type certificateWatch struct {
 	log     *zap.Logger

@@ -173,3 +173,56 @@ func TestEndedCertificateIsReported(t *testing.T) {
 		t.Errorf("want four series, the listener's of -24 days; got\n%s", body)
 	}
 }
+
+// TestFilesThatServeRefusesFailInConfigCheckAndDoctor gives all three the same configurations.
+func TestFilesThatServeRefusesFailInConfigCheckAndDoctor(t *testing.T) {
+	cert, key := writePair(t, t.TempDir(), 365*24*time.Hour)
+	_, otherKey := writePair(t, t.TempDir(), 365*24*time.Hour)
+	text := writeFile(t, "ca.pem", "no certificate")
+	environ := []string{"ENTREPOT_CACHE_OFFLINE=true"}
+	for _, c := range []struct {
+		config string
+		want   []string
+	}{
+		{"tls: {cert: /none.crt, key: " + key + "}", []string{"tls.cert: open /none.crt: no such file"}},
+		{"tls: {cert: " + cert + ", key: /none.key}", []string{"tls.key: open /none.key: no such file"}},
+		{"tls: {cert: /none.crt, key: /none.key}", []string{"tls.cert: open /none.crt", "tls.key: open /none.key"}},
+		{"tls: {cert: " + cert + ", key: " + otherKey + "}", []string{"tls.cert: " + cert + " and " + otherKey + " are not a certificate and its key"}},
+		{"tls: {cert: " + cert + ", key: " + key + ", client_ca: /none.pem}", []string{"tls.client_ca: open /none.pem"}},
+		{"tls: {cert: " + cert + ", key: " + key + ", client_ca: " + text + "}", []string{"tls.client_ca: " + text + " holds no PEM certificate"}},
+		{"admin: {tls: {cert: " + cert + ", key: /none.key}}", []string{"admin.tls.key: open /none.key"}},
+		{"upstreams: {ghcr.io: {tls: {ca: /none.pem}}}", []string{"upstreams.ghcr.io.tls.ca: open /none.pem"}},
+		{"upstreams: {ghcr.io: {tls: {cert: " + cert + ", key: /none.key}}}", []string{"upstreams.ghcr.io.tls.key: open /none.key"}},
+		{"auth: {oidc: {issuer: 'https://issuer.example.test', audience: a, ca: /none.pem}}", []string{"auth.oidc.ca: open /none.pem"}},
+	} {
+		file := writeFile(t, "entrepot.yml", c.config+"\n")
+		dir := filepath.Join(t.TempDir(), "cache")
+		served := runCommand(environ, "serve", "--config", file, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--cache-dir", dir)
+		checked := runCommand(environ, "config", "check", file)
+		asJSON := runCommand(environ, "config", "check", "-o", "json", file)
+		examined := runCommand(environ, "doctor", "--config", file, "--cache-dir", dir)
+		for _, w := range c.want {
+			key, _, _ := strings.Cut(w, ": ")
+			if served.code != 1 || !strings.Contains(served.stderr, file+": "+w) {
+				t.Errorf("%s: serve: want %q, got %+v", c.config, w, served)
+			}
+			if checked.code != 1 || !strings.Contains(checked.stderr, file+": "+w) || strings.Contains(checked.stdout, "ok") {
+				t.Errorf("%s: config check: want %q, got %+v", c.config, w, checked)
+			}
+			if asJSON.code != 1 || !strings.Contains(asJSON.stdout, `"ok": false`) || !strings.Contains(asJSON.stdout, `"key": "`+key+`"`) {
+				t.Errorf("%s: config check -o json: want %q, got %+v", c.config, key, asJSON)
+			}
+			if examined.code != 1 || !regexp.MustCompile(`(?m)^failure +certificates +`+regexp.QuoteMeta(w)).MatchString(examined.stdout) {
+				t.Errorf("%s: doctor: want a failure %q, got %+v", c.config, w, examined)
+			}
+		}
+	}
+	for _, config := range []string{
+		"tls: {cert: " + cert + ", key: " + key + ", client_ca: " + cert + "}",
+		"upstreams: {ghcr.io: {tls: {cert: " + cert + ", key: " + key + ", ca: " + cert + "}}}",
+	} {
+		if got := runCommand(environ, "config", "check", writeFile(t, "entrepot.yml", config+"\n")); got.code != 0 {
+			t.Errorf("%s: want ok, got %+v", config, got)
+		}
+	}
+}

@@ -30,7 +30,8 @@ func newConfigCheck(p *process) *cobra.Command {
 		Short: "Say what is wrong with a configuration, and where",
 		Long: `Check reads the file, or the one of --config or $ENTREPOT_CONFIG, and the
 environment as serving would. It prints every problem with file, line and key, and
-then exits with 1. It prints a warning for a setting that is valid, but probably not
+then exits with 1; also for a certificate, a key or an authority that cannot be read,
+without which serve does not start. It prints a warning for a setting that is valid, but probably not
 what was meant, and for a certificate that ends within 30 days or has ended. It
 touches no network and no cache.`,
 		Example: `  entrepot config check /etc/entrepot/entrepot.yml
@@ -61,6 +62,9 @@ func (p *process) checkConfig(cmd *cobra.Command, args []string) error {
 		file = args[0]
 	}
 	cfg, err := p.load(cmd, file)
+	if err == nil {
+		err = unusableCertificates(file, cfg)
+	}
 	if asJSON {
 		return errors.Join(writeJSON(p.stdout, describeCheck(file, cfg, err)), err)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -155,7 +156,7 @@ func (p *process) doctor(cmd *cobra.Command, _ []string) error {
 	if f.asJSON {
 		err = writeJSON(p.stdout, result)
 	} else {
-		err = writeExamined(p.stdout, &result)
+		err = writeExamined(p.stdout, p.page(), &result)
 	}
 	if err != nil {
 		return err
@@ -208,17 +209,17 @@ func (p *process) newExamination(ctx context.Context, cmd *cobra.Command, at str
 		e.cfg = cfg
 	}
 	var front http.RoundTripper = &http.Transport{TLSHandshakeTimeout: patience}
-	if !remote {
-		e.url, front = ownListener(cfg)
-	}
-	if e.url != "" {
-		e.checks = append(e.checks, doctor.Listener{URL: e.url, HTTP: front})
-	}
 	var running *operator.Client
 	o := &operation{ctx: ctx, cfg: cfg}
 	end, err := p.connectRunning(o, isNamed(cmd) || remote)
 	if err == nil {
 		running, e.end = o.Client, func() { _ = end() }
+	}
+	if !remote {
+		e.url, front = ownListener(listening(ctx, cfg, running))
+	}
+	if e.url != "" {
+		e.checks = append(e.checks, doctor.Listener{URL: e.url, HTTP: front})
 	}
 	// One that answers here may have nothing to do with a cache elsewhere.
 	if remote && err == nil {
@@ -236,7 +237,7 @@ func (p *process) newExamination(ctx context.Context, cmd *cobra.Command, at str
 		e.checks = append(e.checks, doctor.Directory{Cache: cfg.Cache, Client: running, Lock: filepath.Join(cfg.Cache.Dir, store.LockFile), Strangers: func(uid int) (int, error) { return store.Strangers(cfg.Cache.Dir, uid) }},
 			p.filesCheck(ctx, cfg, running))
 		if files := cfg.CertificateFiles(); len(files) > 0 {
-			e.checks = append(e.checks, doctor.Certificates{Files: files})
+			e.checks = append(e.checks, doctor.Certificates{Files: files, Unusable: cfg.UnusableCertificates()})
 		}
 	}
 	if running != nil || loadErr == nil && !remote {
@@ -246,6 +247,27 @@ func (p *process) newExamination(ctx context.Context, cmd *cobra.Command, at str
 		e.checks = append(e.checks, doctor.Environment{URL: e.url, Proxy: http.ProxyFromEnvironment})
 	}
 	return e
+}
+
+// listening returns cfg with the listener that the running proxy has, which may have been
+// started with other settings. It is cfg itself if running is nil or does not say.
+func listening(ctx context.Context, cfg *configs.Config, running *operator.Client) *configs.Config {
+	if running == nil {
+		return cfg
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	var c operator.Configuration
+	if err := running.Get(ctx, "configuration", nil, &c); err != nil {
+		return cfg
+	}
+	used := *cfg
+	for key, to := range map[string]*string{"listen": &used.Listen, "tls.cert": &used.TLS.Cert, "tls.key": &used.TLS.Key} {
+		if text, ok := c.Values[key]; ok && json.Unmarshal([]byte(text), to) != nil {
+			return cfg
+		}
+	}
+	return &used
 }
 
 // ownListener gives the URL of the listener that cfg opens, and what asks it.
@@ -334,9 +356,10 @@ func (p *process) askUpstreams(ctx context.Context, cfg *configs.Config, asked *
 	return u, nil
 }
 
-// writeExamined prints what was found for people, and then what files are to say.
-func writeExamined(w io.Writer, e *examined) error {
-	if err := writeFindings(w, e.Findings); err != nil {
+// writeExamined prints the findings on page, and then the text of files on w: it is to be
+// pasted, so that no line of it is wrapped.
+func writeExamined(w, page io.Writer, e *examined) error {
+	if err := writeFindings(page, e.Findings); err != nil {
 		return err
 	}
 	for _, f := range e.Files {

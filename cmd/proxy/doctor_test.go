@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -128,6 +129,22 @@ func TestDoctorAsksNothingOffline(t *testing.T) {
 	}
 	if got := runCommand(nil, args...); !asked.Load() {
 		t.Errorf("want a request without the flag: %+v", got)
+	}
+}
+
+// TestDoctorLooksAtTheListenerOfTheRunningProxy has a proxy that a flag gave another address.
+func TestDoctorLooksAtTheListenerOfTheRunningProxy(t *testing.T) {
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := free.Addr().String()
+	free.Close()
+	environ := []string{"ENTREPOT_CACHE_OFFLINE=true", "ENTREPOT_LISTEN=127.0.0.1:1"}
+	r := startServing(t, environ, "--listen", address)
+	got := runCommand(environ, "doctor", "--admin-listen", strings.TrimPrefix(r.admin, "http://"), "--cache-dir", filepath.Join(r.dir, "cache"))
+	if !strings.Contains(got.stdout, "http://"+address+" answers as Entrepot") || strings.Contains(got.stdout, "nothing listens") {
+		t.Errorf("want the address of the running proxy: %+v", got)
 	}
 }
 

@@ -46,6 +46,9 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 	if err := checkDirectory(cmd, cfg.Cache.Dir); err != nil {
 		return err
 	}
+	if err := unusableCertificates(p.configFile(cmd), cfg); err != nil {
+		return err
+	}
 	p.buffer()
 	log, level, err := newLog(cfg.Log, p.stderr)
 	if err != nil {

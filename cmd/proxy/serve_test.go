@@ -187,6 +187,7 @@ func TestWhatKeepsItFromServingIsOneSentence(t *testing.T) {
 	free := once.Addr().String()
 	once.Close()
 	file := writeFile(t, "file", "not a directory")
+	cert, _ := writePair(t, t.TempDir(), time.Hour)
 	for _, c := range []struct {
 		name, config string
 		environ      []string
@@ -197,7 +198,7 @@ func TestWhatKeepsItFromServingIsOneSentence(t *testing.T) {
 		{name: "admin port", args: []string{"--admin-listen", taken.Addr().String()}, want: "admin.listen: " + taken.Addr().String() + " is taken by another program; stop that one, or set admin.listen (--admin-listen) to another address"},
 		{name: "one port", args: []string{"--listen", free, "--admin-listen", free}, want: "admin.listen: " + free + " has the port of listen, " + free + "; set one of them (--admin-listen, --listen) to another"},
 		{name: "directory", args: []string{"--cache-dir", filepath.Join(file, "cache")}, want: "set cache.dir (--cache-dir, ENTREPOT_CACHE_DIR) to a directory that this user may write to"},
-		{name: "certificate", config: "tls: {cert: /none.crt, key: /none.key}", want: "tls: open /none.crt: no such file or directory; set tls.cert and tls.key"},
+		{name: "certificate", config: "tls: {cert: " + cert + ", key: /none.key}", want: "tls.key: open /none.key: no such file or directory; set it to a PEM file that entrepot can read"},
 		{name: "password file", config: "upstreams: {ghcr.io: {credentials: {username: a, password_file: /none}}}", want: "upstreams.ghcr.io.credentials.password_file: read the password: open /none: no such file or directory"},
 		{name: "password variable", config: "upstreams: {ghcr.io: {credentials: {username: a, password_env: HUB_PASSWORD}}}", environ: []string{"HUB_PASSWORD="}, want: "upstreams.ghcr.io.credentials.password_env: the environment variable HUB_PASSWORD is not set, or empty"},
 		{name: "docker config", config: "upstreams: {ghcr.io: {credentials: {docker_config: /none.json}}}", want: "upstreams.ghcr.io.credentials.docker_config: "},

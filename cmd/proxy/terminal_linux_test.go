@@ -193,6 +193,28 @@ func TestTablesFitATerminalAndAPipeGetsAll(t *testing.T) {
 	}
 }
 
+// TestDoctorFitsATerminal has sentences that are longer than its width.
+func TestDoctorFitsATerminal(t *testing.T) {
+	dir := t.TempDir()
+	environ := []string{"ENTREPOT_CACHE_OFFLINE=true", "ENTREPOT_ADMIN_LISTEN=127.0.0.1:1", "ENTREPOT_LISTEN=127.0.0.1:1", "ENTREPOT_CACHE_DIR=" + filepath.Join(dir, "cache")}
+	said := runAtTerminal(t, environ, "n", "doctor")
+	for line := range strings.Lines(said.text) {
+		line = strings.TrimRight(line, "\n")
+		if n := len([]rune(line)); n > 80 {
+			t.Errorf("a line of %d columns: %q", n, line)
+		}
+	}
+	_, more, _ := strings.Cut(said.text, "start Entrepot")
+	_, next, _ := strings.Cut(more, "\n")
+	if !strings.HasPrefix(next, strings.Repeat(" ", 20)) {
+		t.Errorf("want the second line of an advice below the first:\n%s", said.text)
+	}
+	piped := runCommand(environ, "doctor")
+	if !strings.Contains(piped.stdout, "start Entrepot (entrepot serve), or see that listen and the address of the clients agree\n") || piped.code != said.code {
+		t.Errorf("want a sentence on one line in a pipe: %+v", piped)
+	}
+}
+
 func TestTextIsWrappedWhereItCanBeRead(t *testing.T) {
 	for _, c := range []struct {
 		text  string

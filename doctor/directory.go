@@ -34,8 +34,12 @@ type Directory struct {
 	Client *operator.Client
 	// Lock is the path of the file in it that names the process that holds it.
 	Lock string
-	// Strangers looks for what in the directory a user, or whose it is if that is negative,
-	// may not use: how many there are, and what is wrong with the first. Nil looks for nothing.
+	// Inspect reports whether the directory is a cache. Its error says why serve refuses the
+	// directory, and after a semicolon what to do. Nil inspects nothing.
+	Inspect func() (complete bool, err error)
+	// Strangers looks for files in the directory that a user may not use; a negative uid stands
+	// for the owner of the cache. It returns how many there are, and an error about the first,
+	// which says after a semicolon what to do. Nil looks for nothing.
 	Strangers func(uid int) (found int, first error)
 }
 
@@ -61,12 +65,22 @@ func (d Directory) Look(ctx context.Context) []Finding {
 	case !info.IsDir():
 		return []Finding{{Status: Failure, Seen: dir + " is no directory", Advice: "set cache.dir to a directory"}}
 	}
-	found := []Finding{d.held(info, running)}
+	complete, refused := false, error(nil)
+	if running == nil && d.Inspect != nil {
+		complete, refused = d.Inspect()
+	}
+	var found []Finding
+	if refused != nil {
+		seen, advice := cause(refused)
+		found = append(found, Finding{Status: Failure, Seen: seen, Advice: advice})
+	} else {
+		found = append(found, d.held(info, running, complete))
+	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return append(found, Finding{Status: Warning, Seen: fmt.Sprintf("the file system of %s can not be looked at: %v", dir, err)})
 	}
-	if d.Strangers != nil {
+	if d.Strangers != nil && refused == nil {
 		found = append(found, d.owners(running)...)
 	}
 	found = append(found, kindFinding(kindOf(&st)))
@@ -74,7 +88,16 @@ func (d Directory) Look(ctx context.Context) []Finding {
 	return found
 }
 
-// unmade judges a directory that the first start is to make.
+// cause splits an error that says after its last semicolon what to do.
+func cause(err error) (seen, advice string) {
+	text := err.Error()
+	if i := strings.LastIndex(text, "; "); i >= 0 {
+		return text[:i], text[i+2:]
+	}
+	return text, ""
+}
+
+// unmade returns a finding about a directory that the first start creates.
 func (d Directory) unmade() Finding {
 	parent := filepath.Dir(d.Cache.Dir)
 	for parent != filepath.Dir(parent) {
@@ -83,15 +106,16 @@ func (d Directory) unmade() Finding {
 		}
 		parent = filepath.Dir(parent)
 	}
-	if unix.Access(parent, unix.W_OK|unix.X_OK) != nil {
-		return Finding{Status: Failure, Seen: fmt.Sprintf("%s is not there, and this user can not make it in %s", d.Cache.Dir, parent),
-			Advice: "make it and give it to the user that the proxy runs as, or set cache.dir to another"}
+	if err := unix.Access(parent, unix.W_OK|unix.X_OK); err != nil {
+		return Finding{Status: Failure, Seen: fmt.Sprintf("%s does not exist, and this user cannot create it in %s: %v", d.Cache.Dir, parent, err),
+			Advice: "create it and give it to the user that the proxy runs as, or set cache.dir to another"}
 	}
 	return Finding{Status: OK, Seen: d.Cache.Dir + " is not there yet: the first start makes it"}
 }
 
-// held tells whose the directory is, who holds it, and whether it can be written to.
-func (d Directory) held(info fs.FileInfo, running *operator.Process) Finding {
+// held returns who owns the directory, which process holds it, and whether this user can write
+// to it. complete says that it is a cache, which is served from a read-only file system too.
+func (d Directory) held(info fs.FileInfo, running *operator.Process, complete bool) Finding {
 	owner := -1
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		owner = int(st.Uid)
@@ -107,45 +131,66 @@ func (d Directory) held(info fs.FileInfo, running *operator.Process) Finding {
 			running.PID, UserName(running.UID), running.Blobs, units.BytesSize(float64(running.Bytes)))
 		return f
 	}
-	if holder := d.holder(); holder != 0 {
+	holder, err := d.holder()
+	switch {
+	case holder != 0:
 		f.Status, f.Advice = Warning, "give this command the settings of that one, or its admin listener (--admin-listen)"
 		f.Seen += fmt.Sprintf("; process %d holds it, and is not the one that answers to these settings", holder)
 		return f
+	case err != nil:
+		f.Status, f.Advice = Failure, "run this command as "+UserName(owner)+" or as root"
+		f.Seen += "; this user may not see which process holds it"
+	default:
+		f.Seen += ", and nobody holds it"
 	}
-	f.Seen += ", and nobody holds it"
-	if unix.Access(d.Cache.Dir, unix.W_OK|unix.X_OK) != nil {
-		f.Status, f.Advice = Warning, "run this command as the user that the proxy runs as; if that is this one, give it the directory (chown)"
-		f.Seen += "; this user can not write to it"
+	switch err := unix.Access(d.Cache.Dir, unix.W_OK|unix.X_OK); {
+	case errors.Is(err, unix.EROFS) && complete:
+		f.Status, f.Advice = Warning, "mount it writable; meanwhile serve serves what is cached and stores nothing new"
+		f.Seen += "; its file system is read-only"
+	case errors.Is(err, unix.EROFS):
+		f.Status, f.Advice = Failure, "mount it writable, or set cache.dir to another directory: a new cache cannot begin there"
+		f.Seen += "; its file system is read-only"
+	case err != nil:
+		f.Status, f.Advice = Failure, "run this command as the user that the proxy runs as; if that is this one, give it the directory (chown)"
+		f.Seen += fmt.Sprintf("; this user cannot write to it: %v", err)
 	}
 	return f
 }
 
-// owners looks for files that the user of the cache may not use; none is no finding.
+// owners looks for files that the user of the cache may not use: the running proxy's user, or
+// this one, or the owner of the cache if this user is root. It returns nothing if there are none.
 func (d Directory) owners(running *operator.Process) []Finding {
 	uid := -1
-	if running != nil && running.UID > 0 {
+	switch me := os.Geteuid(); {
+	case running != nil && running.UID > 0:
 		uid = running.UID
+	case running == nil && me != 0:
+		uid = me
 	}
 	found, first := d.Strangers(uid)
 	if found == 0 {
 		return nil
 	}
-	return []Finding{{Status: Failure, Seen: fmt.Sprintf("%d files or directories in %s belong to another user: %v", found, d.Cache.Dir, first),
-		Advice: "give them to the user of the cache, as is said above (chown -R)"}}
+	seen, advice := cause(first)
+	return []Finding{{Status: Failure, Seen: fmt.Sprintf("%d files or directories in %s belong to another user: %s", found, d.Cache.Dir, seen), Advice: advice}}
 }
 
-// holder gives the process that the lock names, if that lives; else zero.
-func (d Directory) holder() int {
+// holder returns the process that the lock names, if it lives; else zero. Its error is
+// fs.ErrPermission if this user may not read the lock.
+func (d Directory) holder() (pid int, err error) {
 	text, err := os.ReadFile(d.Lock)
-	if err != nil || len(text) > 64 {
-		return 0
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return 0, err
+	case err != nil || len(text) > 64:
+		return 0, nil
 	}
 	number, _, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
-	pid, err := strconv.Atoi(number)
+	pid, err = strconv.Atoi(number)
 	if err != nil || pid <= 0 || errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
-		return 0
+		return 0, nil
 	}
-	return pid
+	return pid, nil
 }
 
 // UserName names a user for people.

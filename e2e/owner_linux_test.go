@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -145,6 +146,8 @@ func TestWhatRootWritesBelongsToTheService(t *testing.T) {
 	as(t, serviceUser, binary, environ, "rehearse", "app:1.0", "app:2.0", "--verify", "--offline").want(t, 0, "0 would fail")
 	as(t, serviceUser+1, binary, environ, "ls").want(t, 1, "permission denied", "uid 65532", "run entrepot as uid 65532 or as root")
 	as(t, serviceUser+1, binary, environ, "warm", "app:1.0").want(t, 1, "permission denied", "run entrepot as uid 65532 or as root")
+	// The home directory of this user does not exist, so that nothing can be given away.
+	as(t, serviceUser+1, binary, nil, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "off").want(t, 1, "--cache-dir")
 	wantOwned("another user's commands")
 
 	// The service itself, started by root by mistake, and then as it should.
@@ -368,4 +371,103 @@ func (s *served) wantImage(t *testing.T, repo string, i *image.Image) {
 		}
 	}
 	pullAll(t, i, from("manifests"), from("blobs"))
+}
+
+// TestDoctorFailsForDirectoriesThatServeRefuses has directories of others, and what serve and
+// the doctor of one user say about them.
+func TestDoctorFailsForDirectoriesThatServeRefuses(t *testing.T) {
+	t.Parallel()
+	needsRoot(t)
+	dir := openTemp(t)
+	binary := userBinary(t, dir)
+	own := func(uid int) func(path string, mode fs.FileMode) error {
+		return func(path string, mode fs.FileMode) error {
+			return errors.Join(os.Chown(path, uid, uid), os.Chmod(path, mode))
+		}
+	}
+	toRoot, toService := own(0), own(serviceUser)
+	all := func(cache string, uid int) error {
+		return filepath.WalkDir(cache, func(path string, _ fs.DirEntry, err error) error {
+			return errors.Join(err, os.Lchown(path, uid, uid))
+		})
+	}
+	for i, c := range []struct {
+		name  string
+		begun bool // a cache of the service
+		spoil func(cache string) error
+		want  []string
+	}{
+		{"root's directory", false, func(cache string) error { return toRoot(cache, 0o700) }, []string{"permission denied", "run it as root"}},
+		{"root's directory, to be seen", false, func(cache string) error { return toRoot(cache, 0o755) }, []string{"belongs to root", "this user cannot write to it: permission denied"}},
+		{"root's cache", true, func(cache string) error { return errors.Join(all(cache, 0), os.Chmod(cache, 0o755)) }, []string{"belong to another user", "run it as root"}},
+		{"root's index", true, func(cache string) error { return toRoot(filepath.Join(cache, "index.db"), 0o600) }, []string{"1 files or directories", "index.db belongs to root", "chown -R 65532:65532"}},
+		{"an index that root alone writes", true, func(cache string) error { return toRoot(filepath.Join(cache, "index.db"), 0o644) }, []string{"index.db belongs to root", "chown -R 65532:65532"}},
+		{"root's index in root's directory", true, func(cache string) error {
+			return errors.Join(toRoot(cache, 0o755), toRoot(filepath.Join(cache, "index.db"), 0o600))
+		}, []string{"index.db belongs to root"}},
+		{"root's lock", true, func(cache string) error { return toRoot(filepath.Join(cache, "lock"), 0o600) }, []string{"this user may not see which process holds it"}},
+		{"other files", false, func(cache string) error {
+			return errors.Join(toService(cache, 0o755), os.WriteFile(filepath.Join(cache, "letter.txt"), nil, 0o644))
+		}, []string{"which holds other files (letter.txt)", "--init"}},
+	} {
+		cache := filepath.Join(dir, fmt.Sprint("cache", i))
+		if err := errors.Join(os.Mkdir(cache, 0o700), toService(cache, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		environ := []string{"ENTREPOT_ADMIN_LISTEN=off", "ENTREPOT_LISTEN=127.0.0.1:0", "ENTREPOT_CACHE_DIR=" + cache, "ENTREPOT_CACHE_OFFLINE=true"}
+		if c.begun {
+			as(t, serviceUser, binary, environ, "warm", "--from-log").want(t, 0)
+			if found := cacheFindings(t, as(t, serviceUser, binary, environ, "doctor", "-o", "json")); strings.Contains(found, "failure") {
+				t.Errorf("%s: want none before, got\n%s", c.name, found)
+			}
+		}
+		if err := c.spoil(cache); err != nil {
+			t.Fatal(err)
+		}
+		if got := as(t, serviceUser, binary, environ, "serve"); got.code != 1 {
+			t.Errorf("%s: serve: %+v", c.name, got)
+		}
+		found := cacheFindings(t, as(t, serviceUser, binary, environ, "doctor", "-o", "json"))
+		for _, w := range append(c.want, "failure: ") {
+			if !strings.Contains(found, w) {
+				t.Errorf("%s: want %q, got\n%s", c.name, w, found)
+			}
+		}
+		if strings.Contains(found, "nobody holds it") && c.name == "root's directory" {
+			t.Errorf("%s: the doctor cannot know who holds it:\n%s", c.name, found)
+		}
+	}
+
+	// What serve serves is a warning.
+	cache := filepath.Join(dir, "read-only")
+	if err := errors.Join(os.Mkdir(cache, 0o700), toService(cache, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	environ := []string{"ENTREPOT_ADMIN_LISTEN=off", "ENTREPOT_CACHE_DIR=" + cache, "ENTREPOT_CACHE_OFFLINE=true"}
+	as(t, serviceUser, binary, environ, "warm", "--from-log").want(t, 0)
+	readOnly(t, cache)
+	for _, uid := range []uint32{0, serviceUser} {
+		found := cacheFindings(t, as(t, uid, binary, environ, "doctor", "-o", "json"))
+		if !strings.Contains(found, "warning: ") || !strings.Contains(found, "its file system is read-only") || strings.Contains(found, "failure") || strings.Contains(found, "chown") {
+			t.Errorf("uid %d on a read-only file system:\n%s", uid, found)
+		}
+	}
+}
+
+// cacheFindings returns what a doctor found of the cache directory, a finding on each line.
+func cacheFindings(t *testing.T, got said) string {
+	t.Helper()
+	var d struct {
+		Findings []struct{ Check, Status, Seen, Advice string }
+	}
+	if err := json.Unmarshal([]byte(got.out), &d); err != nil {
+		t.Fatalf("%v: %+v", err, got)
+	}
+	var b strings.Builder
+	for _, f := range d.Findings {
+		if f.Check == "cache directory" {
+			fmt.Fprintf(&b, "%s: %s → %s\n", f.Status, f.Seen, f.Advice)
+		}
+	}
+	return b.String()
 }

@@ -7,9 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 // DeniedError says that this process may not use a file of the cache, whose it is, and
@@ -114,13 +116,31 @@ func isStrange(st fs.FileInfo, uid int) bool {
 	return is >= 0 && is != uid && st.Mode().Perm()&open != open
 }
 
+// writtenFiles are those that serve opens for writing.
+var writtenFiles = []string{LockFile, "index.db"}
+
+// isDenied reports whether path, of which st is, belongs to another user than me, who runs this
+// process and may not use it. A file on a read-only file system is not denied.
+func isDenied(path string, st fs.FileInfo, me int) bool {
+	mode := uint32(unix.R_OK)
+	switch {
+	case st.IsDir():
+		mode = unix.R_OK | unix.W_OK | unix.X_OK
+	case slices.Contains(writtenFiles, filepath.Base(path)):
+		mode = unix.R_OK | unix.W_OK
+	}
+	is, _ := ownerIn(st)
+	return is >= 0 && is != me && errors.Is(unix.Access(path, mode), unix.EACCES)
+}
+
 // maxPerDir bounds how many files of each directory Strangers looks at: there are 256
 // directories of content.
 const maxPerDir = 200
 
 // Strangers looks for what is in the cache in dir and its user uid may not use, because it
 // belongs to somebody else: if uid is negative, whose the cache is. It looks at the files of
-// the index, at all directories, and at up to maxPerDir files of each. It returns how many it
+// the index, at all directories, and at up to maxPerDir files of each. For this process's user
+// it asks the system, which knows the user's groups. It returns how many it
 // has found, and for the first of them a *DeniedError; nil for none.
 func Strangers(dir string, uid int) (found int, first error) {
 	if uid < 0 {
@@ -129,9 +149,13 @@ func Strangers(dir string, uid int) (found int, first error) {
 	if uid <= 0 { // root may use everything
 		return 0, nil
 	}
+	me := os.Geteuid()
 	look := func(path string, e fs.DirEntry) {
 		st, err := e.Info()
-		if err != nil || st.Mode()&fs.ModeSymlink != 0 || !isStrange(st, uid) {
+		if err != nil || st.Mode()&fs.ModeSymlink != 0 {
+			return
+		}
+		if uid == me && !isDenied(path, st, me) || uid != me && !isStrange(st, uid) {
 			return
 		}
 		if found++; first == nil {

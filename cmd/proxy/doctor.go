@@ -234,7 +234,8 @@ func (p *process) newExamination(ctx context.Context, cmd *cobra.Command, at str
 	e.front, e.running = front, running
 	if !remote {
 		e.checks = append(e.checks, doctor.Configuration{File: p.configFile(cmd), Config: cfg, Err: loadErr, Given: given(cmd), Client: running})
-		e.checks = append(e.checks, doctor.Directory{Cache: cfg.Cache, Client: running, Lock: filepath.Join(cfg.Cache.Dir, store.LockFile), Strangers: func(uid int) (int, error) { return store.Strangers(cfg.Cache.Dir, uid) }},
+		e.checks = append(e.checks, doctor.Directory{Cache: cfg.Cache, Client: running, Lock: filepath.Join(cfg.Cache.Dir, store.LockFile),
+			Inspect: func() (bool, error) { return inspectDirectory(cfg.Cache.Dir) }, Strangers: func(uid int) (int, error) { return store.Strangers(cfg.Cache.Dir, uid) }},
 			p.filesCheck(ctx, cfg, running))
 		if files := cfg.CertificateFiles(); len(files) > 0 {
 			e.checks = append(e.checks, doctor.Certificates{Files: files, Unusable: cfg.UnusableCertificates()})

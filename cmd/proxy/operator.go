@@ -294,14 +294,33 @@ func checkDirectory(cmd *cobra.Command, dir string) error {
 		}
 		return err
 	}
+	if flag.Value.String() == "true" {
+		_, _, err := store.Inspect(dir)
+		return inCacheDir(err)
+	}
+	_, err := inspectDirectory(dir)
+	return err
+}
+
+// inspectDirectory reports whether dir is a cache. Its error says why serve does not begin one
+// there without --init.
+func inspectDirectory(dir string) (complete bool, err error) {
 	kind, other, err := store.Inspect(dir)
 	switch {
 	case err != nil:
-		return fmt.Errorf("cache.dir: %w", err)
-	case kind == store.Occupied && flag.Value.String() != "true":
-		return fmt.Errorf("cache.dir: %w %s, which holds other files (%s): name an empty directory (--cache-dir, ENTREPOT_CACHE_DIR, cache.dir), or begin a cache beside those files with --init", store.ErrNoCache, dir, other)
+		return false, inCacheDir(err)
+	case kind == store.Occupied:
+		return false, fmt.Errorf("cache.dir: %w %s, which holds other files (%s); name an empty directory (--cache-dir, ENTREPOT_CACHE_DIR, cache.dir), or begin a cache beside those files with --init", store.ErrNoCache, dir, other)
 	}
-	return nil
+	return kind == store.Complete, nil
+}
+
+// inCacheDir adds the setting to an error about the cache directory; nil stays nil.
+func inCacheDir(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("cache.dir: %w", err)
 }
 
 // connectDirectory serves the API of the cache directory to this very process.

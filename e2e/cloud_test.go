@@ -2,16 +2,20 @@ package e2e
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/goccy/go-yaml"
 
 	"github.com/entrepot-dev/entrepot/e2e/cloud"
 	"github.com/entrepot-dev/entrepot/e2e/hub"
@@ -196,5 +200,84 @@ func wantNoCloudSecret(t *testing.T, text string) {
 				t.Errorf("a secret is told: %q", s)
 			}
 		}
+	}
+}
+
+// TestTheDoctorAndAReloadKnowCloudLogins has a cloud that gives logins, refuses them, and does not
+// answer, and a configuration that changes meanwhile. The doctor asks through the running proxy
+// and by itself.
+func TestTheDoctorAndAReloadKnowCloudLogins(t *testing.T) {
+	t.Parallel()
+	for name, c := range cloudCases() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c.hub.Auth = hub.Bearer
+			h, f, endpoint := registryOf(t, c)
+			password := c.password("first-password", time.Hour)
+			h.ChangePassword(c.user, password)
+			f.Give(c.login(password), time.Hour)
+			private := image.New(image.Options{Seed: 1})
+			h.Push("team/app", "1.0", private)
+			h.MakePrivate("team/app", c.user)
+			env := c.env(t, f.URL)
+			p := proxy.Start(t, proxy.Options{Upstreams: map[string]*hub.Hub{"docker.io": h}, Env: env,
+				Config: docker(fmt.Sprintf("endpoints: [%q]", endpoint), "credentials: "+c.credentials(endpoint))})
+			// examine runs the doctor of the running proxy, and one that asks by itself.
+			examine := func(when, want, status string) {
+				t.Helper()
+				cmd := exec.CommandContext(t.Context(), proxy.Binary(t), "doctor", "-o", "json", "--config", p.Config(), "--cache-dir", filepath.Join(t.TempDir(), "cache"), "--admin-listen", "127.0.0.1:1")
+				cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, env...)
+				own, _ := cmd.Output() // the listener fails
+				var d diagnosis
+				if err := json.Unmarshal(own, &d); err != nil || d.status("upstream", want) != status {
+					t.Errorf("%s, without a proxy: want %s, %q: %v in\n%s", when, status, want, err, own)
+				}
+				wantNoCloudSecret(t, string(own))
+				d, _, out := doctor(t, "--config", p.Config())
+				if d.status("upstream", want) != status {
+					t.Errorf("%s: want %s, %q in\n%s", when, status, want, out)
+				}
+				wantNoCloudSecret(t, out)
+			}
+			examine("logins are given", "it takes the credentials", "ok")
+			operate(t, p, "config", "check").want(t, 0, "ok")
+
+			// A reload forgets the login of other settings, and asks for another.
+			f.Fail(c.endpoint, http.StatusForbidden, `{"__type":"AccessDeniedException","message":"not for `+c.shown+`"}`)
+			change := func(credentials map[string]any) {
+				t.Helper()
+				reconfigure(t, p, func(all map[string]any) {
+					u := all["upstreams"].(map[string]any)["docker.io"].(map[string]any)
+					if u["credentials"] = credentials; credentials == nil {
+						delete(u, "credentials")
+					}
+				})
+				if changed, later, code, out := reload(t, p); code != 0 || len(later) > 0 || !strings.Contains(fmt.Sprint(changed), "upstreams.docker.io.credentials") {
+					t.Errorf("reload: %v, %v, %d: %s", changed, later, code, out)
+				}
+			}
+			change(nil)
+			if got := ask(t, p, "GET", "/v2/team/app/manifests/1.0", "Accept", anything); got.status == http.StatusOK {
+				t.Error("the image is served without the login that was taken away")
+			}
+			var back map[string]any
+			if err := yaml.Unmarshal([]byte(c.credentials(endpoint)), &back); err != nil {
+				t.Fatal(err)
+			}
+			change(back)
+			examine("logins are refused", c.remedy, "failure")
+			operate(t, p, "config", "check").want(t, 0, "ok")
+
+			f.Fail(c.endpoint, 0, "")
+			f.Give(c.login(password), time.Hour)
+			change(nil)
+			change(back)
+			pullsEverywhere(t, p, "team/app", private)
+			f.Server.Close()
+			change(nil)
+			change(back)
+			examine("the cloud does not answer", "get a login", "failure")
+			wantNoCloudSecret(t, p.Log())
+		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptrace"
+	"strings"
 	"sync"
 	"time"
 
@@ -168,7 +169,7 @@ func (r *Registry) examineAccess(ctx context.Context, cancel context.CancelCause
 	refuse := func(a Access, why string) { e.Access, e.AccessError = a, why }
 	c, err := r.tokens.credential(ctx, ep, nil)
 	if err != nil {
-		refuse(AccessRefused, fmt.Sprintf("the credentials of upstreams.%s.credentials can not be read", r.name))
+		refuse(AccessRefused, fmt.Sprintf("the credentials of upstreams.%s.credentials can not be read%s", r.name, causeOf(err)))
 		return
 	}
 	missing := fmt.Sprintf("%s wants credentials, and there are none for it in upstreams.%s.credentials", ep.host, r.name)
@@ -196,6 +197,16 @@ func (r *Registry) examineAccess(ctx context.Context, cancel context.CancelCause
 	default:
 		r.examineToken(ctx, d, c, scopes, missing, e)
 	}
+}
+
+// causeOf returns ": " and the cause of an error about credentials, on one line; empty if it has
+// none. The log shows the same.
+func causeOf(err error) string {
+	var known *oci.Error
+	if !errors.As(err, &known) || known.Err == nil {
+		return ""
+	}
+	return ": " + strings.Join(strings.Fields(known.Err.Error()), " ")
 }
 
 // examineToken asks the token server of d for a token.

@@ -525,6 +525,7 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 	}
 	buf := buffers.Get().(*[readSize]byte)
 	defer buffers.Put(buf)
+	defer f.flushPiece(w, from)
 	for {
 		f.mu.Lock()
 		at, left := w.at, w.end-w.at
@@ -553,6 +554,18 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 		default:
 			return fmt.Errorf("read at byte %d: %w", at+int64(n), unexpected(err))
 		}
+	}
+}
+
+// flushPiece begins to write to the disk what w brought from from on, if that isn't hashed yet,
+// which would do it. Else a sync has many small pieces to find room for at once, and whoever
+// writes the next piece waits for it.
+func (f *fill) flushPiece(w *writer, from int64) {
+	f.mu.Lock()
+	n, hashed := w.at-from, f.hashes()
+	f.mu.Unlock()
+	if n > 0 && !hashed {
+		f.part.Flush(from, n)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 const (
@@ -231,33 +232,31 @@ func (s *Archive) Open() (io.ReadCloser, error) {
 	return r, nil
 }
 
-// volumeReader reads volumes one after the other.
+// volumeReader reads volumes one after the other. Close may be called while Read runs, as
+// net/http does with what it sends.
 type volumeReader struct {
-	left []archiveVolume
-	file *os.File
+	left []archiveVolume // Read's alone, as hash is
 	hash hash.Hash
+
+	mu     sync.Mutex
+	file   *os.File
+	closed bool
 }
 
 func (v *volumeReader) Read(b []byte) (int, error) {
 	for {
-		if v.file == nil {
-			if len(v.left) == 0 {
-				return 0, io.EOF
-			}
-			f, err := os.Open(v.left[0].path)
-			if err != nil {
-				return 0, err
-			}
-			v.file, v.hash = f, sha256.New()
+		f, err := v.current()
+		if err != nil {
+			return 0, err
 		}
-		n, err := v.file.Read(b)
+		n, err := f.Read(b)
 		if v.left[0].sum != "" {
 			v.hash.Write(b[:n])
 		}
 		if err != io.EOF {
 			return n, err
 		}
-		if err := v.next(); err != nil {
+		if err := v.next(f); err != nil {
 			return n, err
 		}
 		if n > 0 {
@@ -266,11 +265,35 @@ func (v *volumeReader) Read(b []byte) (int, error) {
 	}
 }
 
-// next ends a volume.
-func (v *volumeReader) next() error {
+// current returns the file of the volume that is read, which it opens if need be. It returns
+// io.EOF after the last one.
+func (v *volumeReader) current() (*os.File, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case v.closed:
+		return nil, fs.ErrClosed
+	case v.file != nil:
+		return v.file, nil
+	case len(v.left) == 0:
+		return nil, io.EOF
+	}
+	f, err := os.Open(v.left[0].path)
+	if err != nil {
+		return nil, err
+	}
+	v.file, v.hash = f, sha256.New()
+	return f, nil
+}
+
+// next ends the volume whose file f was read to its end.
+func (v *volumeReader) next(f *os.File) error {
 	done := v.left[0]
-	err := v.file.Close()
-	v.file, v.left = nil, v.left[1:]
+	v.left = v.left[1:]
+	v.mu.Lock()
+	v.file = nil
+	v.mu.Unlock()
+	err := f.Close() // fails if Close was called meanwhile
 	if got := hex.EncodeToString(v.hash.Sum(nil)); done.sum != "" && got != done.sum {
 		return fmt.Errorf("%s is damaged: its SHA-256 is %s, and should be %s", done.path, got, done.sum)
 	}
@@ -278,11 +301,13 @@ func (v *volumeReader) next() error {
 }
 
 func (v *volumeReader) Close() error {
-	if v.file == nil {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	f := v.file
+	v.file, v.closed = nil, true
+	if f == nil {
 		return nil
 	}
-	f := v.file
-	v.file, v.left = nil, nil
 	return f.Close()
 }
 

@@ -2,10 +2,12 @@ package bundle
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -78,5 +80,50 @@ func TestArchivesAreFoundByTheirNames(t *testing.T) {
 				t.Errorf("want %q, got %v", c.refused, err)
 			}
 		})
+	}
+}
+
+// TestAnArchiveIsClosedWhileItIsRead closes an archive of volumes while another goroutine reads
+// it, as net/http does with what a server refuses.
+func TestAnArchiveIsClosedWhileItIsRead(t *testing.T) {
+	dir := t.TempDir()
+	var paths []string
+	for n := range 3 {
+		path := filepath.Join(dir, fmt.Sprintf("b.tar.%03d", n+1))
+		if err := os.WriteFile(path, make([]byte, 1<<16), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, path)
+	}
+	list, err := Archives(paths)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 500 {
+		r, err := list[0].Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		begun, ended := make(chan struct{}), make(chan error)
+		go func() {
+			b := make([]byte, 1<<10)
+			_, err := r.Read(b)
+			close(begun)
+			for err == nil {
+				_, err = r.Read(b)
+			}
+			ended <- err
+		}()
+		<-begun
+		for range n {
+			runtime.Gosched()
+		}
+		_ = r.Close() // it may be closed in the middle of a read
+		if err := <-ended; err != io.EOF && !errors.Is(err, os.ErrClosed) {
+			t.Fatal(err)
+		}
+		if _, err := r.Read(make([]byte, 1)); err == nil {
+			t.Fatal("what is closed can be read")
+		}
 	}
 }

@@ -27,6 +27,8 @@ type Explanation struct {
 	// when on it is asked again; both are zero for what never changes.
 	Checked   time.Time `json:"checked,omitzero"`
 	NextCheck time.Time `json:"nextCheck,omitzero"`
+	// Offline is set if no upstream is asked: NextCheck and StaleUntil are zero then.
+	Offline bool `json:"offline,omitempty"`
 	// StaleUntil is until when a tag is served while the upstream can not be
 	// asked.
 	StaleUntil time.Time `json:"staleUntil,omitzero"`
@@ -121,7 +123,7 @@ func (c *Cache) explainTag(e *Explanation, up *upstream, t rewrite.Target) {
 	}
 	e.Digest, e.MediaType, e.Checked = rec.Digest, rec.MediaType, rec.Checked
 	age := time.Since(rec.Checked)
-	if !rule.Immutable {
+	if e.Offline = c.settings().Offline; !e.Offline && !rule.Immutable {
 		e.NextCheck = rec.Checked.Add(rule.TTL)
 		e.StaleUntil = e.NextCheck.Add(rule.StaleIfError)
 	}
@@ -129,7 +131,7 @@ func (c *Cache) explainTag(e *Explanation, up *upstream, t rewrite.Target) {
 	switch {
 	case rule.fresh(age):
 		e.Status = Hit
-	case c.settings().Offline:
+	case e.Offline:
 		e.Status, e.Reason = Stale, reason(errOffline)
 	case paused:
 		e.Status, e.Reason = Stale, reason(why)

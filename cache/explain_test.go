@@ -61,6 +61,14 @@ func TestExplainSaysWhatARequestWouldMeet(t *testing.T) {
 		if e := explain(tagged("app", "v1"), Negative); e.Rule != "app:v*" || e.Reason == "" {
 			t.Errorf("%+v", e)
 		}
+		online := c.settings()
+		offline := *online
+		offline.Offline = true
+		c.current.Store(&offline)
+		if e := explain(latest, Stale); !e.Offline || !e.NextCheck.IsZero() || !e.StaleUntil.IsZero() {
+			t.Errorf("offline: %+v", e)
+		}
+		c.current.Store(online)
 		explain(digested("app", image.Digest), Hit)
 		explain(digested("other", image.Digest), Miss)
 	})

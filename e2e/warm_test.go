@@ -244,7 +244,7 @@ func TestWarmTellsHowFarItHasCome(t *testing.T) {
 	if line := progress.text.String(); !strings.HasPrefix(line, "warm: 0 of 1 images") || !strings.Contains(line, "at docker.io/library/app:1.0\n") {
 		t.Errorf("got %q", line)
 	}
-	if !strings.Contains(out.String(), "1 images, 0 failed") {
+	if !strings.Contains(out.String(), "1 image, 0 failed") {
 		t.Errorf("got\n%s", out.String())
 	}
 }

@@ -18,7 +18,7 @@ func newConfig(p *process) *cobra.Command {
 		Use:   "config",
 		Short: "Check and show the settings",
 		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE:  needsSubcommand,
 	}
 	cmd.AddCommand(newConfigCheck(p), newConfigShow(p))
 	return cmd

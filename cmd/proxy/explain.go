@@ -84,6 +84,8 @@ func writeExplanation(w io.Writer, e *cache.Explanation, now time.Time) error {
 	if !e.NextCheck.IsZero() {
 		line("asked again", "with the first pull after %s", second(e.NextCheck))
 		line("if that fails", "served until %s", second(e.StaleUntil))
+	} else if e.Offline {
+		line("asked again", "not while the cache is offline: it is served as it is")
 	} else if !e.Checked.IsZero() {
 		line("asked again", "never: the tag is immutable")
 	}

@@ -179,7 +179,7 @@ func (p *process) export(o *operation, cmd *cobra.Command, args []string) error 
 	case 1:
 		return errors.New("an image was left out of the bundle")
 	}
-	return fmt.Errorf("%d images were left out of the bundle", left)
+	return fmt.Errorf("%s left out of the bundle", count(left, "image"))
 }
 
 // save writes the bundle, and tells how far it has come.

@@ -39,6 +39,9 @@ func TestOperatorsCommandsExitAlike(t *testing.T) {
 
 		{[]string{"warm", "-f", "/none"}, 1, "", "--file: open /none"},
 		{[]string{"warm", "-f", "-"}, 1, "", "--file: there is no stdin"},
+		{[]string{"explain", "ghcr.io"}, 1, "", "no cached image matches ghcr.io"},
+		{[]string{"pin", "ghcr.io"}, 1, "", "no cached image matches ghcr.io"},
+		{[]string{"warm", "--dry-run", "quay.io"}, 1, "", "no cached image matches quay.io"},
 		{[]string{"explain", "quay.example.test/app:1"}, 1, "", `registry "quay.example.test" is not configured here`},
 		{[]string{"history", "nginx"}, 1, "", "nothing is known of docker.io/library/nginx:latest"},
 		{[]string{"accept", "nginx"}, 1, "", "docker.io/library/nginx:latest is no tag that is known here"},

@@ -53,6 +53,7 @@ func (p *process) run() int {
 	root.SetArgs(p.args)
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
+	addCompletion(root, p.args)
 	cmd, err := root.ExecuteC()
 	if err == nil {
 		return exitOK

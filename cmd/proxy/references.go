@@ -77,7 +77,7 @@ func (o *operation) resolve(args []string) ([]string, error) {
 		}
 		switch {
 		case found:
-		case strings.ContainsAny(text, "*?"):
+		case isPattern(text):
 			return nil, fmt.Errorf("no cached image matches %s; list the cached images with `entrepot ls`", text)
 		default:
 			add(text)

@@ -83,7 +83,7 @@ func (p *process) rehearse(o *operation, cmd *cobra.Command, args []string) erro
 		err = writeRehearsal(p.page(), &done, time.Now())
 	}
 	if err == nil && done.Failed > 0 {
-		err = fmt.Errorf("%d of %d images could not be pulled with the uplink cut", done.Failed, len(done.Images))
+		err = fmt.Errorf("%d of %s could not be pulled with the uplink cut", done.Failed, count(len(done.Images), "image"))
 	}
 	return orPartial(cmd, err, done.Partial, len(done.Images))
 }
@@ -163,8 +163,8 @@ func writeRehearsal(w io.Writer, done *cache.Rehearsal, now time.Time) error {
 			stale++
 		}
 	}
-	fmt.Fprintf(s, "%d images: %d would be served, %d of them stale, and %d would fail",
-		len(done.Images), len(done.Images)-done.Failed, stale, done.Failed)
+	fmt.Fprintf(s, "%s: %d would be served, %d of them stale, and %d would fail",
+		count(len(done.Images), "image"), len(done.Images)-done.Failed, stale, done.Failed)
 	if due := done.Stale - stale; due > 0 {
 		fmt.Fprintf(s, "; %d due", due)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -32,6 +33,7 @@ the other well-known registries on port 5000.`,
 		SilenceUsage:  true,
 	}
 	root.SetVersionTemplate("entrepot {{.Version}}\n")
+	root.SetFlagErrorFunc(flagError)
 	addConfigFlag(root.PersistentFlags())
 	addServeFlags(root.Flags())
 	root.AddCommand(
@@ -59,7 +61,61 @@ the other well-known registries on port 5000.`,
 		newDoctor(p),
 		newVersion(p),
 	)
+	root.SetHelpCommand(newHelp())
 	return root
+}
+
+// newHelp makes the command help, whose errors are those of other commands.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Say how a command is used",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			named, rest, err := cmd.Root().Find(args)
+			if err != nil {
+				return err
+			}
+			if len(rest) > 0 {
+				return fmt.Errorf("unknown command %q for %q", rest[0], named.CommandPath())
+			}
+			named.InitDefaultHelpFlag()
+			return named.Help()
+		},
+	}
+}
+
+// needsSubcommand is what a command does that has subcommands and is called without one.
+func needsSubcommand(cmd *cobra.Command, _ []string) error {
+	var names []string
+	for _, c := range cmd.Commands() {
+		names = append(names, c.Name())
+	}
+	return fmt.Errorf("%s needs one of %s", cmd.CommandPath(), strings.Join(names, ", "))
+}
+
+// addCompletion adds the command completion, which writes to what root writes to by now. Without
+// it cobra adds its own, which answers an unknown shell with help and exit code 0.
+func addCompletion(root *cobra.Command, args []string) {
+	root.InitDefaultCompletionCmd(args...)
+	for _, c := range root.Commands() {
+		if c.Name() == "completion" {
+			c.RunE = needsSubcommand
+		}
+	}
+}
+
+// flagError says of a value that a flag can't take what it takes.
+func flagError(_ *cobra.Command, err error) error {
+	var invalid *pflag.InvalidValueError
+	if !errors.As(err, &invalid) {
+		return err
+	}
+	wants := map[string]string{"int": "a whole number", "int64": "a whole number", "bool": "true or false",
+		"duration": "a duration such as 30s, 10m or 2h"}[invalid.GetFlag().Value.Type()]
+	if wants == "" {
+		return err
+	}
+	return fmt.Errorf("invalid argument %q for --%s: it takes %s", invalid.GetValue(), invalid.GetFlag().Name, wants)
 }
 
 // keyFlags are the flags that set a key of the configuration.

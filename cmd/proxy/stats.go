@@ -32,6 +32,12 @@ restart, and are shown of a directory on which no proxy runs as well.`,
 		Args: cobra.NoArgs,
 		RunE: p.operates(p.stats),
 	}
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		if top, err := cmd.Flags().GetInt("top"); err != nil || top < 0 {
+			return fmt.Errorf("invalid argument \"%d\" for --top: it takes a whole number from 0 on", top)
+		}
+		return nil
+	}
 	cmd.Flags().Int("top", 10, "`number` of the most used images to show")
 	addOperatorFlags(cmd.Flags())
 	return cmd

@@ -201,10 +201,10 @@ func writeWarmed(w io.Writer, done *cache.Warmed) error {
 	if done.Partial > 0 {
 		partial = fmt.Sprintf("; %d partial", done.Partial)
 	}
-	fmt.Fprintf(s, "%d images, %d failed; %s %s, %s were here%s\n", len(done.Images), done.Failed,
+	fmt.Fprintf(s, "%s, %d failed; %s %s, %s were here%s\n", count(len(done.Images), "image"), done.Failed,
 		units.BytesSize(float64(total)), word, units.BytesSize(float64(done.BytesHere)), partial)
 	for _, u := range done.Pulls {
-		fmt.Fprintf(s, "%s was asked for %d manifests, which it may count as pulls", u.Upstream, u.Pulls)
+		fmt.Fprintf(s, "%s was asked for %s, which it may count as pulls", u.Upstream, count(u.Pulls, "manifest"))
 		if done.DryRun {
 			s.WriteString("; they are kept, and a run does not ask for them again")
 		}

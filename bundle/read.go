@@ -201,6 +201,8 @@ func (a *reading) unreadable(c *counter, err error) error {
 	switch {
 	case c.err != nil:
 		return c.err
+	case len(a.names) == 0:
+		return refuse("it is no tar of images, as entrepot export, docker save, podman save, skopeo and crane pull write them")
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		return refuse("it is truncated: it ends after %d bytes, in the middle", c.n)
 	}
@@ -366,7 +368,9 @@ func (a *reading) file(name string, size int64, r io.Reader) error {
 	}
 	switch base := path.Base(name); {
 	case base == savedLayer, path.Dir(name) == "." && (strings.HasSuffix(name, ".json") || strings.HasSuffix(name, ".tar")):
-		return a.named(name, size, r)
+		return a.named(name, "", size, r)
+	case path.Dir(name) == "." && digestOfName(name) != "":
+		return a.named(name, digestOfName(name), size, r)
 	case name == "repositories", base == "json", base == "VERSION":
 		// What old Dockers want beside manifest.json. It says nothing more.
 		if size > maxSmall {
@@ -376,6 +380,19 @@ func (a *reading) file(name string, size int64, r io.Reader) error {
 		return err
 	}
 	return refuse("%q does not belong into an archive of images", name)
+}
+
+// digestOfName returns the digest that is the name of a file of "crane pull": of the config
+// (sha256:<hex>) or of a compressed layer (<hex>.tar.gz). It is empty for another name.
+func digestOfName(name string) digest.Digest {
+	d := digest.Digest(name)
+	if hex, ok := strings.CutSuffix(name, ".tar.gz"); ok {
+		d = digest.NewDigestFromEncoded(digest.SHA256, hex)
+	}
+	if d.Validate() != nil {
+		return ""
+	}
+	return d
 }
 
 // readDocument reads a document of at most so many bytes into v.
@@ -466,14 +483,14 @@ func (a *reading) blob(name, blob string, size int64, r io.Reader) error {
 	return nil
 }
 
-// named takes in content that has a name of its own.
-func (a *reading) named(name string, size int64, r io.Reader) error {
+// named takes in content that has a name of its own. Its digest is d, or any if that is empty.
+func (a *reading) named(name string, d digest.Digest, size int64, r io.Reader) error {
 	b := bufio.NewReaderSize(r, 512)
 	magic, err := b.Peek(2)
 	if err != nil && err != io.EOF {
 		return err
 	}
-	d, err := a.in.Take(a.ctx, "", size, b)
+	d, err = a.in.Take(a.ctx, d, size, b)
 	if err != nil {
 		return err
 	}

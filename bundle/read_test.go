@@ -480,6 +480,7 @@ func TestWhatIsWrongIsRefusedWhole(t *testing.T) {
 		"something at the end":      {nil, func(b []byte) []byte { return append(b, evil...) }, "follows the end"},
 		"damaged header":            {nil, func(b []byte) []byte { b[600] ^= 1; b[1024+20] ^= 0x41; return b }, ""},
 		"empty":                     {nil, func([]byte) []byte { return nil }, "empty"},
+		"a list of images":          {nil, func([]byte) []byte { return []byte("nginx:1.27\n") }, "it is no tar of images"},
 		"no tar":                    {nil, func([]byte) []byte { return bytes.Repeat([]byte("no tar"), 1000) }, "no tar"},
 		"cut gzip": {nil, func(b []byte) []byte {
 			var z bytes.Buffer

@@ -124,6 +124,8 @@ type WarmedImage struct {
 	Pulls int `json:"pulls"`
 	// MissingPlatforms are those of the platforms that the image does not have.
 	MissingPlatforms []string `json:"missingPlatforms,omitempty"`
+	// Stale is set if the tag could not be confirmed: the image is here as it was.
+	Stale bool `json:"stale,omitempty"`
 	// Note says what is not as it should be, though all is here that there is: the tag
 	// could not be confirmed, or one of the platforms is not there.
 	Note string `json:"note,omitempty"`

@@ -202,6 +202,7 @@ func (img *warmingImage) stands() (d digest.Digest, kept bool, err error) {
 	case img.ctx.Err() != nil:
 		return "", false, context.Cause(img.ctx)
 	case err != nil && known && (oci.IsTransient(err) && (c.Offline() || rule.usable(age)) || oci.IsAbsent(err) && rule.KeepDeleted):
+		img.Stale = true
 		img.note(fmt.Sprintf("it is as it was %s ago: %s", age.Round(time.Second), reason(err)))
 		return rec.Digest, true, nil
 	case err != nil:

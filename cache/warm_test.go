@@ -257,6 +257,9 @@ func TestWarmKeepsTheOldTagUntilTheNewIsHere(t *testing.T) {
 
 		done := warm(t, c, WarmOptions{}, tagged("app", "1"))
 		done.Images[0].wantError(t)
+		if !done.Images[0].Stale {
+			t.Errorf("%+v is not stale", done.Images[0])
+		}
 		if note := done.Images[0].Note; !strings.Contains(note, "it is as it was 1h0m0s ago: the upstream fails") {
 			t.Errorf("want said that it is as it was, got %q", note)
 		}

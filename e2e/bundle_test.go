@@ -2,20 +2,27 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/crane"
 	"github.com/google/go-containerregistry/pkg/name"
 	gcr "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content/memory"
 	"oras.land/oras-go/v2/content/oci"
 
 	"github.com/entrepot-dev/entrepot/e2e/image"
+	"github.com/entrepot-dev/entrepot/e2e/proxy"
 )
 
 // TestOthersReadABundle with the libraries of which crane and oras are made: the one
@@ -96,4 +103,48 @@ func TestOthersReadABundle(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestWhatCranePullsIsImported writes an image with the library of which crane is made, in its
+// two formats of a tar, and imports it where the registry is out of reach.
+func TestWhatCranePullsIsImported(t *testing.T) {
+	t.Parallel()
+	h, online := start(t, "")
+	i := image.New(image.Options{Seed: 1})
+	h.Push("library/app", "1.0", i)
+	tag, err := name.NewTag(strings.TrimPrefix(online.URL(), "http://")+"/library/app:1.0", name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := remote.Image(tag, remote.WithContext(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for format, save := range map[string]func(file string) error{
+		"tarball": func(file string) error { return crane.Save(img, "docker.io/library/app:1.0", file) },
+		"legacy":  func(file string) error { return crane.SaveLegacy(img, "docker.io/library/app:1.0", file) },
+	} {
+		t.Run(format, func(t *testing.T) {
+			t.Parallel()
+			file := filepath.Join(t.TempDir(), "app.tar")
+			if err := save(file); err != nil {
+				t.Fatal(err)
+			}
+			p := proxy.Start(t, proxy.Options{Config: "cache: {offline: true}"})
+			operate(t, p, "import", file).want(t, 0, "docker.io/library/app:1.0")
+			got := get(t, p, "/v2/library/app/manifests/1.0")
+			var m v1.Manifest
+			if err := json.Unmarshal(got.body, &m); err != nil {
+				t.Fatal(err)
+			}
+			if m.Config.Digest != i.Parsed(i.Digest).Config.Digest || len(m.Layers) == 0 {
+				t.Errorf("got %+v", m)
+			}
+			for _, l := range append(m.Layers, m.Config) {
+				if b := get(t, p, "/v2/library/app/blobs/"+l.Digest.String()).body; digest.FromBytes(b) != l.Digest {
+					t.Errorf("%s: got %d bytes of something else", l.Digest, len(b))
+				}
+			}
+		})
+	}
 }

@@ -25,8 +25,8 @@ func newImport(p *process) *cobra.Command {
 		Long: `Import takes in bundles that export has written: a file, a directory, or volumes, of
 which one may be named and the others are found. The images are served by the same names,
 tags and digests as where they come from, also offline, with the signatures and SBOMs
-that came with them. Plain OCI image layouts and what docker save writes are taken as
-well; - is standard input.
+that came with them. Plain OCI image layouts and what docker save and crane pull write are
+taken as well; - is standard input.
 
 All of an archive is verified before any of it becomes visible. One that is wrong,
 truncated or hostile is refused whole, with the reason. What is here already is not

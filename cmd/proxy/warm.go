@@ -173,6 +173,8 @@ func writeWarmed(w io.Writer, done *cache.Warmed) error {
 			result = "failed"
 		case len(i.MissingPlatforms) > 0:
 			result = partialResult(i.MissingPlatforms)
+		case i.Stale:
+			result = "stale"
 		case i.Note != "":
 			result = "noted"
 		}

@@ -1,11 +1,13 @@
 package operator
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 
 	"github.com/distribution/reference"
 
+	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
@@ -32,7 +34,7 @@ func Target(router *rewrite.Router, text string) (rewrite.Target, error) {
 	}
 	t, err := router.Route(reference.Path(named), reference.Domain(named), "")
 	if err != nil {
-		return rewrite.Target{}, err
+		return rewrite.Target{}, orOfDefault(router, named, err)
 	}
 	switch r := reference.TagNameOnly(named).(type) {
 	case reference.Digested:
@@ -41,4 +43,17 @@ func Target(router *rewrite.Router, text string) (rewrite.Target, error) {
 		t.Tag = r.Tag()
 	}
 	return t, nil
+}
+
+// orOfDefault adds to err, the router's refusal of named, what the reference of the default
+// upstream would be. A name without a registry is one of docker.io here, and one of the default
+// upstream in what a client pulls from the proxy by its address.
+func orOfDefault(router *rewrite.Router, named reference.Named, err error) error {
+	var e *oci.Error
+	if name := router.Default(); name != "" && reference.Domain(named) == "docker.io" && errors.As(err, &e) {
+		hint := *e
+		hint.Message += fmt.Sprintf("; did you mean %s/%s?", name, reference.FamiliarString(named))
+		return &hint
+	}
+	return err
 }

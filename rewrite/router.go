@@ -285,6 +285,9 @@ func (t *table) joins(name, ns, host string) bool {
 // any case of its letters.
 func (r *Router) Upstream(name string) (string, bool) { return r.table.Load().upstream(name) }
 
+// Default returns the upstream of requests that name none; empty if there is none.
+func (r *Router) Default() string { return r.table.Load().fallback }
+
 func (t *table) upstream(name string) (string, bool) {
 	if up, ok := t.names[name]; ok {
 		return up, true

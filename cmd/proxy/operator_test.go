@@ -12,6 +12,22 @@ import (
 )
 
 // TestOperatorsCommandsExitAlike runs them on a directory that no process holds.
+// TestAShortNameThatNoUpstreamHasNamesTheDefaultOnes asks for a name without a registry where
+// docker.io isn't configured.
+func TestAShortNameThatNoUpstreamHasNamesTheDefaultOnes(t *testing.T) {
+	file := writeFile(t, "entrepot.yml", "default_upstream: reg.test\nupstreams: {docker.io: null, reg.test: {}}\n")
+	environ := []string{"ENTREPOT_CONFIG=" + file, "ENTREPOT_ADMIN_LISTEN=off", "ENTREPOT_CACHE_DIR=" + filepath.Join(t.TempDir(), "cache")}
+	if got := runCommand(environ, "warm", "--from-log"); got.code != 0 { // begins the cache
+		t.Fatalf("%+v", got)
+	}
+	for _, command := range []string{"explain", "warm --dry-run", "history", "accept"} {
+		got := runCommand(environ, append(strings.Fields(command), "team/app:1")...)
+		if want := "did you mean reg.test/team/app:1?"; got.code != 1 || !strings.Contains(got.stdout+got.stderr, want) {
+			t.Errorf("%s: want 1 and %q, got %+v", command, want, got)
+		}
+	}
+}
+
 func TestOperatorsCommandsExitAlike(t *testing.T) {
 	environ := []string{"ENTREPOT_ADMIN_LISTEN=off", "ENTREPOT_CACHE_DIR=" + filepath.Join(t.TempDir(), "cache")}
 	if got := runCommand(environ, "warm", "--from-log"); got.code != 0 { // begins the cache

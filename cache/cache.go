@@ -320,8 +320,14 @@ func Open(o Options) (*Cache, error) {
 		c.log.Warn("index damaged; quarantined, restoring from its backup and from the cached content",
 			zap.String("quarantined", aside))
 	}
+	// An index without its content would forget all of it, and a disk that is mounted later
+	// would hide what was stored meanwhile.
+	if missing := (*store.BlobsMissingError)(nil); errors.As(c.checkReadable(), &missing) {
+		c.memory.close()
+		return nil, errors.Join(missing, c.index.Close(), c.store.Close())
+	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
-	c.disk = newDisk(c.store.Check, c.store.Room, c.log, c.metrics)
+	c.disk = newDisk(c.checkDisk, c.store.Room, c.log, c.metrics)
 	c.evictor = newEvictor(c)
 	c.disk.full = c.evictor.soon
 	c.work.Go(func() { c.disk.watch(c.ctx) })
@@ -376,9 +382,23 @@ func (c *Cache) Close(ctx context.Context) error {
 // running transfers are waited for, and then Close is called.
 func (c *Cache) Ending() { c.store.Ending() }
 
-// Degraded says in a sentence what is wrong with the cache's disk, once it has
-// tried to write to it; empty where nothing is. The cache serves all the same:
-// what is not kept is passed on.
+// checkReadable returns why stored content cannot be read, as store.Readable does.
+func (c *Cache) checkReadable() error {
+	blobs, _ := c.index.Totals()
+	return c.store.Readable(blobs > 0)
+}
+
+// checkDisk returns why content cannot be stored now, or stored content cannot be read.
+func (c *Cache) checkDisk() error {
+	if err := c.checkReadable(); err != nil {
+		return err
+	}
+	return c.store.Check()
+}
+
+// Degraded tries to write to the cache's disk and to read the directories of the content, and
+// returns a sentence about what is wrong; empty if nothing is. The cache serves all the same:
+// it passes on what it cannot store.
 func (c *Cache) Degraded() string {
 	c.disk.probe()
 	return c.disk.degraded()

@@ -28,10 +28,11 @@ const (
 	causeIO       cause = "io"
 	causeFiles    cause = "files"
 	causeDenied   cause = "permission"
+	causeMissing  cause = "missing"
 	causeOther    cause = "other"
 )
 
-var causes = []cause{causeFull, causeReadOnly, causeIO, causeFiles, causeDenied, causeOther}
+var causes = []cause{causeFull, causeReadOnly, causeIO, causeFiles, causeDenied, causeMissing, causeOther}
 
 // sentence says the cause to people.
 func (c cause) sentence() string {
@@ -46,6 +47,8 @@ func (c cause) sentence() string {
 		return "the process has too many files open"
 	case causeDenied:
 		return "files of the cache belong to another user"
+	case causeMissing:
+		return "the cache's blobs directory is missing or empty"
 	default:
 		return "the cache's disk fails"
 	}
@@ -65,6 +68,8 @@ func causeOf(err error) cause {
 		return causeIO
 	case errors.Is(err, fs.ErrPermission):
 		return causeDenied
+	case errors.As(err, new(*store.BlobsMissingError)):
+		return causeMissing
 	}
 	return causeOther
 }
@@ -76,7 +81,7 @@ func causeOf(err error) cause {
 type disk struct {
 	log     *zap.Logger
 	metrics *metrics.Metrics
-	// check writes a few bytes.
+	// check writes a few bytes, and looks whether what is stored can be read.
 	check func() error
 	// room gives the bytes that are free and that there are.
 	room func() (free, total int64, err error)
@@ -147,7 +152,7 @@ func (k *disk) watch(ctx context.Context) {
 // probe finds out how the disk does.
 func (k *disk) probe() {
 	if err := k.check(); err != nil {
-		k.failed("write to the cache directory", err, 0)
+		k.failed("use the cache directory", err, 0)
 		return
 	}
 	k.mu.Lock()

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -278,4 +279,125 @@ func (s *syncBuffer) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.String()
+}
+
+// mkdirOf returns the directory of the mkdir command that an error advises.
+func mkdirOf(t *testing.T, text string) string {
+	t.Helper()
+	_, after, found := strings.Cut(text, "mkdir -p ")
+	if !found {
+		t.Fatalf("no mkdir in %q", text)
+	}
+	return strings.Fields(after)[0]
+}
+
+// TestACacheWithoutItsBlobsIsNoNewCache takes the directory of the content away, as a disk does
+// that is not mounted, and leaves an empty one there, as a mount point is.
+func TestACacheWithoutItsBlobsIsNoNewCache(t *testing.T) {
+	t.Parallel()
+	h, p := start(t, believing)
+	img := image.New(image.Options{})
+	h.Push("library/app", "1.0", img)
+	get(t, p, tagPath)
+	pullRaw(t, p, "library/app", img)
+	p.WaitIdle(t)
+	p.Stop(t)
+	off := []string{"ENTREPOT_ADMIN_LISTEN=off", "ENTREPOT_CACHE_DIR=" + p.Dir}
+	blobs, disk := filepath.Join(p.Dir, "blobs"), filepath.Join(t.TempDir(), "disk")
+	if err := os.Rename(blobs, disk); err != nil {
+		t.Fatal(err)
+	}
+	commands := append([][]string{{"serve", "--listen", "127.0.0.1:0"}, {"--listen", "127.0.0.1:0"}, {"serve", "--init", "--listen", "127.0.0.1:0"},
+		{"warm", "app:1.0"}, {"import", "bundle.tar"}, {"export", "app:1.0", "--bundle", filepath.Join(t.TempDir(), "bundle.tar")}}, readers...)
+	refused := func(state string) (advice string) {
+		for _, args := range commands {
+			got := typed(t, off, args...)
+			if got.code != 1 || got.out != "" || !strings.Contains(got.err, p.Dir+" has an index, but its blobs directory is "+state+" (is a disk not mounted?); mount it at "+blobs) || strings.Contains(got.err, "no cache in") {
+				t.Errorf("%s, blobs %s: %+v", args, state, got)
+			}
+			advice = got.err
+		}
+		return advice
+	}
+	before := tree(t, p.Dir)
+	refused("missing")
+	if after := tree(t, p.Dir); after != before {
+		t.Errorf("a command has changed the directory:\n%s\nit was\n%s", after, before)
+	}
+	got := typed(t, off, "doctor", "--offline")
+	if got.code != 1 || !strings.Contains(strings.Join(strings.Fields(got.out), " "), "its blobs directory is missing") {
+		t.Errorf("the doctor: %+v", got)
+	}
+	if err := os.Mkdir(blobs, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	advice := refused("empty")
+	if names, err := os.ReadDir(blobs); err != nil || len(names) > 0 {
+		t.Errorf("the mount point has %v, %v", names, err)
+	}
+
+	// It was a disk, and nothing is lost.
+	if err := errors.Join(os.Remove(blobs), os.Rename(disk, blobs)); err != nil {
+		t.Fatal(err)
+	}
+	typed(t, off, "ls").want(t, 0, "app:1.0")
+	typed(t, off, "rehearse", "app:1.0", "--offline").want(t, 0)
+
+	// The content is lost: what the error advises begins anew, with all that is known.
+	if err := os.RemoveAll(blobs); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(mkdirOf(t, advice), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	typed(t, off, "history", "app:1.0").want(t, 0, "1.0")
+	if err := p.Launch(); err != nil {
+		t.Fatal(err)
+	}
+	pullRaw(t, p, "library/app", img)
+}
+
+// TestReadinessSaysAtOnceThatBlobsCannotBeRead takes the content away below a running proxy,
+// to which nobody has sent a request.
+func TestReadinessSaysAtOnceThatBlobsCannotBeRead(t *testing.T) {
+	t.Parallel()
+	h, p := start(t, believing)
+	img := image.New(image.Options{})
+	h.Push("library/app", "1.0", img)
+	pullRaw(t, p, "library/app", img)
+	p.WaitIdle(t)
+	blobs, disk := filepath.Join(p.Dir, "blobs"), filepath.Join(t.TempDir(), "disk")
+	wantReady := func(when string, degraded bool, says ...string) {
+		t.Helper()
+		status, body := ready(t, p)
+		if status != http.StatusOK || strings.Contains(body, "degraded") != degraded {
+			t.Errorf("%s: %d %s", when, status, body)
+		}
+		for _, s := range says {
+			if !strings.Contains(body, s) {
+				t.Errorf("%s: want %q in %s", when, s, body)
+			}
+		}
+	}
+	wantReady("all is well", false)
+	if err := os.Rename(blobs, disk); err != nil {
+		t.Fatal(err)
+	}
+	wantReady("blobs are gone", true, "the cache's blobs directory is missing", blobs)
+	if n := p.Metrics(t).Sum("entrepot_cache_disk_degraded", "cause", "missing"); n != 1 {
+		t.Errorf("entrepot_cache_disk_degraded is %g", n)
+	}
+	operate(t, p, "gc").want(t, 1, "its blobs directory is missing")
+	if err := os.Rename(disk, blobs); err != nil {
+		t.Fatal(err)
+	}
+	wantReady("they are back", false)
+	if os.Geteuid() == 0 {
+		return // root may read everything; TestReadinessSaysAtOnceThatBlobsAreDenied has another user
+	}
+	if err := os.Chmod(blobs, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = os.Chmod(blobs, 0o700) }()
+	wantReady("blobs are denied", true, "permission denied")
 }

@@ -53,12 +53,13 @@ func openTemp(t *testing.T) string {
 // userBinary copies the program to where every user can run it.
 func userBinary(t *testing.T, dir string) string {
 	t.Helper()
-	b, err := os.ReadFile(proxy.Binary(t))
 	path := filepath.Join(dir, "entrepot")
-	if err == nil {
-		err = os.WriteFile(path, b, 0o755)
+	// Another process writes the file: a child that this one starts meanwhile would inherit a
+	// descriptor of ours, and the file could not be run ("text file busy").
+	if out, err := exec.Command("cp", proxy.Binary(t), path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
-	if err != nil {
+	if err := os.Chmod(path, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -299,6 +300,42 @@ func TestWhatCannotBeListedIsNotGone(t *testing.T) {
 		}
 		as(t, serviceUser, binary, environ, "ls", "-o", "json").want(t, 0, "library/app")
 		as(t, serviceUser, binary, environ, "rehearse", "app:1.0", "--offline").want(t, 0)
+	}
+}
+
+// TestReadinessSaysAtOnceThatBlobsAreDenied takes directories of the content from the user of a
+// running proxy, to which nobody has sent a request.
+func TestReadinessSaysAtOnceThatBlobsAreDenied(t *testing.T) {
+	t.Parallel()
+	needsRoot(t)
+	dir := openTemp(t)
+	binary, cache := userBinary(t, dir), filepath.Join(dir, "cache")
+	if err := errors.Join(os.MkdirAll(filepath.Join(cache, "blobs", "sha256"), 0o700), os.Chown(cache, serviceUser, serviceUser)); err != nil {
+		t.Fatal(err)
+	}
+	for _, sub := range []string{"blobs", "blobs/sha256"} {
+		if err := os.Chown(filepath.Join(cache, sub), serviceUser, serviceUser); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := serveAs(t, serviceUser, binary, cache)
+	for _, sub := range []string{"blobs", "blobs/sha256"} {
+		path := filepath.Join(cache, sub)
+		for _, mode := range []fs.FileMode{0, 0o600} {
+			if err := errors.Join(os.Chown(path, 0, 0), os.Chmod(path, mode)); err != nil {
+				t.Fatal(err)
+			}
+			status, body, _ := fetch(t, http.DefaultClient, s.admin+"/readyz")
+			if status != http.StatusOK || !strings.Contains(body, "degraded: ") || !strings.Contains(body, path+" belongs to root") || !strings.Contains(body, "chown -R") {
+				t.Errorf("%s with mode %s: %d %s", sub, mode, status, body)
+			}
+			if err := errors.Join(os.Chown(path, serviceUser, serviceUser), os.Chmod(path, 0o700)); err != nil {
+				t.Fatal(err)
+			}
+			if status, body, _ := fetch(t, http.DefaultClient, s.admin+"/readyz"); status != http.StatusOK || strings.Contains(body, "degraded") {
+				t.Errorf("%s is the service's again: %d %s", sub, status, body)
+			}
+		}
 	}
 }
 

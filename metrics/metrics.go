@@ -126,7 +126,7 @@ type Metrics struct {
 	Healed        prometheus.Counter
 	ScrubFinished prometheus.Gauge
 	// DiskDegraded is 1 while the cache's disk fails, by cause (full, read-only,
-	// io, files, other).
+	// io, files, permission, missing, other).
 	DiskDegraded *prometheus.GaugeVec
 	// PassedOn counts blobs that were sent to a client without being kept, by
 	// upstream.

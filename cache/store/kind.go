@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // ErrNoCache says that a directory is not a cache.
@@ -29,9 +31,28 @@ const (
 	Occupied
 )
 
+// BlobsMissingError says that a directory holds a cache without its content: probably a disk
+// is not mounted. A new cache never looks like that, because blobs is made first.
+type BlobsMissingError struct {
+	Dir string
+	// Empty is set if the directory for the content exists and holds nothing.
+	Empty bool
+}
+
+func (e *BlobsMissingError) Error() string {
+	path, state := filepath.Join(e.Dir, blobsDir), "missing"
+	if e.Empty {
+		state = "empty"
+	}
+	// The directory of an algorithm is what tells a cache that lost its content, and may
+	// begin again, from a mount point.
+	return fmt.Sprintf("%s has an index, but its blobs directory is %s (is a disk not mounted?); mount it at %s, or, if the content is lost, run as the user of the cache: mkdir -p %s",
+		e.Dir, state, path, filepath.Join(path, digest.SHA256.String()))
+}
+
 // own are the names of what is in a cache directory. Copies and drafts of the files have
 // names that go on with a dot or a hyphen.
-var own = []string{blobsDir, ingestDir, damagedDir, LockFile, versionFile, "index.db", "index.backup", "admin.token", "quota.json", "missing.json"}
+var own = []string{blobsDir, ingestDir, damagedDir, LockFile, versionFile, indexFile, backupFile, "admin.token", "quota.json", "missing.json"}
 
 // maxNames bounds how many names Inspect reads.
 const maxNames = 1000
@@ -39,10 +60,16 @@ const maxNames = 1000
 // Inspect tells what dir holds, and writes nothing. other is the name of a file that is
 // not a cache's own, if Kind is Occupied. Hidden files and lost+found, which volumes
 // have from their beginning, do not count. The error is fs.ErrPermission, as a
-// *DeniedError, if this user may not look.
+// *DeniedError, if this user may not look, and a *BlobsMissingError for a cache without its
+// content.
 func Inspect(dir string) (kind Kind, other string, err error) {
-	if isComplete(dir) {
+	noted, indexed := isFile(dir, versionFile), isFile(dir, indexFile)
+	_, missing := os.Lstat(filepath.Join(dir, blobsDir))
+	switch {
+	case missing == nil && (noted || indexed):
 		return Complete, "", nil
+	case errors.Is(missing, fs.ErrNotExist) && noted && indexed: // whatever else is there
+		return Empty, "", &BlobsMissingError{Dir: dir}
 	}
 	f, err := os.Open(dir) // #nosec G304 -- the operator names it
 	var names []string
@@ -65,6 +92,9 @@ func Inspect(dir string) (kind Kind, other string, err error) {
 			return Occupied, name, nil
 		}
 	}
+	if kind == Begun && errors.Is(missing, fs.ErrNotExist) && (noted || indexed || isFile(dir, backupFile)) {
+		return Empty, "", &BlobsMissingError{Dir: dir}
+	}
 	return kind, "", nil
 }
 
@@ -80,18 +110,17 @@ func Require(dir string) error {
 	return nil
 }
 
+// isFile reports whether dir has a file of that name, which is no directory.
+func isFile(dir, name string) bool {
+	st, err := os.Lstat(filepath.Join(dir, name))
+	return err == nil && !st.IsDir()
+}
+
 // isComplete reports whether dir has what the first start of a cache makes last, or what a
 // cache has that has lost that.
 func isComplete(dir string) bool {
-	if _, err := os.Lstat(filepath.Join(dir, blobsDir)); err != nil {
-		return false
-	}
-	for _, name := range []string{versionFile, "index.db"} {
-		if st, err := os.Lstat(filepath.Join(dir, name)); err == nil && !st.IsDir() {
-			return true
-		}
-	}
-	return false
+	_, err := os.Lstat(filepath.Join(dir, blobsDir))
+	return err == nil && (isFile(dir, versionFile) || isFile(dir, indexFile))
 }
 
 // isOwnName reports whether a cache directory has files of that name.

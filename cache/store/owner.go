@@ -117,7 +117,7 @@ func isStrange(st fs.FileInfo, uid int) bool {
 }
 
 // writtenFiles are those that serve opens for writing.
-var writtenFiles = []string{LockFile, "index.db"}
+var writtenFiles = []string{LockFile, indexFile}
 
 // isDenied reports whether path, of which st is, belongs to another user than me, who runs this
 // process and may not use it. A file on a read-only file system is not denied.
@@ -307,7 +307,8 @@ func ownerIn(st fs.FileInfo) (uid, gid int) {
 }
 
 // Listable returns the error that keeps this process from listing one of the directories of
-// content, a *DeniedError if it may not. What lies in such a directory is not known to be gone.
+// content: a *DeniedError if it may not, a *BlobsMissingError if all are gone. What lies in such
+// a directory is not known to be gone.
 func (s *Store) Listable() error { return Listable(s.dir) }
 
 // Listable is Store.Listable for the cache in dir, which nobody needs to have opened.
@@ -319,6 +320,9 @@ func Listable(dir string) error {
 			return nil, nil
 		}
 		return entries, Denied(dir, path, err)
+	}
+	if _, err := os.Lstat(root); errors.Is(err, fs.ErrNotExist) {
+		return &BlobsMissingError{Dir: dir}
 	}
 	algorithms, err := list(root)
 	if err != nil {

@@ -30,6 +30,8 @@ const (
 	ingestDir     = "ingest"
 	damagedDir    = "damaged"
 	versionFile   = "version"
+	indexFile     = "index.db"
+	backupFile    = "index.backup"
 	formatVersion = "1\n"
 
 	dirMode  fs.FileMode = 0o700
@@ -66,11 +68,16 @@ type Store struct {
 // Open makes dir if it is not there, takes its lock, and checks its format. It
 // reads none of the content, so its time does not grow with the cache. The
 // errors are sentences for the person who starts the program. What a crash left
-// among the parts is removed. Close gives the directory up.
+// among the parts is removed. The error is a *BlobsMissingError for a cache without its content.
+// Close gives the directory up.
 func Open(dir string) (*Store, error) { return OpenOn(OS{}, dir) }
 
 // OpenOn is Open with another file system to write to.
 func OpenOn(files Files, dir string) (*Store, error) {
+	missing := (*BlobsMissingError)(nil)
+	if _, _, err := Inspect(dir); errors.As(err, &missing) {
+		return nil, missing
+	}
 	adopter := AdopterFor(dir)
 	for _, sub := range []string{"", blobsDir, ingestDir} {
 		path := filepath.Join(dir, sub)
@@ -428,6 +435,30 @@ func (s *Store) Check() error {
 	}()
 	if _, err := f.Write([]byte("entrepot")); err != nil {
 		return fmt.Errorf("cache directory %s: %w", s.dir, err)
+	}
+	return nil
+}
+
+// Readable returns why stored content cannot be read: a *BlobsMissingError if its directories
+// are gone, and a *DeniedError if this process may not use them. indexed says that the index
+// counts content, so that an empty directory has lost it.
+func (s *Store) Readable(indexed bool) error {
+	root := filepath.Join(s.dir, blobsDir)
+	algorithms, err := os.ReadDir(root)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return &BlobsMissingError{Dir: s.dir}
+	case err != nil:
+		return Denied(s.dir, root, err)
+	case len(algorithms) == 0 && indexed:
+		return &BlobsMissingError{Dir: s.dir, Empty: true}
+	}
+	for _, a := range algorithms {
+		path := filepath.Join(root, a.Name())
+		// Access also fails on a directory that can be listed and not entered.
+		if err := unix.Access(path, unix.R_OK|unix.X_OK); err != nil && a.IsDir() {
+			return Denied(s.dir, path, &fs.PathError{Op: "access", Path: path, Err: err})
+		}
 	}
 	return nil
 }

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
 
 	"github.com/entrepot-dev/entrepot/configs"
@@ -102,8 +101,7 @@ func (b banner) share() string {
 	case isShare && b.mount == "":
 		return fmt.Sprintf("up to %d%% of its file system", percent)
 	case isShare:
-		size := units.CustomSize("%.4g %s", float64(b.size/100*int64(percent)), 1024, []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"})
-		return fmt.Sprintf("up to %s: %d%% of %s", size, percent, b.mount)
+		return fmt.Sprintf("up to %s: %d%% of %s", bytesOf(b.size/100*int64(percent)), percent, b.mount)
 	case b.mount == "":
 		return "up to " + b.cfg.Cache.MaxSize.String()
 	}

@@ -21,7 +21,7 @@ func TestBannerOfTheDefaults(t *testing.T) {
   clients  http://192.168.1.7:5000, http://10.0.0.7:5000, http://[2001:db8::7]:5000, and 1 more
   login    nobody has to log in: whoever reaches this port can pull (see auth)
   admin    http://127.0.0.1:5001 (/metrics, /healthz, /readyz)
-  disk     /var/lib/entrepot, up to 201.2 GiB: 80% of /var
+  disk     /var/lib/entrepot, up to 201.2GiB: 80% of /var
   memory   up to 64MiB for small content
   mirrors  docker.io (where a request names none), docker.elastic.co, gcr.io, ghcr.io
            mcr.microsoft.com, nvcr.io, public.ecr.aws, quay.io

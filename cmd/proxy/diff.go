@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
 	"github.com/entrepot-dev/entrepot/configs"
@@ -61,7 +60,7 @@ func (p *process) diff(o *operation, cmd *cobra.Command, _ []string) error {
 	if asJSON {
 		return writeJSON(p.stdout, d)
 	}
-	return writeDiff(p.page(), &d)
+	return writeDiff(p.page(), &d, time.Now())
 }
 
 // parseSince reads a time in the past: a duration until now, a date in UTC, or a time
@@ -79,26 +78,15 @@ func parseSince(text string, now time.Time) (time.Time, error) {
 }
 
 // writeDiff prints d for people.
-func writeDiff(w io.Writer, d *operator.Diff) error {
+func writeDiff(w io.Writer, d *operator.Diff, now time.Time) error {
 	if len(d.Moves) == 0 {
-		_, err := fmt.Fprintf(w, "no tag was seen to move since %s\n", second(d.Since))
+		_, err := fmt.Fprintf(w, "no tag was seen to move since %s\n", when(d.Since, now))
 		return err
 	}
-	tw := newTable(w)
+	tw := newTable(w, "BEFORE")
 	fmt.Fprintln(tw, "SEEN\tREFERENCE\tFROM\tTO\tBEFORE")
 	for _, m := range d.Moves {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", second(m.Seen), m.Reference, short(m.From), short(m.To), second(m.Until))
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", when(m.Seen, now), m.Reference, whole(m.From), whole(m.To), when(m.Until, now))
 	}
 	return tw.Flush()
-}
-
-// short gives the beginning of a digest, which tells it from others.
-func short(d digest.Digest) string {
-	switch {
-	case d == "":
-		return "(none)"
-	case d.Validate() != nil:
-		return string(d)
-	}
-	return d.Algorithm().String() + ":" + d.Encoded()[:12]
 }

@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/entrepot-dev/entrepot/cache"
@@ -79,7 +78,7 @@ func writeExplanation(w io.Writer, e *cache.Explanation, now time.Time) error {
 		line("type", "%s", e.MediaType)
 	}
 	if !e.Checked.IsZero() {
-		line("confirmed", "%s (%s)", second(e.Checked), ago(e.Checked, now))
+		line("confirmed", "%s", when(e.Checked, now))
 	}
 	if !e.NextCheck.IsZero() {
 		line("asked again", "with the first pull after %s", second(e.NextCheck))
@@ -91,7 +90,7 @@ func writeExplanation(w io.Writer, e *cache.Explanation, now time.Time) error {
 	}
 	if m := e.Move; m != nil {
 		line("moved", "from %s", m.From)
-		line("", "to   %s, first seen %s", m.To, second(m.Seen))
+		line("", "to   %s, first seen %s", m.To, when(m.Seen, now))
 		until := "an operator accepts it: entrepot accept " + e.Reference
 		if !m.Until.IsZero() {
 			until = second(m.Until) + ", or " + until
@@ -106,7 +105,7 @@ func writeExplanation(w io.Writer, e *cache.Explanation, now time.Time) error {
 		line("rule", "match: %q", e.Rule)
 	}
 	if e.Digest != "" {
-		line("on disk", "%s", units.BytesSize(float64(e.Size)))
+		line("on disk", "%s", bytesOf(e.Size))
 	}
 	for _, m := range e.Manifests {
 		name := "manifest"
@@ -122,7 +121,7 @@ func writeExplanation(w io.Writer, e *cache.Explanation, now time.Time) error {
 			if !b.Stored {
 				here = "not here"
 			}
-			line("", "  %s %s %s", b.Digest, units.BytesSize(float64(b.Size)), here)
+			line("", "  %s %s %s", b.Digest, bytesOf(b.Size), here)
 		}
 	}
 	if err := tw.Flush(); err != nil {

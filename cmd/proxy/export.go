@@ -309,17 +309,17 @@ func writeExported(w io.Writer, e *exported) error {
 	for _, i := range e.Images {
 		left := "–"
 		if i.LeftOut > 0 {
-			left = fmt.Sprintf("%d, %s", i.LeftOut, units.BytesSize(float64(i.LeftOutBytes)))
+			left = fmt.Sprintf("%d, %s", i.LeftOut, bytesOf(i.LeftOutBytes))
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%s\t%s\n", i.Reference, short(i.Digest), cmp.Or(strings.Join(i.Platforms, ","), "–"), i.Blobs, units.BytesSize(float64(i.Bytes)), left)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%s\t%s\n", i.Reference, whole(i.Digest), cmp.Or(strings.Join(i.Platforms, ","), "–"), i.Blobs, bytesOf(i.Bytes), left)
 	}
 	if err := tw.Flush(); err != nil {
 		return err
 	}
 	resumed := ""
 	if e.Resumed > 0 {
-		resumed = fmt.Sprintf(", of which %s were there", units.BytesSize(float64(e.Resumed)))
+		resumed = fmt.Sprintf(", of which %s were there", bytesOf(e.Resumed))
 	}
-	_, err := fmt.Fprintf(w, "%s: %s, %s%s, %s\n", strings.Join(e.Paths, ", "), count(len(e.Images), "image"), units.BytesSize(float64(e.Size)), resumed, e.Digest)
+	_, err := fmt.Fprintf(w, "%s: %s, %s%s, %s\n", strings.Join(e.Paths, ", "), count(len(e.Images), "image"), bytesOf(e.Size), resumed, e.Digest)
 	return err
 }

@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"strconv"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/entrepot-dev/entrepot/cache"
@@ -66,7 +65,7 @@ func writeCollected(w io.Writer, c *cache.Collected) error {
 		would = "would be "
 	}
 	_, err := fmt.Fprintf(w, "%sremoved: %s of %s, %s of %s, %s\n", would,
-		count(c.Blobs, "blob"), units.BytesSize(float64(c.Size)), count(c.Parts, "partial file"), units.BytesSize(float64(c.PartsSize)),
+		count(c.Blobs, "blob"), bytesOf(c.Size), count(c.Parts, "partial file"), bytesOf(c.PartsSize),
 		count(c.Links+c.Lists+c.Tags, "unused record"))
 	if err == nil && c.Young > 0 {
 		_, err = fmt.Fprintf(w, "skipped, fetched or used within a day: %s\n", count(c.Young, "blob"))

@@ -40,20 +40,17 @@ func (p *process) history(o *operation, cmd *cobra.Command, args []string) error
 	if asJSON {
 		return writeJSON(p.stdout, h)
 	}
-	return writeHistory(p.page(), &h)
+	return writeHistory(p.page(), &h, time.Now())
 }
 
 // writeHistory prints h for people.
-func writeHistory(w io.Writer, h *cache.History) error {
+func writeHistory(w io.Writer, h *cache.History, now time.Time) error {
 	fmt.Fprintln(w, h.Reference)
 	tw := newTable(w)
 	fmt.Fprintln(tw, "FIRST SEEN\tLAST SEEN\tHOW\tKEPT\tDIGEST")
 	for _, e := range h.Observations {
 		digest := cmp.Or(e.Digest.String(), "there was no such tag")
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", second(e.First), second(e.Last), cmp.Or(string(e.How), "–"), cmp.Or(string(e.Kept), "–"), digest)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", when(e.First, now), when(e.Last, now), cmp.Or(string(e.How), "–"), cmp.Or(string(e.Kept), "–"), digest)
 	}
 	return tw.Flush()
 }
-
-// second writes a time for people, to the second.
-func second(t time.Time) string { return t.UTC().Format(time.RFC3339) }

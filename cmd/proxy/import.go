@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync/atomic"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/entrepot-dev/entrepot/bundle"
@@ -236,9 +235,9 @@ func writeImported(w io.Writer, done *cache.Imported) error {
 	for _, i := range done.Images {
 		platforms := strings.Join(i.Platforms, ",")
 		if platforms == "" {
-			platforms = "-"
+			platforms = "–"
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%d\t%s\n", i.Reference, i.Digest, platforms, i.Blobs, i.BlobsThere, units.BytesSize(float64(i.Bytes)))
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%d\t%s\n", i.Reference, i.Digest, platforms, i.Blobs, i.BlobsThere, bytesOf(i.Bytes))
 	}
 	if err := tw.Flush(); err != nil {
 		return err
@@ -252,6 +251,6 @@ func writeImported(w io.Writer, done *cache.Imported) error {
 		}
 	}
 	_, err := fmt.Fprintf(w, "new: %d blobs, %s; already there: %d blobs, %s\n",
-		done.Blobs, units.BytesSize(float64(done.Bytes)), done.BlobsThere, units.BytesSize(float64(done.BytesThere)))
+		done.Blobs, bytesOf(done.Bytes), done.BlobsThere, bytesOf(done.BytesThere))
 	return err
 }

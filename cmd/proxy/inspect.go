@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -123,7 +122,7 @@ func writeInspection(w io.Writer, i *operator.Inspection, now time.Time) error {
 	s := newSheet(w)
 	fmt.Fprintf(s, "%s\n", i.Reference)
 	if !i.Checked.IsZero() {
-		fmt.Fprintf(s, "the upstream confirmed the tag %s\n", ago(i.Checked, now))
+		fmt.Fprintf(s, "the upstream confirmed the tag %s\n", when(i.Checked, now))
 	}
 	tw := newTable(s)
 	fmt.Fprintln(tw, "WHAT\tDIGEST\tSIZE\tCACHED\tTYPE")
@@ -179,7 +178,7 @@ func writeInspected(w io.Writer, i *operator.Inspected, name string, verified bo
 	if i.Problem != "" && (verified || i.Kind == cache.KindConfig) {
 		kind += " (" + i.Problem + ")"
 	}
-	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", name, i.Digest, units.BytesSize(float64(i.Size)), cached, printable(kind))
+	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", name, i.Digest, bytesOf(i.Size), cached, printable(kind))
 }
 
 // maxLabels is how many labels are printed of a config.

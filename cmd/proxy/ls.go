@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/entrepot-dev/entrepot/cache"
@@ -70,22 +69,18 @@ const maxPlatforms = 3
 // writeImages prints for people the images for which each calls its function, and the size
 // that it gives. It holds a few of them at a time.
 func writeImages(w io.Writer, now time.Time, each func(func(cache.Image) error) (size int64, err error)) error {
-	t := &longTable{w: w, optional: []string{"DIGEST", "FETCHED", "PINNED"}}
+	t := &longTable{w: w, optional: []string{"DIGEST", "FETCHED", "PINNED", "LAST USED"}}
 	if err := t.row("REFERENCE", "DIGEST", "PLATFORMS", "SIZE", "FETCHED", "LAST USED", "PINNED"); err != nil {
 		return err
 	}
 	n := 0
 	size, err := each(func(i cache.Image) error {
 		n++
-		reference, _, untagged := strings.Cut(i.Reference, "@")
-		if untagged {
-			reference += "@" + short(i.Digest)
-		}
 		pinned := "no"
 		if i.Pinned {
 			pinned = "yes"
 		}
-		return t.row(reference, short(i.Digest), platforms(i.Platforms), units.BytesSize(float64(i.Size)), ago(i.Fetched, now), ago(i.Used, now), pinned)
+		return t.row(i.Reference, whole(i.Digest), platforms(i.Platforms), bytesOf(i.Size), when(i.Fetched, now), when(i.Used, now), pinned)
 	})
 	if err != nil {
 		return err
@@ -93,7 +88,7 @@ func writeImages(w io.Writer, now time.Time, each func(func(cache.Image) error) 
 	if err := t.flush(); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "%s, %s on disk\n", count(n, "image"), units.BytesSize(float64(size)))
+	_, err = fmt.Fprintf(w, "%s, %s on disk\n", count(n, "image"), bytesOf(size))
 	return err
 }
 
@@ -113,20 +108,4 @@ func platforms(list []cache.ImagePlatform) string {
 		whole = append(whole, "…")
 	}
 	return strings.TrimSpace(fmt.Sprintf("%s (%d of %d)", strings.Join(whole, ", "), n, len(list)))
-}
-
-// ago writes how long ago t was, for people.
-func ago(t, now time.Time) string {
-	if t.IsZero() {
-		return "–"
-	}
-	return units.HumanDuration(max(0, now.Sub(t))) + " ago"
-}
-
-// count writes n of something.
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }

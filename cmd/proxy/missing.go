@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -57,15 +58,15 @@ func (p *process) missing(o *operation, cmd *cobra.Command, _ []string) error {
 		}
 		return nil
 	}
-	return writeMissing(p.page(), &list)
+	return writeMissing(p.page(), &list, time.Now())
 }
 
 // writeMissing prints the list for people.
-func writeMissing(w io.Writer, list *operator.Missing) error {
+func writeMissing(w io.Writer, list *operator.Missing, now time.Time) error {
 	tw := newTable(w, "FIRST ASKED")
 	fmt.Fprintln(tw, "REFERENCE\tTIMES\tFIRST ASKED\tLAST ASKED")
 	for _, i := range list.Images {
-		fmt.Fprintf(tw, "%s\t%d\t%s\t%s\n", printable(i.Reference), i.Times, second(i.First), second(i.Last))
+		fmt.Fprintf(tw, "%s\t%d\t%s\t%s\n", printable(i.Reference), i.Times, when(i.First, now), when(i.Last, now))
 	}
 	if err := tw.Flush(); err != nil {
 		return err

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/url"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/entrepot-dev/entrepot/cache"
@@ -32,7 +31,7 @@ to keep that alone. It exits with 1 if nothing of an image is cached.
 				if !r.Changed {
 					word = "was pinned before"
 				}
-				_, err := fmt.Fprintf(w, "%s %s: %s, %s on disk\n", r.Reference, word, count(r.Blobs, "blob"), units.BytesSize(float64(r.Size)))
+				_, err := fmt.Fprintf(w, "%s %s: %s, %s on disk\n", r.Reference, word, count(r.Blobs, "blob"), bytesOf(r.Size))
 				return err
 			})
 		}),
@@ -57,7 +56,7 @@ room. An image that was not pinned is not an error.
 					_, err := fmt.Fprintf(w, "%s was not pinned\n", r.Reference)
 					return err
 				}
-				_, err := fmt.Fprintf(w, "%s is not pinned any more: %s, %s on disk\n", r.Reference, count(r.Blobs, "blob"), units.BytesSize(float64(r.Size)))
+				_, err := fmt.Fprintf(w, "%s is not pinned any more: %s, %s on disk\n", r.Reference, count(r.Blobs, "blob"), bytesOf(r.Size))
 				return err
 			})
 		}),

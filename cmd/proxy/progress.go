@@ -10,7 +10,6 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/docker/go-units"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
@@ -89,7 +88,7 @@ func (l *progressLines) tell(s operator.Progress) {
 func counts(s operator.Progress) string {
 	text := fmt.Sprintf("%d of %d %s", s.Done, s.Total, s.Unit)
 	if s.TotalBytes > 0 {
-		text += fmt.Sprintf(", %s of %s", units.BytesSize(float64(s.Bytes)), units.BytesSize(float64(s.TotalBytes)))
+		text += fmt.Sprintf(", %s of %s", bytesOf(s.Bytes), bytesOf(s.TotalBytes))
 	}
 	if s.Waiting != "" {
 		text += "; waiting: " + printable(s.Waiting)

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/entrepot-dev/entrepot/cache"
@@ -204,5 +203,5 @@ func writePurged(w io.Writer, p *cache.Purged) error {
 
 // countPurged says in a few words how much a purge removes.
 func countPurged(p *cache.Purged) string {
-	return fmt.Sprintf("%s of %s (%s, %s)", count(p.Blobs, "blob"), units.BytesSize(float64(p.Size)), count(len(p.Images), "image"), count(p.Tags, "tag"))
+	return fmt.Sprintf("%s of %s (%s, %s)", count(p.Blobs, "blob"), bytesOf(p.Size), count(len(p.Images), "image"), count(p.Tags, "tag"))
 }

@@ -146,7 +146,7 @@ func writeRehearsal(w io.Writer, done *cache.Rehearsal, now time.Time) error {
 			if i.Pulls > 0 {
 				pulls = fmt.Sprint(i.Pulls)
 			}
-			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", i.Reference, short(i.Digest), strings.Join(platforms, ","), pulls, until, rehearsedResult(&i, now))
+			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", i.Reference, whole(i.Digest), strings.Join(platforms, ","), pulls, until, rehearsedResult(&i, now))
 		}
 		if err := tw.Flush(); err != nil {
 			return err

@@ -13,9 +13,8 @@ import (
 	"golang.org/x/term"
 )
 
-// On a terminal, tables and text fit its width: full digests are shortened, columns that the
-// table can do without are left out, and what is still too long is wrapped. A pipe gets all
-// of it, a row on a line.
+// On a terminal, tables and text fit its width, and nothing that people copy is broken: see fit
+// and wrap. A pipe gets everything in full, a row on a line.
 
 // minWidth is the narrowest terminal that is fitted; it also bounds a column of a table.
 const (
@@ -124,40 +123,103 @@ func (t *table) Flush() error {
 	return err
 }
 
+// keys are the headings of the columns that people copy from, the likeliest first.
+var keys = []string{"REFERENCE", "IMAGE", "DIGEST"}
+
 // fit lays out the rows of a table, of which the first has the headings, unless the caller
-// gives them as it wants them. A line has at most width columns.
+// gives them. While a line would have more than width columns, fit
+//
+//   - shortens digests, and leaves out how long ago a time was,
+//   - drops the columns with the headings optional, in that order,
+//   - wraps cells where wrap may break them,
+//   - gives the key of each row a line of its own, above the rest of the row.
+//
+// A reference, a digest or a time that is too long even then exceeds the width.
 func fit(rows [][]string, headings []string, width int, optional []string) string {
 	if headings == nil && len(rows) > 0 {
 		headings = rows[0]
 	}
-	drop := map[int]bool{}
-	widths := columnWidths(rows)
-	if total(widths, drop) > width {
-		rows = shortDigests(rows)
-		widths = columnWidths(rows)
+	const indent = "  "
+	l := newLayout(rows, headings, width, optional)
+	key := keyOf(headings)
+	stacked := total(l.widths, l.drop) > width && key >= 0 && len(headings) > 1
+	if stacked {
+		var others [][]string
+		for _, cells := range rows {
+			others = append(others, without(cells, key))
+		}
+		l = newLayout(others, without(headings, key), width-len(indent), optional)
 	}
-	for _, heading := range optional {
-		if i := slices.Index(headings, heading); i >= 0 && total(widths, drop) > width {
-			drop[i] = true
+	var b strings.Builder
+	for i, cells := range l.rows {
+		if !stacked {
+			writeRow(&b, cells, l.widths, l.drop)
+			continue
+		}
+		name := rows[i][key]
+		if utf8.RuneCountInString(name) > width {
+			name = shortDigest(name)
+		}
+		b.WriteString(name + "\n")
+		var below strings.Builder
+		writeRow(&below, cells, l.widths, l.drop)
+		for line := range strings.Lines(below.String()) {
+			b.WriteString(indent + line)
 		}
 	}
-	for total(widths, drop) > width {
+	return b.String()
+}
+
+// without returns cells without the one at i, which a short row may lack.
+func without(cells []string, i int) []string {
+	return slices.Delete(slices.Clone(cells), min(i, len(cells)), min(i+1, len(cells)))
+}
+
+// layout is a table as it is printed.
+type layout struct {
+	rows   [][]string
+	widths []int
+	drop   map[int]bool // columns that are left out
+}
+
+// newLayout fits rows to width as far as that goes with a line for each row; see fit.
+func newLayout(rows [][]string, headings []string, width int, optional []string) layout {
+	l := layout{rows: rows, widths: columnWidths(rows), drop: map[int]bool{}}
+	for _, shorten := range []func(string) string{shortDigest, shortTime} {
+		if total(l.widths, nil) > width {
+			l.rows = mapCells(l.rows, shorten)
+			l.widths = columnWidths(l.rows)
+		}
+	}
+	for _, heading := range optional {
+		if i := slices.Index(headings, heading); i >= 0 && total(l.widths, l.drop) > width {
+			l.drop[i] = true
+		}
+	}
+	least := unbrokenWidths(l.rows)
+	for total(l.widths, l.drop) > width {
 		widest := -1
-		for i, w := range widths {
-			if !drop[i] && w > minColumn && (widest < 0 || w > widths[widest]) {
+		for i, w := range l.widths {
+			if !l.drop[i] && w > least[i] && (widest < 0 || w > l.widths[widest]) {
 				widest = i
 			}
 		}
 		if widest < 0 {
 			break
 		}
-		widths[widest]--
+		l.widths[widest]--
 	}
-	var b strings.Builder
-	for _, cells := range rows {
-		writeRow(&b, cells, widths, drop)
+	return l
+}
+
+// keyOf returns which column has the key of a row; -1 if none has.
+func keyOf(headings []string) int {
+	for _, key := range keys {
+		if i := slices.Index(headings, key); i >= 0 {
+			return i
+		}
 	}
-	return b.String()
+	return -1
 }
 
 // writeRow writes the cells of a row, each on as many lines as it needs.
@@ -200,6 +262,23 @@ func columnWidths(rows [][]string) []int {
 	return widths
 }
 
+// unbrokenWidths returns how wide each column is at least, so that no cell is broken where it
+// must not be.
+func unbrokenWidths(rows [][]string) []int {
+	var widths []int
+	for _, cells := range rows {
+		for i, cell := range cells {
+			if i == len(widths) {
+				widths = append(widths, minColumn)
+			}
+			for _, part := range wrap(cell, 1, 0) {
+				widths[i] = max(widths[i], utf8.RuneCountInString(part))
+			}
+		}
+	}
+	return widths
+}
+
 // total returns how wide a table is without the columns in drop.
 func total(widths []int, drop map[int]bool) int {
 	sum, n := 0, 0
@@ -212,29 +291,47 @@ func total(widths []int, drop map[int]bool) int {
 	return sum + 2*max(0, n-1)
 }
 
-var fullDigest = regexp.MustCompile(`\b(sha256|sha384|sha512):([0-9a-f]{12})[0-9a-f]{52,}`)
+var (
+	fullDigest = regexp.MustCompile(`\b(sha256|sha384|sha512):([0-9a-f]{12})[0-9a-f]{52,}`)
+	// timeAndAge is what when returns.
+	timeAndAge = regexp.MustCompile(`(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ) \([^()]* ago\)`)
+)
 
-// shortDigests returns rows with short digests.
-func shortDigests(rows [][]string) [][]string {
-	shortened := make([][]string, len(rows))
+// shortDigest returns text with short digests.
+func shortDigest(text string) string { return fullDigest.ReplaceAllString(text, "$1:$2") }
+
+// shortTime returns text without how long ago its times were.
+func shortTime(text string) string { return timeAndAge.ReplaceAllString(text, "$1") }
+
+// mapCells returns rows with fn applied to each cell.
+func mapCells(rows [][]string, fn func(string) string) [][]string {
+	mapped := make([][]string, len(rows))
 	for i, cells := range rows {
-		shortened[i] = make([]string, len(cells))
+		mapped[i] = make([]string, len(cells))
 		for j, cell := range cells {
-			shortened[i][j] = fullDigest.ReplaceAllString(cell, "$1:$2")
+			mapped[i][j] = fn(cell)
 		}
 	}
-	return shortened
+	return mapped
 }
 
-// wrap breaks text into lines of at most width runes, at spaces if it can, else behind a
-// separator. Lines after the first are indent shorter, for the caller's indentation.
+// wrap breaks text into lines of at most width runes, at spaces if it can, else behind a comma
+// or within a media type. Other words are never broken: they may be references, digests or
+// paths, which people copy. A line with one that is longer has more runes. Lines after the first
+// are indent shorter, for the caller's indentation.
 func wrap(text string, width, indent int) []string {
 	var lines []string
-	rest := []rune(text)
+	rest, breaks := []rune(text), breaksOf(text)
 	for len(rest) > width {
-		at := breakAt(rest, width)
+		at := breakAt(rest, breaks, width)
+		next := at
+		for next < len(rest) && rest[next] == ' ' {
+			next++
+		}
 		lines = append(lines, strings.TrimRight(string(rest[:at]), " "))
-		rest = []rune(strings.TrimLeft(string(rest[at:]), " "))
+		if rest, breaks = rest[next:], breaks[next:]; len(rest) == 0 {
+			return lines
+		}
 		if len(lines) == 1 {
 			width -= indent
 		}
@@ -242,10 +339,26 @@ func wrap(text string, width, indent int) []string {
 	return append(lines, string(rest))
 }
 
+// breaksOf returns for each rune of text whether a word may be broken behind it.
+func breaksOf(text string) []bool {
+	var breaks []bool
+	for word := range strings.SplitSeq(text, " ") {
+		separators := ","
+		if strings.HasPrefix(word, "application/") {
+			separators = ",/.+"
+		}
+		for _, r := range word {
+			breaks = append(breaks, strings.ContainsRune(separators, r))
+		}
+		breaks = append(breaks, false) // the space
+	}
+	return breaks
+}
+
 // breakAt returns how many runes of a text that is longer than width go on its first line.
-func breakAt(text []rune, width int) int {
+func breakAt(text []rune, breaks []bool, width int) int {
 	begin := 0 // of the words: an indentation is no place to break
-	for begin < width && text[begin] == ' ' {
+	for begin < len(text) && text[begin] == ' ' {
 		begin++
 	}
 	for at := width; at > begin; at-- {
@@ -253,10 +366,15 @@ func breakAt(text []rune, width int) int {
 			return at
 		}
 	}
-	for at := width; at > max(begin, width/2); at-- {
-		if strings.ContainsRune("/,:@", text[at-1]) {
+	for at := width; at > begin; at-- {
+		if breaks[at-1] {
 			return at
 		}
 	}
-	return width
+	for at := max(width, begin) + 1; at < len(text); at++ {
+		if breaks[at-1] || text[at] == ' ' {
+			return at
+		}
+	}
+	return len(text)
 }

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/entrepot-dev/entrepot/cache/index"
@@ -85,6 +84,6 @@ func writeScrub(w io.Writer, s index.Scrub) error {
 		word, took = "verified", s.Finished.Sub(s.Started)
 	}
 	_, err := fmt.Fprintf(w, "%s: %d blobs, %s in %s; damaged: %d, fetched again: %d\n",
-		word, s.Blobs, units.BytesSize(float64(s.Bytes)), took.Round(time.Millisecond), s.Damaged, s.Healed)
+		word, s.Blobs, bytesOf(s.Bytes), took.Round(time.Millisecond), s.Damaged, s.Healed)
 	return err
 }

@@ -68,7 +68,7 @@ func writeStats(w io.Writer, s *operator.Stats, now time.Time) error {
 	if s.Since.IsZero() {
 		fmt.Fprintln(b, "No proxy runs on this directory: what is served is counted while one does.")
 	} else {
-		fmt.Fprintf(b, "Since the proxy started, %s (%s):\n", second(s.Since), ago(s.Since, now))
+		fmt.Fprintf(b, "Since the proxy started, %s:\n", when(s.Since, now))
 		writeServed(b, s, now)
 	}
 	fmt.Fprintln(b, "\nOn disk now:")
@@ -88,10 +88,10 @@ func writeStats(w io.Writer, s *operator.Stats, now time.Time) error {
 	}
 	if len(s.Top) > 0 {
 		fmt.Fprintln(b, "\nMost used since they were fetched:")
-		tw = newTable(b)
+		tw = newTable(b, "FETCHED")
 		fmt.Fprintln(tw, "USES\tLAST USED\tFETCHED\tSIZE\tREFERENCE")
 		for _, i := range s.Top {
-			fmt.Fprintf(tw, "%d\t%s\t%s\t%s\t%s\n", i.Uses, ago(i.Used, now), ago(i.Fetched, now), bytesOf(i.Size), i.Reference)
+			fmt.Fprintf(tw, "%d\t%s\t%s\t%s\t%s\n", i.Uses, when(i.Used, now), when(i.Fetched, now), bytesOf(i.Size), i.Reference)
 		}
 		_ = tw.Flush() // of memory
 	}
@@ -173,5 +173,3 @@ func quotaLeft(q *operator.StatsQuota, now time.Time) string {
 	}
 	return fmt.Sprintf("%d%s, new ones in %s", q.Remaining, of, cmp.Or(units.HumanDuration(max(0, q.Resets.Sub(now))), "a moment"))
 }
-
-func bytesOf(n int64) string { return units.BytesSize(float64(n)) }

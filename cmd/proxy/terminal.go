@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/entrepot-dev/entrepot/oci"
@@ -85,7 +84,7 @@ func requestLine(fields []zapcore.Field) string {
 	}
 	bytes, _ := m.Fields["bytes"].(int64)
 	took, _ := m.Fields["duration"].(time.Duration)
-	line += fmt.Sprintf(" %s %s %s %s", text("outcome"), units.BytesSize(float64(bytes)), took.Round(time.Millisecond), text("client"))
+	line += fmt.Sprintf(" %s %s %s %s", text("outcome"), bytesOf(bytes), took.Round(time.Millisecond), text("client"))
 	if why != "" {
 		line += ": " + why
 	}

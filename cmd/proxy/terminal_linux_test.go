@@ -3,6 +3,8 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -175,7 +177,8 @@ func TestTablesFitATerminalAndAPipeGetsAll(t *testing.T) {
 		said := runAtTerminal(t, environ, "n", strings.Fields(args)...)
 		for line := range strings.Lines(said.text) {
 			line = strings.TrimRight(line, "\n")
-			if n := len([]rune(line)); n > 80 && !strings.Contains(line, "\x1b") {
+			// The terminal itself wraps a reference that is longer, so that it is copied in one piece.
+			if n := len([]rune(line)); n > 80 && !strings.Contains(line, "\x1b") && strings.Contains(strings.TrimSpace(line), " ") {
 				t.Errorf("entrepot %s: a line of %d columns: %q", args, n, line)
 			}
 		}
@@ -190,6 +193,75 @@ func TestTablesFitATerminalAndAPipeGetsAll(t *testing.T) {
 	ls := runCommand(environ, "ls").stdout
 	if !strings.Contains(ls, "docker.io/library/app@sha256:") {
 		t.Errorf("an image without a tag is not shown by its digest:\n%s", ls)
+	}
+}
+
+// TestWhatPeopleCopyIsNotBroken runs the commands on a terminal of 80 columns, and wants every
+// reference, digest and time in one piece; into a pipe all digests are whole.
+func TestWhatPeopleCopyIsNotBroken(t *testing.T) {
+	dir := t.TempDir()
+	environ := []string{"ENTREPOT_ADMIN_LISTEN=off", "ENTREPOT_CACHE_OFFLINE=true", "ENTREPOT_CACHE_DIR=" + filepath.Join(dir, "cache")}
+	names := []string{"docker.io/library/app:1", "registry.k8s.io/ingress-nginx/controller:v1.11.2-alpine3.20", "ghcr.io/an-organisation/with-a-rather-long-repository/of-an-application:2026.12.01-build.4711"}
+	for seed, name := range names {
+		for _, seed := range []uint64{uint64(2*seed + 1), uint64(2*seed + 2)} { // it moves
+			entries, files := layoutFiles(t, image.Index(image.Options{Seed: seed}), name)
+			path := filepath.Join(dir, "layout.tar")
+			if err := os.WriteFile(path, tarOf(t, entries, files), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if got := runCommand(environ, "import", "--replace", path); got.code != exitOK {
+				t.Fatalf("import: %+v", got)
+			}
+		}
+	}
+	digests := regexp.MustCompile(`sha256:[0-9a-f]*`)
+	wholeTime := regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`)
+	partTime := regexp.MustCompile(`\d{4}-\d\d-|T\d\d:|\d\d:\d\d|\d\dZ`)
+	for _, args := range []string{"ls", "diff", "history", "stats", "explain", "inspect --cached", "rehearse --offline", "export --dry-run", "warm --dry-run"} {
+		lists := [][]string{names}
+		if args == "history" || args == "inspect --cached" { // of one at a time
+			lists = [][]string{names[:1], names[1:2], names[2:]}
+		}
+		for _, list := range lists {
+			line := strings.Fields(args)
+			if !slices.Contains([]string{"ls", "diff", "stats"}, args) {
+				line = append(line, list...)
+			}
+			if args == "export --dry-run" {
+				line = []string{"export", "--all", "--bundle", filepath.Join(dir, "bundle.tar")}
+			}
+			said := runAtTerminal(t, environ, "n", line...)
+			lines := strings.FieldsFunc(said.text, func(r rune) bool { return r == '\n' || r == '\r' })
+			for _, name := range list {
+				if !slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, name) }) {
+					t.Errorf("entrepot %s: %s is broken:\n%s", args, name, said.text)
+				}
+			}
+			for _, l := range lines {
+				if n := len([]rune(l)); n > 80 && !strings.Contains(l, "\x1b") && strings.Contains(strings.TrimSpace(l), " ") {
+					t.Errorf("entrepot %s: a line of %d columns: %q", args, n, l)
+				}
+				for _, d := range digests.FindAllString(l, -1) {
+					if n := len(d) - len("sha256:"); n != 12 && n != 64 {
+						t.Errorf("entrepot %s: a digest is broken: %q", args, l)
+					}
+				}
+				if partTime.MatchString(wholeTime.ReplaceAllString(digests.ReplaceAllString(l, ""), "")) {
+					t.Errorf("entrepot %s: a time is broken: %q", args, l)
+				}
+			}
+			piped := runCommand(environ, line...)
+			for _, d := range digests.FindAllString(piped.stdout, -1) {
+				if len(d) != len("sha256:")+64 && args != "inspect --cached" { // the heading of a config
+					t.Errorf("entrepot %s: a short digest in a pipe: %s\n%s", args, d, piped.stdout)
+				}
+			}
+			for _, l := range strings.Split(strings.TrimSpace(piped.stdout), "\n") {
+				if strings.HasPrefix(l, " ") && (args == "ls" || args == "diff" || args == "history") {
+					t.Errorf("entrepot %s: a row on two lines in a pipe: %q", args, l)
+				}
+			}
+		}
 	}
 }
 
@@ -223,8 +295,13 @@ func TestTextIsWrappedWhereItCanBeRead(t *testing.T) {
 	}{
 		{"short", 10, []string{"short"}},
 		{"one two three", 8, []string{"one two", "three"}},
-		{"docker.io/library/nginx", 10, []string{"docker.io/", "library/", "nginx"}},
-		{"abcdefghijkl", 5, []string{"abcde", "fghij", "kl"}},
+		{"docker.io/library/nginx", 10, []string{"docker.io/library/nginx"}},
+		{"at docker.io/library/nginx now", 10, []string{"at", "docker.io/library/nginx", "now"}},
+		{"linux/amd64,linux/arm64", 15, []string{"linux/amd64,", "linux/arm64"}},
+		{"linux/amd64,linux/arm64", 5, []string{"linux/amd64,", "linux/arm64"}},
+		{"application/vnd.oci.image.layer.v1.tar+gzip", 20, []string{"application/vnd.oci.", "image.layer.v1.tar+", "gzip"}},
+		{"  abcdefghijkl", 5, []string{"  abcdefghijkl"}},
+		{"abcdefghijkl  ", 5, []string{"abcdefghijkl"}},
 		{"  indented text", 10, []string{"  indented", "text"}},
 	} {
 		if got := wrap(c.text, c.width, 0); strings.Join(got, "|") != strings.Join(c.want, "|") {

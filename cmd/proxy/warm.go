@@ -6,7 +6,6 @@ import (
 	"io"
 	"strings"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -181,8 +180,8 @@ func writeWarmed(w io.Writer, done *cache.Warmed) error {
 		if done.DryRun {
 			bytes = i.BytesToFetch
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\n", i.Reference, short(i.Digest), strings.Join(i.Platforms, ","),
-			i.Layers, i.Referrers, units.BytesSize(float64(bytes)), units.BytesSize(float64(i.BytesHere)), result)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\n", i.Reference, whole(i.Digest), strings.Join(i.Platforms, ","),
+			i.Layers, i.Referrers, bytesOf(bytes), bytesOf(i.BytesHere), result)
 	}
 	if err := tw.Flush(); err != nil {
 		return err
@@ -204,7 +203,7 @@ func writeWarmed(w io.Writer, done *cache.Warmed) error {
 		partial = fmt.Sprintf("; %d partial", done.Partial)
 	}
 	fmt.Fprintf(s, "%s, %d failed; %s %s, %s were here%s\n", count(len(done.Images), "image"), done.Failed,
-		units.BytesSize(float64(total)), word, units.BytesSize(float64(done.BytesHere)), partial)
+		bytesOf(total), word, bytesOf(done.BytesHere), partial)
 	for _, u := range done.Pulls {
 		fmt.Fprintf(s, "%s was asked for %s, which it may count as pulls", u.Upstream, count(u.Pulls, "manifest"))
 		if done.DryRun {

@@ -64,7 +64,11 @@ func (p *process) inspect(o *operation, cmd *cobra.Command, args []string) error
 	if err != nil {
 		return err
 	}
-	query := url.Values{"reference": args, "platform": platforms}
+	ref, err := o.one(args[0])
+	if err != nil {
+		return err
+	}
+	query := url.Values{"reference": {ref}, "platform": platforms}
 	set := map[string]bool{}
 	for _, name := range []string{"raw", "verify", "cached"} {
 		if set[name], err = cmd.Flags().GetBool(name); err != nil {

@@ -25,7 +25,9 @@ PATTERN selects images:
   small            every image of docker.io/library/small
   docker.io        every image of a registry
   library/*        a pattern over the reference or its repository: * is any characters, ? is one;
-                   docker.io/ and library/ may be left out`,
+                   docker.io/ and library/ may be left out
+  app@sha256:1b5c3b6d2f44
+                   the image without a tag that ls shows so`,
 		Example: `  entrepot ls
   entrepot ls nginx
   entrepot ls 'ghcr.io/org/*'
@@ -48,7 +50,7 @@ func (p *process) ls(o *operation, cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	pattern := strings.Join(args, "")
+	pattern := lengthen(strings.Join(args, ""))
 	if asJSON {
 		body, err := o.ImagesJSON(o.ctx, pattern, pinned)
 		if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -20,6 +21,8 @@ same way for every command:
   docker.io        every cached image of a registry
   library/*        a pattern over the reference or its repository: * is any characters, ? is one;
                    docker.io/ and library/ may be left out
+  app@sha256:1b5c3b6d2f44
+                   the image without a tag that ls shows so
 
 A name that selects no cached image is the image with the tag latest.`
 
@@ -32,9 +35,21 @@ func isExact(text string) bool {
 	return err == nil && !reference.IsNameOnly(named)
 }
 
-// isPattern reports whether text can only be a pattern: it has a wildcard, or is the name of
-// a registry, such as docker.io.
+var endsInDigest = regexp.MustCompile(`@(sha256|sha384|sha512):[0-9a-f]{8,}$`)
+
+// lengthen returns text as a pattern if it ends in the beginning of a digest, as tables show it
+// on a narrow terminal; else as it is.
+func lengthen(text string) string {
+	if endsInDigest.MatchString(text) && !isExact(text) {
+		return text + "*"
+	}
+	return text
+}
+
+// isPattern reports whether text can only be a pattern: it has a wildcard, ends in the beginning
+// of a digest, or is the name of a registry, such as docker.io.
 func isPattern(text string) bool {
+	text = lengthen(text)
 	return strings.ContainsAny(text, "*?") || strings.Contains(text, ".") && !strings.ContainsAny(text, "/:@")
 }
 
@@ -63,6 +78,7 @@ func (o *operation) resolve(args []string) ([]string, error) {
 		}
 	}
 	for _, text := range args {
+		text = lengthen(text)
 		if isExact(text) {
 			add(text)
 			continue
@@ -102,6 +118,22 @@ func (o *operation) resolveListed(args []string) ([]string, error) {
 		list = append(list, found...)
 	}
 	return list, nil
+}
+
+// one returns the single image that text selects: an image that is named in full, or by the
+// beginning of its digest.
+func (o *operation) one(text string) (string, error) {
+	if lengthen(text) == text {
+		return text, nil
+	}
+	list, err := o.resolve([]string{text})
+	if err == nil && len(list) > 1 {
+		err = fmt.Errorf("%s selects %s; give more of the digest", text, count(len(list), "image"))
+	}
+	if err != nil {
+		return "", err
+	}
+	return list[0], nil
 }
 
 // each does f for every reference that args select. It goes on after an error, and returns

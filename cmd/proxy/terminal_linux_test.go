@@ -214,6 +214,7 @@ func TestWhatPeopleCopyIsNotBroken(t *testing.T) {
 			}
 		}
 	}
+	untagged := 0
 	digests := regexp.MustCompile(`sha256:[0-9a-f]*`)
 	wholeTime := regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`)
 	partTime := regexp.MustCompile(`\d{4}-\d\d-|T\d\d:|\d\d:\d\d|\d\dZ`)
@@ -250,6 +251,16 @@ func TestWhatPeopleCopyIsNotBroken(t *testing.T) {
 					t.Errorf("entrepot %s: a time is broken: %q", args, l)
 				}
 			}
+			if args == "ls" { // what it shows of an image without a tag can be given to commands
+				for _, ref := range regexp.MustCompile(`(?m)^\S+@sha256:[0-9a-f]{12}$`).FindAllString(strings.Join(lines, "\n"), -1) {
+					untagged++
+					for _, args := range [][]string{{"explain"}, {"inspect", "--cached"}, {"ls"}, {"pin"}, {"unpin"}, {"rehearse", "--offline"}} {
+						if got := runCommand(environ, append(args, ref)...); got.code != exitOK || !strings.Contains(got.stdout, ref) {
+							t.Errorf("entrepot %s %s: %+v", args, ref, got)
+						}
+					}
+				}
+			}
 			piped := runCommand(environ, line...)
 			for _, d := range digests.FindAllString(piped.stdout, -1) {
 				if len(d) != len("sha256:")+64 && args != "inspect --cached" { // the heading of a config
@@ -262,6 +273,9 @@ func TestWhatPeopleCopyIsNotBroken(t *testing.T) {
 				}
 			}
 		}
+	}
+	if untagged != len(names) {
+		t.Errorf("want %d images without a tag in ls, got %d", len(names), untagged)
 	}
 }
 

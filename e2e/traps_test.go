@@ -136,3 +136,38 @@ func TestRemediesWork(t *testing.T) {
 		operate(t, p, append(args, "--allow-missing")...).want(t, 0)
 	})
 }
+
+// TestAnExportOfNothingWritesNoBundle has a cache with nothing in it, and one of which no image is
+// complete.
+func TestAnExportOfNothingWritesNoBundle(t *testing.T) {
+	t.Parallel()
+	either(t, believing, func(t *testing.T, h *hub.Hub, p *proxy.Proxy, running bool) {
+		file := filepath.Join(t.TempDir(), "bundle.tar")
+		refused := func() {
+			t.Helper()
+			for _, args := range [][]string{{"--bundle", file}, {"--bundle", file, "--volume-size", "1MiB"}, {"--bundle", file, "--since", "1d"}, {"-o", "json"}} {
+				got := operate(t, p, append([]string{"export", "--all"}, args...)...)
+				got.want(t, 1, "no bundle written", "entrepot warm")
+				if got.out != "" {
+					t.Errorf("export --all %s prints %s", args, got.out)
+				}
+			}
+			if names, err := filepath.Glob(file + "*"); err != nil || len(names) > 0 {
+				t.Errorf("there are %s, %v", names, err)
+			}
+		}
+		refused()
+		if !running {
+			return
+		}
+		h.Push("library/app", "1.0", image.New(image.Options{Seed: 1}))
+		get(t, p, tagPath) // its manifest alone
+		p.WaitIdle(t)
+		if got := operate(t, p, "export", "--all", "--bundle", file); got.code != 1 || !strings.Contains(got.err, "left out: docker.io/library/app:1.0") {
+			t.Errorf("an image of which only the manifest is cached: %+v", got)
+		}
+		refused()
+		operate(t, p, "warm", "app:1.0").want(t, 0)
+		operate(t, p, "export", "--all", "--bundle", file).want(t, 0, "docker.io/library/app:1.0")
+	})
+}

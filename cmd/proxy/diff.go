@@ -86,7 +86,7 @@ func writeDiff(w io.Writer, d *operator.Diff, now time.Time) error {
 	tw := newTable(w, "BEFORE")
 	fmt.Fprintln(tw, "SEEN\tREFERENCE\tFROM\tTO\tBEFORE")
 	for _, m := range d.Moves {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", when(m.Seen, now), m.Reference, whole(m.From), whole(m.To), when(m.Until, now))
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", column(w, m.Seen, now), m.Reference, whole(m.From), whole(m.To), column(w, m.Until, now))
 	}
 	return tw.Flush()
 }

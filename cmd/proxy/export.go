@@ -129,6 +129,10 @@ func (p *process) export(o *operation, cmd *cobra.Command, args []string) error 
 	if err := o.Post(o.ctx, "export/plan", nil, e.request, &plan); err != nil {
 		return err
 	}
+	if len(plan.Images) == 0 {
+		p.sayLeftOut(plan.LeftOut)
+		return errors.New("no bundle written: no complete image is cached that --all could take; fetch some first, by entrepot warm or by pulls, or name images")
+	}
 	e.save.Fetch = func(ctx context.Context, c *bundle.Contents, from int64) (io.ReadCloser, error) {
 		resp, err := o.Download(ctx, "export", url.Values{"from": {strconv.FormatInt(from, 10)}}, operator.ExportFrom{Contents: c, Docker: plan.Docker})
 		if err != nil {
@@ -166,13 +170,7 @@ func (p *process) export(o *operation, cmd *cobra.Command, args []string) error 
 			fmt.Fprintf(p.stderr, "left out of %s: %s, which is partial; to take it: entrepot warm --platform %s %s\n", i.Reference, platforms, platforms, i.Reference)
 		}
 	}
-	left := 0
-	for _, l := range result.LeftOut {
-		fmt.Fprintf(p.stderr, "left out: %s\n", printable(l.String()))
-		if !l.Referrer {
-			left++
-		}
-	}
+	left := p.sayLeftOut(result.LeftOut)
 	switch left {
 	case 0:
 		return nil
@@ -180,6 +178,17 @@ func (p *process) export(o *operation, cmd *cobra.Command, args []string) error 
 		return errors.New("an image was left out of the bundle")
 	}
 	return fmt.Errorf("%s left out of the bundle", count(left, "image"))
+}
+
+// sayLeftOut says what an export leaves out, and returns how many of these are images.
+func (p *process) sayLeftOut(list []bundle.LeftOut) (images int) {
+	for _, l := range list {
+		fmt.Fprintf(p.stderr, "left out: %s\n", printable(l.String()))
+		if !l.Referrer {
+			images++
+		}
+	}
+	return images
 }
 
 // save writes the bundle, and tells how far it has come.

@@ -50,7 +50,7 @@ func writeHistory(w io.Writer, h *cache.History, now time.Time) error {
 	fmt.Fprintln(tw, "FIRST SEEN\tLAST SEEN\tHOW\tKEPT\tDIGEST")
 	for _, e := range h.Observations {
 		digest := cmp.Or(e.Digest.String(), "there was no such tag")
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", when(e.First, now), when(e.Last, now), cmp.Or(string(e.How), "–"), cmp.Or(string(e.Kept), "–"), digest)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", column(w, e.First, now), column(w, e.Last, now), cmp.Or(string(e.How), "–"), cmp.Or(string(e.Kept), "–"), digest)
 	}
 	return tw.Flush()
 }

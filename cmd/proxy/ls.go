@@ -82,7 +82,7 @@ func writeImages(w io.Writer, now time.Time, each func(func(cache.Image) error) 
 		if i.Pinned {
 			pinned = "yes"
 		}
-		return t.row(i.Reference, whole(i.Digest), platforms(i.Platforms), bytesOf(i.Size), when(i.Fetched, now), when(i.Used, now), pinned)
+		return t.row(i.Reference, whole(i.Digest), platforms(i.Platforms), bytesOf(i.Size), column(w, i.Fetched, now), column(w, i.Used, now), pinned)
 	})
 	if err != nil {
 		return err

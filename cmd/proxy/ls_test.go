@@ -33,10 +33,10 @@ func TestImagesAreListedForPeople(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := strings.Join([]string{
-		"REFERENCE                                                                                DIGEST                                                                   PLATFORMS                                         SIZE  FETCHED                                        LAST USED                                      PINNED",
-		"docker.io/library/nginx:1.27                                                             sha256:ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb  linux/386, linux/amd64, linux/arm/v7, … (4 of 5)  2MiB  2026-11-23T12:00:00Z (2 days ago)              2026-11-25T11:59:00Z (about a minute ago)      yes",
-		"ghcr.io/org/app@sha256:3e23e8160039594a33894f6564e1b1348bbd7a0088d42c4acb73eeaed59c009d  sha256:3e23e8160039594a33894f6564e1b1348bbd7a0088d42c4acb73eeaed59c009d  (1 of 1)                                          1MiB  2026-11-25T12:00:00Z (less than a second ago)  2026-11-25T12:00:00Z (less than a second ago)  no",
-		"ghcr.io/org/gone:1                                                                       sha256:2e7d2c03a9507ae265ecf5b5356885a53393a2029d241394997265a1a25aefc6  (0 of 0)                                          0B    –                                              –                                              yes",
+		"REFERENCE                                                                                DIGEST                                                                   PLATFORMS                                         SIZE  FETCHED               LAST USED             PINNED",
+		"docker.io/library/nginx:1.27                                                             sha256:ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb  linux/386, linux/amd64, linux/arm/v7, … (4 of 5)  2MiB  2026-11-23T12:00:00Z  2026-11-25T11:59:00Z  yes",
+		"ghcr.io/org/app@sha256:3e23e8160039594a33894f6564e1b1348bbd7a0088d42c4acb73eeaed59c009d  sha256:3e23e8160039594a33894f6564e1b1348bbd7a0088d42c4acb73eeaed59c009d  (1 of 1)                                          1MiB  2026-11-25T12:00:00Z  2026-11-25T12:00:00Z  no",
+		"ghcr.io/org/gone:1                                                                       sha256:2e7d2c03a9507ae265ecf5b5356885a53393a2029d241394997265a1a25aefc6  (0 of 0)                                          0B    –                     –                     yes",
 		"3 images, 3MiB on disk",
 		"",
 	}, "\n")

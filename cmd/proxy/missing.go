@@ -66,7 +66,7 @@ func writeMissing(w io.Writer, list *operator.Missing, now time.Time) error {
 	tw := newTable(w, "FIRST ASKED")
 	fmt.Fprintln(tw, "REFERENCE\tTIMES\tFIRST ASKED\tLAST ASKED")
 	for _, i := range list.Images {
-		fmt.Fprintf(tw, "%s\t%d\t%s\t%s\n", printable(i.Reference), i.Times, when(i.First, now), when(i.Last, now))
+		fmt.Fprintf(tw, "%s\t%d\t%s\t%s\n", printable(i.Reference), i.Times, column(w, i.First, now), column(w, i.Last, now))
 	}
 	if err := tw.Flush(); err != nil {
 		return err

@@ -91,7 +91,7 @@ func writeStats(w io.Writer, s *operator.Stats, now time.Time) error {
 		tw = newTable(b, "FETCHED")
 		fmt.Fprintln(tw, "USES\tLAST USED\tFETCHED\tSIZE\tREFERENCE")
 		for _, i := range s.Top {
-			fmt.Fprintf(tw, "%d\t%s\t%s\t%s\t%s\n", i.Uses, when(i.Used, now), when(i.Fetched, now), bytesOf(i.Size), i.Reference)
+			fmt.Fprintf(tw, "%d\t%s\t%s\t%s\t%s\n", i.Uses, column(w, i.Used, now), column(w, i.Fetched, now), bytesOf(i.Size), i.Reference)
 		}
 		_ = tw.Flush() // of memory
 	}

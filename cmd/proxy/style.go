@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -21,6 +22,15 @@ func when(t, now time.Time) string {
 		return "–"
 	}
 	return second(t) + " (" + strings.ToLower(units.HumanDuration(max(0, now.Sub(t)))) + " ago)"
+}
+
+// column writes a time in a table on w: as when does on a terminal, and to the second into a
+// pipe, where rows must not change while time passes.
+func column(w io.Writer, t, now time.Time) string {
+	if widthOf(w) == 0 {
+		return shortTime(when(t, now))
+	}
+	return when(t, now)
 }
 
 // bytesOf writes a size, as "72.4MiB".

@@ -33,6 +33,7 @@ func TestStatsTellWhatWasSavedAndWhatIsOnDisk(t *testing.T) {
 	i := image.Index(image.Options{Seed: 1})
 	h.Push("library/app", "1.0", i)
 	operate(t, p, "stats").want(t, 0, "Since the proxy started", "nothing was asked for", "On disk now:")
+	ask(t, p, "GET", "/v2/library/never/manifests/1.0").wantError(t, 404, "MANIFEST_UNKNOWN") // its text is not counted as sent
 	for range 3 {
 		pullTagged(t, p, "library/app", "1.0", i)
 	}

@@ -26,7 +26,7 @@ type Metrics struct {
 	RequestSeconds *prometheus.HistogramVec
 	// TransferSeconds is the time to the last byte of a body, by kind and outcome.
 	TransferSeconds *prometheus.HistogramVec
-	// ClientBytes counts body bytes sent to clients, by upstream and kind.
+	// ClientBytes counts body bytes sent to clients, without those of errors, by upstream and kind.
 	ClientBytes *prometheus.CounterVec
 	// RequestsInFlight is the number of requests being answered.
 	RequestsInFlight prometheus.Gauge
@@ -155,7 +155,7 @@ func New(version, revision, goVersion string) *Metrics {
 		Requests:           f.counters("requests_total", "Client requests.", "upstream", "kind", "outcome", "status"),
 		RequestSeconds:     f.histograms("request_duration_seconds", "Time from a request to the first byte of its answer.", "kind", "outcome"),
 		TransferSeconds:    f.histograms("transfer_duration_seconds", "Time from a request to the last byte of its answer.", "kind", "outcome"),
-		ClientBytes:        f.counters("client_bytes_total", "Body bytes sent to clients.", "upstream", "kind"),
+		ClientBytes:        f.counters("client_bytes_total", "Body bytes sent to clients, without those of errors.", "upstream", "kind"),
 		RequestsInFlight:   f.gauge("requests_in_flight", "Client requests being answered."),
 		Connections:        f.gauge("connections", "Client connections."),
 		Refused:            f.counters("refused_total", "What was refused because a limit was reached.", "limit"),

@@ -31,9 +31,9 @@ type series struct {
 	bytes atomic.Pointer[prometheus.Counter]
 }
 
-// sent counts body bytes.
+// sent counts body bytes of content. The text of an error is none: nothing was saved by it.
 func (s *series) sent(n int64) {
-	if n <= 0 {
+	if n <= 0 || s.counted.status >= 400 {
 		return
 	}
 	c := s.bytes.Load()

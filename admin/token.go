@@ -91,6 +91,14 @@ func (t Token) Write(places []string) (path string, err error) {
 	return "", errors.Join(errs...)
 }
 
+// Remove removes the file at path if it still holds this token: a process that ends leaves none
+// behind, and takes none from another that has started.
+func (t Token) Remove(path string) {
+	if found, err := ReadToken(path); err == nil && found == t {
+		_ = os.Remove(path) // a token without its process is worthless
+	}
+}
+
 // write writes the token to path. The directory is made if private is set, and must
 // then belong to this user alone.
 func (t Token) write(path string, private bool) (err error) {

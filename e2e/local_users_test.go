@@ -189,6 +189,21 @@ func TestTheTokenFindsAnotherPlace(t *testing.T) {
 			t.Errorf("%s: want mode %v, got %v, %v", path, want, info.Mode(), err)
 		}
 	}
+	// It goes with its process, and that of another stays.
+	p.Stop(t)
+	if _, err := os.Lstat(names[0]); !os.IsNotExist(err) {
+		t.Errorf("%s is left behind: %v", names[0], err)
+	}
+	if err := p.Launch(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.NewToken("127.0.0.1:9").Write(names); err != nil {
+		t.Fatal(err)
+	}
+	p.Stop(t)
+	if _, err := os.Lstat(names[0]); err != nil {
+		t.Errorf("the token of another process is gone: %v", err)
+	}
 }
 
 // asUser makes a command run as another user, in a directory of its own.

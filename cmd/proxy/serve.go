@@ -98,6 +98,7 @@ func (p *process) serve(cmd *cobra.Command, _ []string) (err error) {
 	tokenFile := ""
 	if operators != nil {
 		o := operators.options(cfg, log)
+		defer operators.token.Remove(o.TokenFile)
 		o.Metrics, o.Ready, o.Degraded, o.API = m, s.ready, parts.cache.Degraded, parts.operator(cfg, p.configFile(cmd), load)
 		s.admin, s.adminLn = admin.New(o), adminLn
 		shown.admin, tokenFile = adminLn.Addr().String(), o.TokenFile

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -74,7 +75,7 @@ func (c *Cache) History(_ context.Context, t rewrite.Target) (*History, error) {
 	}
 	list := c.index.History(t.Upstream, t.Repository, t.Tag)
 	if len(list) == 0 {
-		return nil, oci.Errorf(oci.CodeManifestUnknown, "nothing is known of %s: it has not been asked for here", t)
+		return nil, c.unknownTag(t)
 	}
 	h := &History{Reference: t.String()}
 	for _, o := range list {
@@ -85,6 +86,30 @@ func (c *Cache) History(_ context.Context, t rewrite.Target) (*History, error) {
 		h.Observations = append(h.Observations, e)
 	}
 	return h, nil
+}
+
+// maxKnownTags bounds the tags that unknownTag names.
+const maxKnownTags = 10
+
+// unknownTag returns the MANIFEST_UNKNOWN for a tag that was never seen. It names tags of the
+// repository that were, and is for operators only: not everybody may know them.
+func (c *Cache) unknownTag(t rewrite.Target) error {
+	names, _ := c.index.TagNames(t.Upstream, t.Repository) // an index that fails knows none
+	_ = c.index.Histories(t.Upstream, t.Repository, func(_, _, tag string, _ []index.Observation) bool {
+		names = append(names, tag)
+		return true
+	})
+	names = slices.DeleteFunc(names, IsSignatureTag)
+	slices.Sort(names)
+	names = slices.Compact(names)
+	shown, known := names[:min(len(names), maxKnownTags)], ""
+	if len(shown) > 0 {
+		known = fmt.Sprintf("; known tags of %s: %s", rewrite.Target{Upstream: t.Upstream, Repository: t.Repository}, strings.Join(shown, ", "))
+	}
+	if more := len(names) - len(shown); more > 0 {
+		known += fmt.Sprintf(" and %d more", more)
+	}
+	return oci.Errorf(oci.CodeManifestUnknown, "nothing is known of %s: it has not been asked for here%s", t, known)
 }
 
 // kept tells how much is here of the manifest that t names; of those that it names

@@ -12,7 +12,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/cache/store"
-	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
@@ -102,7 +101,7 @@ func (c *Cache) StandsFor(t rewrite.Target) (digest.Digest, time.Time, error) {
 	}
 	rec, ok := c.peekTag(t)
 	if !ok {
-		return "", time.Time{}, oci.Errorf(oci.CodeManifestUnknown, "nothing is known of %s: it has not been asked for here", t)
+		return "", time.Time{}, c.unknownTag(t)
 	}
 	r, _, err := c.settle(t, up.rules.rule(t.Repository, t.Tag), resolved{Tag: rec}, Outcome{})
 	if err != nil {

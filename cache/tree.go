@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"regexp"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -492,6 +493,11 @@ func (w *walk) config(config *Node) ([]byte, error) {
 
 // cosignSuffixes end the tags under which cosign keeps what it has to say of a digest.
 var cosignSuffixes = []string{".sig", ".att", ".sbom"}
+
+var signatureTag = regexp.MustCompile(`^sha(256-[0-9a-f]{64}|384-[0-9a-f]{96}|512-[0-9a-f]{128})\.(sig|att|sbom)$`)
+
+// IsSignatureTag reports whether cosign keeps a signature, an attestation or an SBOM under tag.
+func IsSignatureTag(tag string) bool { return signatureTag.MatchString(tag) }
 
 // expandReferrers adds what refers to n: as its list says, and by cosign's tags.
 func (w *walk) expandReferrers(n *Node, depth int) error {

@@ -111,6 +111,7 @@ func TestTheLedgerTellsOfTagsThatMoved(t *testing.T) {
 		operate(t, p, "diff", "--since", "2099-01-01").want(t, 0, "no tag was seen to move")
 
 		operate(t, p, "history", "nothing:1.0").want(t, 1, "nothing is known of docker.io/library/nothing:1.0")
+		operate(t, p, "history", "app").want(t, 1, "nothing is known of docker.io/library/app:latest", "known tags of docker.io/library/app: 1.0\n")
 		operate(t, p, "history", "No Such Name").want(t, 2, "is no reference")
 		operate(t, p, "history", "app@"+from).want(t, 2, "name a tag")
 		operate(t, p, "history", "quay.example.test/app:1").want(t, 1, "not configured")

@@ -37,6 +37,7 @@ PATTERN selects images:
 		RunE: p.operates(p.ls),
 	}
 	cmd.Flags().Bool("pinned", false, "list those that are pinned")
+	cmd.Flags().BoolP("all", "a", false, "list cosign's tags (sha256-….sig) on lines of their own too")
 	addOperatorFlags(cmd.Flags())
 	return cmd
 }
@@ -50,6 +51,10 @@ func (p *process) ls(o *operation, cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
+	all, err := cmd.Flags().GetBool("all")
+	if err != nil {
+		return err
+	}
 	pattern := lengthen(strings.Join(args, ""))
 	if asJSON {
 		body, err := o.ImagesJSON(o.ctx, pattern, pinned)
@@ -60,7 +65,9 @@ func (p *process) ls(o *operation, cmd *cobra.Command, args []string) error {
 		_, err = io.Copy(p.stdout, body)
 		return err
 	}
-	return writeImages(p.page(), time.Now(), func(fn func(cache.Image) error) (size int64, err error) {
+	// Who names such a tag, or lists pins, means it.
+	all = all || pinned || strings.Contains(pattern, "sha256-")
+	return writeImages(p.page(), time.Now(), all, func(fn func(cache.Image) error) (size int64, err error) {
 		return o.Images(o.ctx, pattern, pinned, fn)
 	})
 }
@@ -69,14 +76,19 @@ func (p *process) ls(o *operation, cmd *cobra.Command, args []string) error {
 const maxPlatforms = 3
 
 // writeImages prints for people the images for which each calls its function, and the size
-// that it gives. It holds a few of them at a time.
-func writeImages(w io.Writer, now time.Time, each func(func(cache.Image) error) (size int64, err error)) error {
+// that it gives. Unless all is set, it counts the images under cosign's tags instead: they belong
+// to the image that they sign. It holds a few of them at a time.
+func writeImages(w io.Writer, now time.Time, all bool, each func(func(cache.Image) error) (size int64, err error)) error {
 	t := &longTable{w: w, optional: []string{"DIGEST", "FETCHED", "PINNED", "LAST USED"}}
 	if err := t.row("REFERENCE", "DIGEST", "PLATFORMS", "SIZE", "FETCHED", "LAST USED", "PINNED"); err != nil {
 		return err
 	}
-	n := 0
+	n, signatures := 0, 0
 	size, err := each(func(i cache.Image) error {
+		if _, tag, tagged := strings.Cut(i.Reference[strings.LastIndexByte(i.Reference, '/')+1:], ":"); !all && tagged && cache.IsSignatureTag(tag) {
+			signatures++
+			return nil
+		}
 		n++
 		pinned := "no"
 		if i.Pinned {
@@ -90,7 +102,11 @@ func writeImages(w io.Writer, now time.Time, each func(func(cache.Image) error) 
 	if err := t.flush(); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "%s, %s on disk\n", count(n, "image"), bytesOf(size))
+	hidden := ""
+	if signatures > 0 {
+		hidden = fmt.Sprintf("; %s of cosign not listed (--all lists them)", count(signatures, "tag"))
+	}
+	_, err = fmt.Fprintf(w, "%s, %s on disk%s\n", count(n, "image"), bytesOf(size), hidden)
 	return err
 }
 

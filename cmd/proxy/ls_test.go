@@ -29,7 +29,7 @@ func TestImagesAreListedForPeople(t *testing.T) {
 		}
 		return list.Size, nil
 	}
-	if err := writeImages(&out, now, each); err != nil {
+	if err := writeImages(&out, now, false, each); err != nil {
 		t.Fatal(err)
 	}
 	want := strings.Join([]string{
@@ -42,6 +42,28 @@ func TestImagesAreListedForPeople(t *testing.T) {
 	}, "\n")
 	if got := out.String(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestSignatureTagsAreListedOnlyIfWanted(t *testing.T) {
+	hex := digest.FromString("a").Encoded()
+	images := []string{"docker.io/library/app:1", "docker.io/library/app:sha256-" + hex + ".sig", "docker.io/library/app:sha256-" + hex + ".att", "docker.io/library/app:sha256-1.sig", "localhost:5000/app:1"}
+	each := func(fn func(cache.Image) error) (int64, error) {
+		for _, name := range images {
+			if err := fn(cache.Image{Reference: name}); err != nil {
+				return 0, err
+			}
+		}
+		return 0, nil
+	}
+	for all, want := range map[bool]string{false: "3 images, 0B on disk; 2 tags of cosign not listed (--all lists them)\n", true: "5 images, 0B on disk\n"} {
+		var out bytes.Buffer
+		if err := writeImages(&out, time.Now(), all, each); err != nil {
+			t.Fatal(err)
+		}
+		if listed := strings.Contains(out.String(), hex); listed != all || !strings.HasSuffix(out.String(), want) {
+			t.Errorf("all is %t: want the end %q, got\n%s", all, want, out.String())
+		}
 	}
 }
 

@@ -85,7 +85,7 @@ func TestTheLedgerTellsOfTagsThatMoved(t *testing.T) {
 	check := func() (all []string) {
 		t.Helper()
 		list := operate(t, p, "history", "app:1.0")
-		list.want(t, 0, "docker.io/library/app:1.0\n", "FIRST SEEN", "get           whole  "+from, "revalidation  ", to, "there was no such tag")
+		list.want(t, 0, "docker.io/library/app:1.0\n", "FIRST SEEN", "get           complete  "+from, "revalidation  ", to, "(no such tag)")
 		if n := strings.Count(list.out, "\n"); n != 5 {
 			t.Errorf("want a line for each of 3 observations:\n%s", list.out)
 		}

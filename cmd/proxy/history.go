@@ -15,10 +15,10 @@ import (
 func newHistory(p *process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "history REFERENCE",
-		Short: "List what a tag stood for, and when",
-		Long: `History lists what the upstream said that a tag stands for, when that was first and
-last seen, how, and how much of it is still here. The upstream is not asked for
-anything. It exits with 1 where nothing is known of the tag.`,
+		Short: "List the digests that a tag has had, and when",
+		Long: `History lists the digests that the upstream has given for a tag, when each was first and last
+seen, how, and whether its content is cached: complete, partial or no. It asks no upstream. It
+exits with 1 if nothing is known of the tag, and names the known tags of the repository.`,
 		Example: `  entrepot history node:20
   entrepot history --output json ghcr.io/org/app:stable`,
 		Args: cobra.ExactArgs(1),
@@ -43,14 +43,27 @@ func (p *process) history(o *operation, cmd *cobra.Command, args []string) error
 	return writeHistory(p.page(), &h, time.Now())
 }
 
+// cachedWord says how much of an image is cached.
+func cachedWord(k cache.Kept) string {
+	switch k {
+	case cache.KeptWhole:
+		return "complete"
+	case cache.KeptPart:
+		return "partial"
+	case cache.KeptNone:
+		return "no"
+	}
+	return "–"
+}
+
 // writeHistory prints h for people.
 func writeHistory(w io.Writer, h *cache.History, now time.Time) error {
 	fmt.Fprintln(w, h.Reference)
 	tw := newTable(w)
-	fmt.Fprintln(tw, "FIRST SEEN\tLAST SEEN\tHOW\tKEPT\tDIGEST")
+	fmt.Fprintln(tw, "FIRST SEEN\tLAST SEEN\tHOW\tCACHED\tDIGEST")
 	for _, e := range h.Observations {
-		digest := cmp.Or(e.Digest.String(), "there was no such tag")
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", column(w, e.First, now), column(w, e.Last, now), cmp.Or(string(e.How), "–"), cmp.Or(string(e.Kept), "–"), digest)
+		digest := cmp.Or(e.Digest.String(), "(no such tag)")
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", column(w, e.First, now), column(w, e.Last, now), cmp.Or(string(e.How), "–"), cachedWord(e.Kept), digest)
 	}
 	return tw.Flush()
 }

@@ -132,11 +132,11 @@ func writeRehearsal(w io.Writer, done *cache.Rehearsal, now time.Time) error {
 			for _, p := range i.Platforms {
 				name := p.Platform
 				if !p.OK {
-					name += " (not whole)"
+					name += " (partial)"
 				}
 				platforms = append(platforms, name)
 			}
-			until, pulls := "for ever", ""
+			until, pulls := "forever", ""
 			switch {
 			case i.Status == cache.RehearsedFailed:
 				until = ""
@@ -163,8 +163,10 @@ func writeRehearsal(w io.Writer, done *cache.Rehearsal, now time.Time) error {
 			stale++
 		}
 	}
-	fmt.Fprintf(s, "%s: %d would be served, %d of them stale, and %d would fail",
-		count(len(done.Images), "image"), len(done.Images)-done.Failed, stale, done.Failed)
+	fmt.Fprintf(s, "%s: %d would be served, and %d would fail", count(len(done.Images), "image"), len(done.Images)-done.Failed, done.Failed)
+	if stale > 0 {
+		fmt.Fprintf(s, "; %d stale", stale)
+	}
 	if due := done.Stale - stale; due > 0 {
 		fmt.Fprintf(s, "; %d due", due)
 	}

@@ -331,7 +331,14 @@ func TestACacheWithoutItsBlobsIsNoNewCache(t *testing.T) {
 	if err := os.Mkdir(blobs, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	refused("empty")
+	if err := os.Mkdir(filepath.Join(blobs, "lost+found"), 0o700); err != nil { // a new file system
+		t.Fatal(err)
+	}
 	advice := refused("empty")
+	if err := os.Remove(filepath.Join(blobs, "lost+found")); err != nil {
+		t.Fatal(err)
+	}
 	if names, err := os.ReadDir(blobs); err != nil || len(names) > 0 {
 		t.Errorf("the mount point has %v, %v", names, err)
 	}

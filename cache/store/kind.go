@@ -35,7 +35,7 @@ const (
 // is not mounted. A new cache never looks like that, because blobs is made first.
 type BlobsMissingError struct {
 	Dir string
-	// Empty is set if the directory for the content exists and holds nothing.
+	// Empty is set if the directory for the content exists and holds none.
 	Empty bool
 }
 

@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -445,6 +446,8 @@ func (s *Store) Check() error {
 func (s *Store) Readable(indexed bool) error {
 	root := filepath.Join(s.dir, blobsDir)
 	algorithms, err := os.ReadDir(root)
+	// A new file system has lost+found.
+	algorithms = slices.DeleteFunc(algorithms, func(e fs.DirEntry) bool { return !digest.Algorithm(e.Name()).Available() })
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return &BlobsMissingError{Dir: s.dir}

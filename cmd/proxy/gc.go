@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -23,7 +24,12 @@ parts of content that nobody has gone on with for a day. Nothing that clients ar
 nothing that has come within a day. It may be ended at any time, and run beside a proxy that serves.`,
 		Example: `  entrepot gc --dry-run
   entrepot gc`,
-		Args: cobra.NoArgs,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return errors.New("gc takes no reference: it removes what no image uses; to remove images, use `entrepot purge " + args[0] + "`")
+			}
+			return nil
+		},
 		RunE: p.operates(p.gc),
 	}
 	addDryRunFlag(cmd)

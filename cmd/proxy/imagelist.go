@@ -162,6 +162,10 @@ func (p *process) readImageFile(list *imageList, name string, format images.Form
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
+	if len(found.Images)+len(found.Unread) == 0 {
+		// No error: what "entrepot missing -o names" writes may be empty.
+		fmt.Fprintf(p.stderr, "entrepot: %s names no image\n", name)
+	}
 	for _, i := range found.Images {
 		listed := operator.ListedImage{Reference: i.Reference}
 		if i.Platform != "" {

@@ -72,6 +72,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"config", "check", good, bad}, 2, "", "accepts at most 1 arg"},
 		{[]string{"config"}, 2, "", "entrepot config needs one of check, show"},
 		{[]string{"config", "chekc"}, 2, "", "chekc"},
+		{[]string{"gc", "docker.io"}, 2, "", "gc takes no reference: it removes what no image uses; to remove images, use `entrepot purge docker.io`"},
 		{[]string{"help", "nosuch"}, 2, "", `unknown command "nosuch"`},
 		{[]string{"help", "config", "nosuch"}, 2, "", `unknown command "nosuch"`},
 		{[]string{"completion"}, 2, "", "entrepot completion needs one of bash, fish, powershell, zsh"},

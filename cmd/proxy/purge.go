@@ -14,6 +14,7 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache"
 	"github.com/entrepot-dev/entrepot/configs"
+	"github.com/entrepot-dev/entrepot/operator"
 )
 
 func newPurge(p *process) *cobra.Command {
@@ -28,10 +29,13 @@ stand for it. Running downloads of it end normally, and the next pull asks the r
 On a terminal purge says what will go and asks first; --yes answers that. Without a terminal it
 does not ask. --dry-run only says what would go.
 
-Instead of references, --older-than removes the images that were not used for a time, and
---upstream those of one registry, even one that is no longer configured. --older-than skips
-pinned images; otherwise a pinned image is an error. --force removes pinned images with their
-pins. The history of tags stays. Purge exits with 1 if there is nothing to remove.
+Two flags take the place of references. --older-than 30d removes all images that nobody has used
+for 30 days. --upstream NAME removes all images of a registry, even of one that is no longer
+configured. Both together remove the images of that registry that nobody has used for so long.
+
+--older-than leaves pinned images. Otherwise a pinned image is an error, and nothing is removed;
+--force removes it with its pin. The history of tags stays. Purge exits with 1 if there is
+nothing to remove.
 
 ` + patternHelp,
 		Example: `  entrepot purge nginx:1.27
@@ -83,7 +87,12 @@ func (p *process) purge(o *operation, cmd *cobra.Command, args []string) error {
 		}
 	}
 	done, err := o.purgeAll(query, references)
-	if err != nil {
+	switch {
+	case err != nil && len(done.Images) > 0:
+		return fmt.Errorf("%s removed before this failed: %w", countPurged(done), err)
+	case errors.As(err, new(*operator.Error)): // it was refused; a connection that is lost says nothing
+		return fmt.Errorf("nothing was removed: %w", err)
+	case err != nil:
 		return err
 	}
 	if asJSON {
@@ -112,7 +121,8 @@ func (p *process) confirmPurge(o *operation, query url.Values, references []stri
 // purgeAtOnce is how many references one request names, so that its URL stays short enough.
 const purgeAtOnce = 1000
 
-// purgeAll purges references, or what query selects if there are none.
+// purgeAll purges references, or what query selects if there are none. With an error it returns
+// what was purged before that.
 func (o *operation) purgeAll(query url.Values, references []string) (*cache.Purged, error) {
 	all := &cache.Purged{Images: []string{}, Pinned: []string{}}
 	for first := true; first || len(references) > 0; first = false {
@@ -124,7 +134,7 @@ func (o *operation) purgeAll(query url.Values, references []string) (*cache.Purg
 		references = references[n:]
 		var done cache.Purged
 		if err := o.Post(o.ctx, "purge", q, nil, &done); err != nil {
-			return nil, err
+			return all, err
 		}
 		all.Images, all.Pinned = append(all.Images, done.Images...), append(all.Pinned, done.Pinned...)
 		all.Tags += done.Tags

@@ -78,7 +78,7 @@ func TestStatsTellWhatWasSavedAndWhatIsOnDisk(t *testing.T) {
 	}
 	table := operate(t, p, "stats")
 	table.want(t, 0, "docker.io", "PULLS LEFT", " of 100 (76 kept for new images), new ones in ", "1 image pinned: ", "Most used", "docker.io/library/app:1.0")
-	operate(t, p, "stats", "--top", "-1").want(t, 2, "top is a number")
+	operate(t, p, "stats", "--top", "-1").want(t, 2, "it takes a whole number from 0 on")
 	operate(t, p, "stats", "all").want(t, 2, "unknown command")
 	if s := stats("--top", "0"); len(s.Top) != 0 {
 		t.Errorf("%d images, want none", len(s.Top))

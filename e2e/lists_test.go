@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -130,10 +131,7 @@ func TestSlowReadersOfListsTakeLittleMemory(t *testing.T) {
 // has seen them all, and gives their names in order.
 func namesIn(t *testing.T, dir string, n int) []string {
 	t.Helper()
-	ix, _, err := index.Open(filepath.Join(dir, "index.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	ix := newIndex(t, dir)
 	var names []string
 	changes := make([]index.Change, 0, n)
 	for i := range n {
@@ -148,6 +146,19 @@ func namesIn(t *testing.T, dir string, n int) []string {
 		t.Fatal(err)
 	}
 	return names
+}
+
+// newIndex makes a cache without content in dir, and returns its index.
+func newIndex(t *testing.T, dir string) *index.Index {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Join(dir, "blobs"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ix, _, err := index.Open(filepath.Join(dir, "index.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ix
 }
 
 func TestCrowdsOfCatalogReadersStopNobodyAndTakeLittleMemory(t *testing.T) {
@@ -261,10 +272,7 @@ func TestSlowReadersOfManifestsTakeLittleMemory(t *testing.T) {
 func TestACrowdThatAsksForManyListsTakesLittleMemory(t *testing.T) {
 	const lists, tags, readers = 40, 20_000, 400
 	dir := t.TempDir()
-	ix, _, err := index.Open(filepath.Join(dir, "index.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	ix := newIndex(t, dir)
 	path := func(i int) string { return fmt.Sprintf("/v2/library/list-%d/tags/list", i%lists) }
 	for i := range lists {
 		l := index.List{Checked: time.Now()}

@@ -46,8 +46,10 @@ func (w *world) note(f func(*report)) {
 // violation notes what must not be, and says it at once.
 func (w *world) violation(format string, args ...any) {
 	v := fmt.Sprintf(format, args...)
-	fmt.Fprintf(w.out, "%s VIOLATION %s\n", time.Now().UTC().Format(time.TimeOnly), v)
-	w.note(func(r *report) { r.violations = append(r.violations, v) })
+	w.note(func(r *report) {
+		fmt.Fprintf(w.out, "%s VIOLATION %s\n", time.Now().UTC().Format(time.TimeOnly), v)
+		r.violations = append(r.violations, v)
+	})
 }
 
 // patience bounds what the end of a run waits for.
@@ -104,7 +106,7 @@ upstreams:
 	for n, s := range w.sources {
 		for m, h := range s.hubs {
 			rnd := rand.New(rand.NewPCG(o.seed, uint64(200+10*n+m)))
-			g.Go(func() { w.pester(storm, s, h, rnd, harmless(), everyRepo) })
+			g.Go(func() { w.pester(storm, s, h, rnd, harmless(s.calm), everyRepo) })
 		}
 	}
 	rnd := rand.New(rand.NewPCG(o.seed, 300))
@@ -223,7 +225,7 @@ func (w *world) account(p *proxy.Process) {
 	for _, bad := range []string{"WARNING: DATA RACE", "panic: ", "panic while", "fatal error: "} {
 		if log := p.Log(); strings.Contains(log, bad) {
 			w.violation("the process's log has %q", bad)
-			fmt.Fprintln(w.out, log)
+			w.note(func(*report) { fmt.Fprintln(w.out, log) })
 		}
 	}
 }

@@ -410,6 +410,32 @@ func TestAManifestsWrongDigestHeaderIsNotBelieved(t *testing.T) {
 	}
 }
 
+// TestADamagedManifestIsNotTakenForItsTag: a registry whose file is damaged sends the same wrong
+// bytes each time, with a header that names the right digest.
+func TestADamagedManifestIsNotTakenForItsTag(t *testing.T) {
+	t.Parallel()
+	for name, times := range map[string]int{"each time": 1000, "until it is asked by digest": 2} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h, p := start(t, doubting)
+			i := image.New(image.Options{Seed: 1})
+			h.Push("library/app", "1.0", i)
+			undo := h.Inject(hub.Flip(int64(len(i.Bytes()) / 2)).Of(hub.ManifestGet).Times(times))
+			a := ask(t, p, "GET", tagPath)
+			if times > 2 {
+				a.wantError(t, http.StatusBadGateway, "UNAVAILABLE")
+				undo()
+				until(t, "the right manifest", func() bool {
+					a = ask(t, p, "GET", tagPath)
+					return a.status == 200
+				})
+			}
+			wantBytes(t, "manifest", i.Bytes(), a.body)
+			a.wantHeader(t, "Docker-Content-Digest", i.Digest.String())
+		})
+	}
+}
+
 // TestAFillOutlastsAnUpstreamThatIsLeftAlone: the upstream is gone for so long that
 // the proxy does not ask it any more but by probes. A client in the middle of a blob
 // sees a pause.

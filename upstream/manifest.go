@@ -100,22 +100,45 @@ func (r *Registry) Manifest(ctx context.Context, repo, ref string) (*oci.Manifes
 func (r *Registry) fetchManifest(ctx context.Context, a *ask, ref string) (*oci.Manifest, error) {
 	a.pull = true
 	var m *oci.Manifest
-	var before digest.Digest
+	c := &claim{}
 	f := r.do(ctx, a, func(res *answer) *failure {
 		var f *failure
-		m, f = r.readManifest(ctx, res, ref, &before)
+		m, f = r.readManifest(ctx, res, ref, c)
 		return f
 	})
 	if f != nil {
 		return nil, f.err
 	}
 	r.heads.contradicted(headKey(a.op, a.repo))
-	return m, nil
+	if c.digest == "" {
+		return m, nil
+	}
+	// Either the header of the tag's answer is wrong, or its bytes are: those of a damaged file
+	// are the same each time. If the upstream has what the header named, the bytes are wrong.
+	named, err := r.Manifest(ctx, a.repo, c.digest.String())
+	switch {
+	case err == nil:
+		return named, nil
+	case oci.IsAbsent(err) || oci.IsRefused(err):
+		// Clients don't look at the header: what a tag stands for has the digest of its bytes.
+		return m, nil
+	default:
+		return nil, err
+	}
 }
 
-// readManifest reads the manifest ref out of res. before is the digest of the bytes that came
-// before, if those weren't what the answer's header said; readManifest sets it.
-func (r *Registry) readManifest(ctx context.Context, res *answer, ref string, before *digest.Digest) (*oci.Manifest, *failure) {
+// claim is what the answers to a GET by tag said of the manifest's digest, where that isn't the
+// digest of their bytes.
+type claim struct {
+	// got is the digest of the bytes that came first.
+	got digest.Digest
+	// digest is what the header named when the same bytes came again.
+	digest digest.Digest
+}
+
+// readManifest reads the manifest ref out of res. If the header of a tag's answer names a digest
+// that its bytes don't have, it asks once more, and notes in c that the same bytes came again.
+func (r *Registry) readManifest(ctx context.Context, res *answer, ref string, c *claim) (*oci.Manifest, *failure) {
 	if res.StatusCode != http.StatusOK {
 		return nil, r.garbled(res, "answered %d to a GET", res.StatusCode)
 	}
@@ -139,19 +162,17 @@ func (r *Registry) readManifest(ctx context.Context, res *answer, ref string, be
 		algorithm = want.Algorithm()
 	}
 	m := &oci.Manifest{Digest: algorithm.FromBytes(raw), Bytes: raw}
-	if isTag && m.Digest != want && m.Digest == *before {
-		// The same bytes came again, so it is the header that is wrong. Clients don't look
-		// at it: what a tag stands for has the digest of its bytes.
-		algorithm = digest.Canonical
-		m.Digest = algorithm.FromBytes(raw)
+	if isTag && m.Digest != want && m.Digest == c.got {
+		c.digest = want
+		m.Digest = digest.Canonical.FromBytes(raw)
 		want = ""
 	}
 	if want != "" && m.Digest != want {
 		r.metrics.DigestMismatches.WithLabelValues(r.name).Inc()
 		r.refuse(res.ep)
-		f := r.garbled(res, "sent a manifest for %s that has not the digest it should have, %s", res.ask.what, want)
-		if isTag && *before == "" {
-			*before, f.again = m.Digest, anybody
+		f := r.garbled(res, "sent a manifest for %s whose digest is not %s, as it should be", res.ask.what, want)
+		if isTag && c.got == "" {
+			c.got, f.again = m.Digest, anybody
 		}
 		return nil, f
 	}

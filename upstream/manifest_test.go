@@ -129,13 +129,45 @@ func TestTheLargestManifestIsTaken(t *testing.T) {
 }
 
 // Clients don't look at the header of a tag's answer. So if the same bytes come again, they
-// are what the tag stands for.
+// are what the tag stands for, unless the upstream has a manifest of the digest that it named.
 func TestAManifestThatComesTwiceIsBelievedMoreThanItsHeader(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		w.host("reg.test:443", serve(image, "Content-Type: "+ociImage, "Docker-Content-Digest: "+digest.FromString("other").String()))
-		wantManifest(t, w.registry(Options{}), "a")
-		w.wantCount("GET reg.test", 2)
-	})
+	wrong := image + " "
+	for name, c := range map[string]struct {
+		tag, byDigest string // what is sent for these; "" for 404
+		want          string // "" for an error
+	}{
+		"the header is wrong":          {tag: wrong, want: wrong},
+		"the bytes are wrong":          {tag: wrong, byDigest: image, want: image},
+		"the bytes are always wrong":   {tag: wrong, byDigest: wrong},
+		"other bytes, by digest wrong": {tag: wrong, byDigest: image + "  "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {
+					body := c.tag
+					if strings.Contains(req.URL.Path, "sha256:") {
+						body = c.byDigest
+					}
+					if body == "" {
+						rw.Header().Set("Content-Type", "application/json")
+						rw.WriteHeader(http.StatusNotFound)
+						_, _ = io.WriteString(rw, `{"errors":[{"code":"MANIFEST_UNKNOWN"}]}`)
+						return
+					}
+					serve(body, "Content-Type: "+ociImage, "Docker-Content-Digest: "+imageDigest.String())(rw, req)
+				})
+				m, err := w.registry(Options{}).Manifest(t.Context(), "a", "latest")
+				if c.want == "" {
+					wantError(t, err, oci.CodeUnavailable, 502)
+					return
+				}
+				if err != nil || string(m.Bytes) != c.want || m.Digest != digest.FromString(c.want) {
+					t.Errorf("got %+v, %v", m, err)
+				}
+				w.wantCount("GET reg.test", 3)
+			})
+		})
+	}
 	inWorld(t, func(t *testing.T, w *world) {
 		n := 0
 		w.host("reg.test:443", func(rw http.ResponseWriter, req *http.Request) {

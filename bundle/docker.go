@@ -8,7 +8,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // dockerImage is an element of the file that "docker save" writes ("Docker Image
@@ -34,7 +33,7 @@ func (p *planner) noteForDocker(image Image, root *cache.Node) {
 		d.contents = append(d.contents, child.Digest)
 	}
 	// An image may have a layer twice, of which n has one child.
-	var m struct{ Layers rewrite.Descriptors }
+	var m struct{ Layers oci.Descriptors }
 	if json.Unmarshal(n.Bytes, &m) != nil {
 		return
 	}

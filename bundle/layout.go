@@ -84,7 +84,7 @@ type Since struct {
 
 // Image is a name by which something is to be served.
 type Image struct {
-	// Upstream and Repository are as in a rewrite.Target: "docker.io" and
+	// Upstream and Repository are as in an oci.Target: "docker.io" and
 	// "library/nginx".
 	Upstream   string `json:"upstream"`
 	Repository string `json:"repository"`

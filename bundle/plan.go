@@ -16,7 +16,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // Choice says what is to be in a bundle.
@@ -39,7 +38,7 @@ type Choice struct {
 
 // Wanted is an image that is wanted by name.
 type Wanted struct {
-	rewrite.Target
+	oci.Target
 	// Platforms are those to take of it; none are those of the Choice.
 	Platforms []string
 }
@@ -241,7 +240,7 @@ func tooManyContents(n int) error {
 
 // wantedImage is an image and what is wanted of it.
 type wantedImage struct {
-	rewrite.Target
+	oci.Target
 	platforms platforms
 }
 
@@ -261,7 +260,7 @@ func (p platforms) and(names []string) platforms {
 // merged gives each image that is wanted by name once.
 func (c Choice) merged() []wantedImage {
 	var list []wantedImage
-	at := map[rewrite.Target]int{}
+	at := map[oci.Target]int{}
 	for _, w := range c.Images {
 		names := w.Platforms
 		if len(names) == 0 {
@@ -314,11 +313,11 @@ type kept struct {
 	in map[string]bool
 }
 
-func inRepository(t rewrite.Target, d digest.Digest) string {
+func inRepository(t oci.Target, d digest.Digest) string {
 	return t.Upstream + "/" + t.Repository + "@" + d.String()
 }
 
-func (p *planner) leave(t rewrite.Target, referrer bool, missing []string, err error) {
+func (p *planner) leave(t oci.Target, referrer bool, missing []string, err error) {
 	l := LeftOut{Reference: t.String(), Referrer: referrer, Missing: missing}
 	if err != nil {
 		l.Reason = words(err)
@@ -328,7 +327,7 @@ func (p *planner) leave(t rewrite.Target, referrer bool, missing []string, err e
 
 // takeWith takes an image and what refers to it. It gives what is missing of it, and
 // then takes nothing.
-func (p *planner) takeWith(ctx context.Context, t rewrite.Target) (missing []string, err error) {
+func (p *planner) takeWith(ctx context.Context, t oci.Target) (missing []string, err error) {
 	if p.taken[t.String()] {
 		return nil, nil
 	}
@@ -337,7 +336,7 @@ func (p *planner) takeWith(ctx context.Context, t rewrite.Target) (missing []str
 	if err != nil {
 		return nil, err
 	}
-	tree, err := p.from.Tree(ctx, rewrite.Target{Upstream: t.Upstream, Repository: t.Repository, Digest: d}, cache.TreeOptions{Referrers: true})
+	tree, err := p.from.Tree(ctx, oci.Target{Upstream: t.Upstream, Repository: t.Repository, Digest: d}, cache.TreeOptions{Referrers: true})
 	if oci.IsAbsent(err) {
 		return []string{"manifest " + d.String()}, nil
 	}
@@ -349,7 +348,7 @@ func (p *planner) takeWith(ctx context.Context, t rewrite.Target) (missing []str
 
 // take takes the image that t names, of which n is the manifest or index, and what
 // refers to it as far as that is here whole; or gives what is missing.
-func (p *planner) take(t rewrite.Target, n *cache.Node, seen time.Time) (missing []string) {
+func (p *planner) take(t oci.Target, n *cache.Node, seen time.Time) (missing []string) {
 	p.taken[t.String()] = true
 	w := &walk{planner: p, in: t, seen: map[digest.Digest]bool{}}
 	w.node(n, "")
@@ -389,10 +388,10 @@ func (p *planner) take(t rewrite.Target, n *cache.Node, seen time.Time) (missing
 
 // takeReferrers takes what is here of what refers to a manifest of t's repository, and
 // tells whether that is all there is.
-func (p *planner) takeReferrers(t rewrite.Target, of *cache.Node) (all bool) {
+func (p *planner) takeReferrers(t oci.Target, of *cache.Node) (all bool) {
 	all = of.ReferrersListed
 	for _, n := range of.Referrers {
-		r := rewrite.Target{Upstream: t.Upstream, Repository: t.Repository, Tag: n.Tag}
+		r := oci.Target{Upstream: t.Upstream, Repository: t.Repository, Tag: n.Tag}
 		if n.Tag == "" {
 			r.Digest = n.Digest
 		}
@@ -419,7 +418,7 @@ func (p *planner) takeReferrers(t rewrite.Target, of *cache.Node) (all bool) {
 }
 
 // keep adds content that t's repository may serve.
-func (p *planner) keep(t rewrite.Target, found stored) *kept {
+func (p *planner) keep(t oci.Target, found stored) *kept {
 	k := p.contents[found.Digest]
 	if k == nil {
 		k = &kept{Content: found.Content, in: map[string]bool{}}

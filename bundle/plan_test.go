@@ -13,7 +13,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/entrepot-dev/entrepot/e2e/image"
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 func TestABundleThatNoImportTakesIsRefusedEarly(t *testing.T) {
@@ -168,7 +168,7 @@ func TestPlanOfAllTakesTagsAndWhatIsNamedByDigest(t *testing.T) {
 	w.pull(target("library/app", "moves", ""), old)
 	w.push("library/bare", "", bare)
 	w.pull(target("library/bare", "", bare.Digest), bare)
-	ghcr := rewrite.Target{Upstream: "ghcr.io", Repository: "library/bare", Digest: bare.Digest}
+	ghcr := oci.Target{Upstream: "ghcr.io", Repository: "library/bare", Digest: bare.Digest}
 	w.pull(ghcr, bare)
 	w.push("library/app", "moves", now)
 	if _, err := w.Accept(t.Context(), target("library/app", "moves", "")); err != nil {

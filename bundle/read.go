@@ -19,7 +19,6 @@ import (
 	"github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // What is taken of an archive at most: it comes from a stranger.
@@ -56,10 +55,10 @@ type Intake interface {
 	Read(d digest.Digest, most int64) ([]byte, error)
 	// Add has a repository serve the manifest of d and all that it names; the target's
 	// tag, where it has one, stands for it as of fetched, which may be zero.
-	Add(t rewrite.Target, d v1.Descriptor, fetched time.Time) error
+	Add(t oci.Target, d v1.Descriptor, fetched time.Time) error
 	// AddListed is Add for an image of which it is known what refers to it and to its
 	// manifests: nothing does but what is added as well.
-	AddListed(t rewrite.Target, d v1.Descriptor, fetched time.Time) error
+	AddListed(t oci.Target, d v1.Descriptor, fetched time.Time) error
 	// Unnamed lists up to so many digests that nothing names that was added.
 	Unnamed(most int) []digest.Digest
 	// Drop forgets content that was taken in.
@@ -72,9 +71,9 @@ type ReadOptions struct {
 	// does not say it itself, or says otherwise. Empty: as the archive says.
 	Name string
 	// Resolve reads a reference as people write it: "nginx:1.27".
-	Resolve func(reference string) (rewrite.Target, error)
+	Resolve func(reference string) (oci.Target, error)
 	// Route gives the target of a repository of an upstream.
-	Route func(upstream, repository string) (rewrite.Target, error)
+	Route func(upstream, repository string) (oci.Target, error)
 	// Tell, where it is not nil, is told now and then how far the reading has come; its
 	// error ends it.
 	Tell func(ReadProgress) error
@@ -442,7 +441,7 @@ func (a *reading) readContents(size int64, r io.Reader) error {
 	}
 	promised := make(map[digest.Digest]Content, len(c.Contents))
 	for _, e := range c.Contents {
-		if _, err := rewrite.ParseDigest(e.Digest.String()); err != nil {
+		if _, err := oci.ParseDigest(e.Digest.String()); err != nil {
 			return err
 		}
 		if _, twice := promised[e.Digest]; twice || e.Size < 0 {
@@ -463,7 +462,7 @@ func (a *reading) readContents(size int64, r io.Reader) error {
 // blob takes in the content that has its digest for a name.
 func (a *reading) blob(name, blob string, size int64, r io.Reader) error {
 	alg, hex, _ := strings.Cut(blob, "/")
-	d, err := rewrite.ParseDigest(alg + ":" + hex)
+	d, err := oci.ParseDigest(alg + ":" + hex)
 	if err != nil {
 		return refuse("%q is no name of a blob: %w", name, err)
 	}

@@ -52,15 +52,15 @@ func (m *remembered) Read(d digest.Digest, most int64) ([]byte, error) {
 	return nil, errors.New("it is not there")
 }
 
-func (m *remembered) AddListed(t rewrite.Target, d v1.Descriptor, fetched time.Time) error {
+func (m *remembered) AddListed(t oci.Target, d v1.Descriptor, fetched time.Time) error {
 	return m.Add(t, d, fetched)
 }
 
-func (m *remembered) Add(t rewrite.Target, d v1.Descriptor, _ time.Time) error {
-	if t.Upstream == "" || rewrite.CheckName(t.Repository) != nil || m.content[d.Digest] == nil {
+func (m *remembered) Add(t oci.Target, d v1.Descriptor, _ time.Time) error {
+	if t.Upstream == "" || oci.CheckName(t.Repository) != nil || m.content[d.Digest] == nil {
 		panic("what was never taken in is added, or under no name")
 	}
-	p, err := rewrite.Parse(m.content[d.Digest], d.MediaType)
+	p, err := oci.ParseManifest(m.content[d.Digest], d.MediaType)
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func FuzzRead(f *testing.F) {
 		m := &remembered{content: map[digest.Digest][]byte{}, added: map[digest.Digest]bool{}}
 		err := Read(t.Context(), bytes.NewReader(b), m, ReadOptions{
 			Resolve: in.target,
-			Route:   func(upstream, repo string) (rewrite.Target, error) { return router.Route(repo, upstream, "") },
+			Route:   func(upstream, repo string) (oci.Target, error) { return router.Route(repo, upstream, "") },
 		})
 		if err == nil && (len(m.added) == 0 || len(m.Unnamed(1)) > 0) {
 			t.Errorf("it is taken, and %d are added of %d", len(m.added), len(m.content))

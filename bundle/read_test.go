@@ -59,10 +59,10 @@ func newInside(t *testing.T, change func(*cache.Options)) *inside {
 }
 
 // target reads a reference.
-func (in *inside) target(text string) (rewrite.Target, error) {
+func (in *inside) target(text string) (oci.Target, error) {
 	named, err := reference.ParseNormalizedNamed(text)
 	if err != nil {
-		return rewrite.Target{}, oci.Errorf(oci.CodeNameInvalid, "%q is no reference", text)
+		return oci.Target{}, oci.Errorf(oci.CodeNameInvalid, "%q is no reference", text)
 	}
 	t, err := in.router.Route(reference.Path(named), reference.Domain(named), "")
 	switch r := reference.TagNameOnly(named).(type) {
@@ -84,7 +84,7 @@ func (in *inside) take(r io.Reader, name string) (*cache.Imported, error) {
 	var done *cache.Imported
 	err = Read(in.t.Context(), r, i, ReadOptions{
 		Name: name, Resolve: in.target,
-		Route: func(upstream, repo string) (rewrite.Target, error) { return in.router.Route(repo, upstream, "") },
+		Route: func(upstream, repo string) (oci.Target, error) { return in.router.Route(repo, upstream, "") },
 	})
 	if err == nil {
 		done, err = i.Finish()
@@ -320,7 +320,7 @@ func TestABundleIsServedAsItWasWhereItComesFrom(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].Digest != images[1].image.Digest || list[0].ArtifactType != "application/vnd.example.signature" {
 		t.Errorf("the referrers are %+v, %v", list, err)
 	}
-	history, err := in.History(t.Context(), rewrite.Target{Upstream: "docker.io", Repository: "library/app", Tag: "1.0"})
+	history, err := in.History(t.Context(), oci.Target{Upstream: "docker.io", Repository: "library/app", Tag: "1.0"})
 	if err != nil || len(history.Observations) != 1 || history.Observations[0].How != "import" || !history.Observations[0].First.Equal(fetched) {
 		t.Errorf("the ledger says %+v, %v", history, err)
 	}

@@ -15,13 +15,12 @@ import (
 	"github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // layoutIndex is the index of an image layout.
 type layoutIndex struct {
-	SchemaVersion int                 `json:"schemaVersion"`
-	Manifests     rewrite.Descriptors `json:"manifests"`
+	SchemaVersion int             `json:"schemaVersion"`
+	Manifests     oci.Descriptors `json:"manifests"`
 }
 
 // addContents adds the images that a bundle's contents name.
@@ -107,16 +106,16 @@ var wholeTag = sync.OnceValue(func() *regexp.Regexp {
 })
 
 // target gives where an image of a bundle is served.
-func (a *reading) target(i Image) (rewrite.Target, error) {
-	if err := rewrite.CheckName(i.Repository); err != nil {
-		return rewrite.Target{}, err
+func (a *reading) target(i Image) (oci.Target, error) {
+	if err := oci.CheckName(i.Repository); err != nil {
+		return oci.Target{}, err
 	}
 	if i.Tag != "" && !wholeTag().MatchString(i.Tag) {
-		return rewrite.Target{}, refuse("%q is no tag", i.Tag)
+		return oci.Target{}, refuse("%q is no tag", i.Tag)
 	}
 	t, err := a.Route(i.Upstream, i.Repository)
 	if err != nil {
-		return rewrite.Target{}, err
+		return oci.Target{}, err
 	}
 	t.Tag = i.Tag
 	return t, nil
@@ -151,7 +150,7 @@ func (a *reading) addIndex() error {
 	if len(a.index.Manifests) == 0 {
 		return refuse("its %s names no image", IndexName)
 	}
-	homes := map[digest.Digest][]rewrite.Target{} // where images go, by digest
+	homes := map[digest.Digest][]oci.Target{} // where images go, by digest
 	var rest []unnamed
 	for _, d := range a.index.Manifests {
 		if err := context.Cause(a.ctx); err != nil {
@@ -224,7 +223,7 @@ func (a *reading) addIndex() error {
 }
 
 // addAt adds the image of d at t.
-func (a *reading) addAt(t rewrite.Target, d v1.Descriptor, homes map[digest.Digest][]rewrite.Target) error {
+func (a *reading) addAt(t oci.Target, d v1.Descriptor, homes map[digest.Digest][]oci.Target) error {
 	if t.Digest != "" && t.Digest != d.Digest {
 		return refuse("%s is not the digest of its image, which is %s", t.Digest, d.Digest)
 	}
@@ -254,7 +253,7 @@ func (a *reading) subject(d v1.Descriptor) (digest.Digest, error) {
 	if err != nil {
 		return "", err
 	}
-	p, err := rewrite.Parse(b, d.MediaType)
+	p, err := oci.ParseManifest(b, d.MediaType)
 	if err != nil || p.Subject == nil {
 		return "", err
 	}

@@ -18,7 +18,6 @@ import (
 	"github.com/entrepot-dev/entrepot/cache"
 	"github.com/entrepot-dev/entrepot/e2e/image"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // plain makes an image layout of images, whose index says the annotations that are given.
@@ -315,7 +314,7 @@ func TestWhoGoesAwayEndsTheAdding(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			gone := &leaving{Import: i, leave: cancel}
 			err = Read(ctx, bytes.NewReader(p.bytes()), gone, ReadOptions{
-				Resolve: in.target, Route: func(upstream, repo string) (rewrite.Target, error) { return in.router.Route(repo, upstream, "") },
+				Resolve: in.target, Route: func(upstream, repo string) (oci.Target, error) { return in.router.Route(repo, upstream, "") },
 			})
 			if !errors.Is(err, context.Canceled) || gone.added != 1 {
 				t.Errorf("after %d images: %v", gone.added, err)
@@ -335,7 +334,7 @@ type leaving struct {
 	added int
 }
 
-func (l *leaving) Add(t rewrite.Target, d v1.Descriptor, fetched time.Time) error {
+func (l *leaving) Add(t oci.Target, d v1.Descriptor, fetched time.Time) error {
 	l.leave()
 	l.added++
 	return l.Import.Add(t, d, fetched)

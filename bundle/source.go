@@ -8,22 +8,22 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/entrepot-dev/entrepot/cache"
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // Catalog is a cache as it is looked through for what is to be in a bundle. It asks no
 // upstream, and nothing that it is asked for counts as used. cache.Cache is one.
 type Catalog interface {
 	// Named lists all images that are here by name.
-	Named(ctx context.Context) ([]rewrite.Target, error)
+	Named(ctx context.Context) ([]oci.Target, error)
 	// StandsFor gives the digest that t is served as, and when the upstream last said
 	// so, or when the digest was stored.
-	StandsFor(t rewrite.Target) (digest.Digest, time.Time, error)
+	StandsFor(t oci.Target) (digest.Digest, time.Time, error)
 	// Tree gives what t names and all that is below it.
-	Tree(ctx context.Context, t rewrite.Target, o cache.TreeOptions) (*cache.Tree, error)
+	Tree(ctx context.Context, t oci.Target, o cache.TreeOptions) (*cache.Tree, error)
 	// Stored gives the size of the content of t's digest, and when it was stored, where
 	// t's repository has it.
-	Stored(t rewrite.Target) (size int64, at time.Time, ok bool)
+	Stored(t oci.Target) (size int64, at time.Time, ok bool)
 }
 
 // Source is a cache as a bundle is made of it. cache.Cache is one.

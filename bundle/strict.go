@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // What has no digest or name where one belongs ends the reading of a document at once:
@@ -23,7 +23,7 @@ func (i *Image) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, (*plain)(i)); err != nil {
 		return err
 	}
-	if _, err := rewrite.ParseDigest(i.Digest.String()); err != nil {
+	if _, err := oci.ParseDigest(i.Digest.String()); err != nil {
 		return fmt.Errorf("an image: %w", err)
 	}
 	return nil
@@ -39,7 +39,7 @@ func (c *Content) UnmarshalJSON(b []byte) error {
 	}{(*plain)(c), in}); err != nil {
 		return err
 	}
-	if _, err := rewrite.ParseDigest(c.Digest.String()); err != nil {
+	if _, err := oci.ParseDigest(c.Digest.String()); err != nil {
 		return fmt.Errorf("content: %w", err)
 	}
 	return nil

@@ -9,13 +9,13 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/entrepot-dev/entrepot/cache"
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // walk looks through an image for what is wanted of it.
 type walk struct {
 	*planner
-	in   rewrite.Target
+	in   oci.Target
 	seen map[digest.Digest]bool
 	// found is what the image consists of, manifests those of it, and missing what of it
 	// is not here.
@@ -48,7 +48,7 @@ func (w *walk) node(n *cache.Node, platform string) {
 		return
 	}
 	w.seen[n.Digest] = true
-	size, at, here := w.from.Stored(rewrite.Target{Upstream: w.in.Upstream, Repository: w.in.Repository, Digest: n.Digest})
+	size, at, here := w.from.Stored(oci.Target{Upstream: w.in.Upstream, Repository: w.in.Repository, Digest: n.Digest})
 	found := stored{Content{Digest: n.Digest, Size: size}, at}
 	isManifest := n.Kind == cache.KindIndex || n.Kind == cache.KindManifest
 	switch {
@@ -83,7 +83,7 @@ func (w *walk) index(n *cache.Node) {
 	for _, child := range n.Children {
 		w.named = append(w.named, child.Digest)
 		switch {
-		case rewrite.IsAttestation(child.Descriptor):
+		case oci.IsAttestation(child.Descriptor):
 		case required[child.Digest]:
 			w.platform(child)
 		case w.platforms.here && child.Stored && child.Kind == cache.KindManifest:
@@ -98,7 +98,7 @@ func (w *walk) index(n *cache.Node) {
 	}
 	for _, child := range n.Children {
 		of := digest.Digest(child.Annotations["vnd.docker.reference.digest"])
-		if rewrite.IsAttestation(child.Descriptor) && (of == "" || w.seen[of]) {
+		if oci.IsAttestation(child.Descriptor) && (of == "" || w.seen[of]) {
 			w.ifWhole(child)
 		}
 	}
@@ -106,7 +106,7 @@ func (w *walk) index(n *cache.Node) {
 	for _, child := range partial {
 		if none {
 			w.platform(child) // there is nothing else to take: say what is missing
-		} else if name := rewrite.PlatformName(child.Platform); name != "" {
+		} else if name := oci.PlatformName(child.Platform); name != "" {
 			w.partial = append(w.partial, name)
 		}
 	}
@@ -116,14 +116,14 @@ func (w *walk) index(n *cache.Node) {
 }
 
 // required gives what of an index must be there.
-func (w *walk) required(p *rewrite.Parsed) map[digest.Digest]bool {
+func (w *walk) required(p *oci.Parsed) map[digest.Digest]bool {
 	required := map[digest.Digest]bool{}
 	for _, name := range w.platforms.names {
 		if name == cache.AllPlatforms {
 			for _, d := range p.Children {
 				required[d.Digest] = true
 			}
-		} else if d, err := rewrite.SelectPlatform(p, name); err == nil {
+		} else if d, err := oci.SelectPlatform(p, name); err == nil {
 			required[d.Digest] = true
 		}
 	}
@@ -132,7 +132,7 @@ func (w *walk) required(p *rewrite.Parsed) map[digest.Digest]bool {
 
 // platform takes a manifest of an index.
 func (w *walk) platform(n *cache.Node) {
-	name, missing := rewrite.PlatformName(n.Platform), len(w.missing)
+	name, missing := oci.PlatformName(n.Platform), len(w.missing)
 	w.node(n, name)
 	switch {
 	case len(w.missing) == missing:
@@ -144,7 +144,7 @@ func (w *walk) platform(n *cache.Node) {
 
 // tookPlatform notes the platform of a manifest that was taken.
 func (w *walk) tookPlatform(n *cache.Node) {
-	if name := rewrite.PlatformName(n.Platform); name != "" && !slices.Contains(w.took, name) {
+	if name := oci.PlatformName(n.Platform); name != "" && !slices.Contains(w.took, name) {
 		w.took = append(w.took, name)
 	}
 }
@@ -152,7 +152,7 @@ func (w *walk) tookPlatform(n *cache.Node) {
 // whyNone says why nothing was taken of what an index names.
 func (w *walk) whyNone(n *cache.Node) string {
 	for _, name := range w.platforms.names {
-		if _, err := rewrite.SelectPlatform(n.Parsed, name); err != nil && name != cache.AllPlatforms {
+		if _, err := oci.SelectPlatform(n.Parsed, name); err != nil && name != cache.AllPlatforms {
 			return words(err)
 		}
 	}
@@ -180,7 +180,7 @@ func firstPlatform(n *cache.Node, taken func(digest.Digest) bool) *cache.Node {
 		return n
 	}
 	i := slices.IndexFunc(n.Children, func(child *cache.Node) bool {
-		return child.Kind == cache.KindManifest && child.Parsed != nil && taken(child.Digest) && !rewrite.IsAttestation(child.Descriptor)
+		return child.Kind == cache.KindManifest && child.Parsed != nil && taken(child.Digest) && !oci.IsAttestation(child.Descriptor)
 	})
 	if i < 0 {
 		return nil

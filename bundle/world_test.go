@@ -119,8 +119,8 @@ func newWorld(t *testing.T) *world {
 }
 
 // target gives the image of a repository of docker.io under a tag, or a digest.
-func target(repo, tag string, d digest.Digest) rewrite.Target {
-	return rewrite.Target{Upstream: "docker.io", Repository: repo, Tag: tag, Digest: d}
+func target(repo, tag string, d digest.Digest) oci.Target {
+	return oci.Target{Upstream: "docker.io", Repository: repo, Tag: tag, Digest: d}
 }
 
 // push gives the registry an image.
@@ -140,7 +140,7 @@ func (w *world) push(repo, tag string, i *image.Image) {
 
 // pull has the cache fetch the root of an image, and these platforms of it; of an image
 // that is none of several, all.
-func (w *world) pull(t rewrite.Target, i *image.Image, platforms ...string) {
+func (w *world) pull(t oci.Target, i *image.Image, platforms ...string) {
 	w.t.Helper()
 	w.manifest(t)
 	roots := []digest.Digest{i.Digest}
@@ -165,13 +165,13 @@ func (w *world) pull(t rewrite.Target, i *image.Image, platforms ...string) {
 				w.t.Fatal(err)
 			}
 		}
-		w.stored(rewrite.Target{Upstream: t.Upstream, Repository: t.Repository, Digest: root})
+		w.stored(oci.Target{Upstream: t.Upstream, Repository: t.Repository, Digest: root})
 	}
 }
 
 // stored waits until all that a manifest names is: a large blob reaches its reader
 // before it is synced.
-func (w *world) stored(t rewrite.Target) {
+func (w *world) stored(t oci.Target) {
 	w.t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		e, err := w.Explain(w.t.Context(), t)
@@ -189,7 +189,7 @@ func (w *world) stored(t rewrite.Target) {
 	}
 }
 
-func (w *world) manifest(t rewrite.Target) {
+func (w *world) manifest(t oci.Target) {
 	w.t.Helper()
 	if _, _, err := w.Manifest(w.t.Context(), t, rewrite.ParseAccept([]byte("*/*"))); err != nil {
 		w.t.Fatal(err)

@@ -10,7 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/entrepot-dev/entrepot/cache/index"
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 const (
@@ -68,7 +68,7 @@ func newAsked() *asked {
 
 // note notes that a client asked for t, and was given the manifest of d, or with head
 // what there is of it.
-func (a *asked) note(t rewrite.Target, d digest.Digest, head bool) {
+func (a *asked) note(t oci.Target, d digest.Digest, head bool) {
 	if t.Digest == "" && t.AsOf.IsZero() {
 		a.add(askedTag, t, t.Tag, d, head)
 		return
@@ -77,11 +77,11 @@ func (a *asked) note(t rewrite.Target, d digest.Digest, head bool) {
 }
 
 // noteReferrers notes that a client asked what refers to t.
-func (a *asked) noteReferrers(t rewrite.Target) {
+func (a *asked) noteReferrers(t oci.Target) {
 	a.add(askedReferrers, t, string(t.Digest), t.Digest, false)
 }
 
-func (a *asked) add(kind askedKind, t rewrite.Target, reference string, given digest.Digest, head bool) {
+func (a *asked) add(kind askedKind, t oci.Target, reference string, given digest.Digest, head bool) {
 	var h maphash.Hash
 	h.SetSeed(a.seed)
 	_ = h.WriteByte(byte(kind)) // never fails

@@ -52,7 +52,7 @@ func TestWhatClientsAskForIsNoted(t *testing.T) {
 		dir := t.TempDir()
 		c := open(t, Options{Dir: dir, MemoryBytes: 1 << 20}, map[string]*registry{"docker.io": hub})
 		all := rewrite.Accept{}
-		ask := func(target rewrite.Target) {
+		ask := func(target oci.Target) {
 			t.Helper()
 			if _, _, err := c.Manifest(t.Context(), target, all); err != nil {
 				t.Fatal(err)
@@ -171,7 +171,7 @@ func TestAskedImagesAreTagsWithTheirPlatforms(t *testing.T) {
 		looked := hub.addImage("single", []byte("looked"))
 		hub.tag("single", "2", looked)
 		c := open(t, Options{MemoryBytes: 1 << 20}, map[string]*registry{"docker.io": hub}, TagRule{Match: "*"})
-		get := func(targets ...rewrite.Target) {
+		get := func(targets ...oci.Target) {
 			t.Helper()
 			for _, target := range targets {
 				if _, _, err := c.Manifest(t.Context(), target, rewrite.Accept{}); err != nil {
@@ -179,7 +179,7 @@ func TestAskedImagesAreTagsWithTheirPlatforms(t *testing.T) {
 				}
 			}
 		}
-		head := func(target rewrite.Target) {
+		head := func(target oci.Target) {
 			t.Helper()
 			if _, _, err := c.Describe(t.Context(), target, rewrite.Accept{}); err != nil {
 				t.Fatal(err)

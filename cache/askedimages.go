@@ -10,7 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/entrepot-dev/entrepot/cache/index"
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // AskedImage is an image that clients have pulled.
@@ -31,7 +31,7 @@ type AskedImage struct {
 	Referrers bool `json:"referrers"`
 
 	// Target is what Reference names.
-	Target rewrite.Target `json:"-"`
+	Target oci.Target `json:"-"`
 }
 
 // AskedDay is how often an image was asked for on a day.
@@ -94,7 +94,7 @@ func (r *askedRepository) images(asked []index.Asked) (list []AskedImage) {
 		if a.Tag == "" || r.pulls(a) == 0 && r.pulled[a.Digest] == nil {
 			continue
 		}
-		img := r.image(a, rewrite.Target{Upstream: a.Upstream, Repository: a.Repository, Tag: a.Tag})
+		img := r.image(a, oci.Target{Upstream: a.Upstream, Repository: a.Repository, Tag: a.Tag})
 		if by := r.pulled[a.Digest]; img.Pulls == 0 {
 			// The tag was looked at, and what it stood for pulled by its digest.
 			img.Pulls, img.Days = r.pulls(by), r.days(by)
@@ -111,7 +111,7 @@ func (r *askedRepository) images(asked []index.Asked) (list []AskedImage) {
 	slices.SortStableFunc(rest, func(a, b *index.Asked) int { return cmp.Compare(r.rank(a), r.rank(b)) })
 	for _, a := range rest {
 		if !r.of[a.Digest] {
-			list = append(list, r.image(a, rewrite.Target{Upstream: a.Upstream, Repository: a.Repository, Digest: a.Digest}))
+			list = append(list, r.image(a, oci.Target{Upstream: a.Upstream, Repository: a.Repository, Digest: a.Digest}))
 		}
 	}
 	slices.SortFunc(list, func(a, b AskedImage) int { return cmp.Compare(a.Reference, b.Reference) })
@@ -120,14 +120,14 @@ func (r *askedRepository) images(asked []index.Asked) (list []AskedImage) {
 
 // rank is 0 for an index, else 1.
 func (r *askedRepository) rank(a *index.Asked) int {
-	if p := r.parsed(a.Upstream, a.Repository, a.Digest); p != nil && p.Kind == rewrite.Index {
+	if p := r.parsed(a.Upstream, a.Repository, a.Digest); p != nil && p.Kind == oci.KindIndex {
 		return 0
 	}
 	return 1
 }
 
 // image makes the AskedImage of t.
-func (r *askedRepository) image(a *index.Asked, t rewrite.Target) AskedImage {
+func (r *askedRepository) image(a *index.Asked, t oci.Target) AskedImage {
 	img := AskedImage{
 		Reference: t.String(), Target: t, Digest: a.Digest, Platforms: []string{}, Last: a.Last.UTC(),
 		Pulls: r.pulls(a), Days: r.days(a), Referrers: r.referred[a.Digest],
@@ -143,7 +143,7 @@ func (r *askedRepository) image(a *index.Asked, t rewrite.Target) AskedImage {
 	for _, root := range roots {
 		r.of[root] = true
 		p := r.parsed(t.Upstream, t.Repository, root)
-		if p == nil || p.Kind != rewrite.Index {
+		if p == nil || p.Kind != oci.KindIndex {
 			continue
 		}
 		for _, d := range p.Children {
@@ -153,7 +153,7 @@ func (r *askedRepository) image(a *index.Asked, t rewrite.Target) AskedImage {
 				continue
 			}
 			img.Referrers = img.Referrers || r.referred[d.Digest]
-			if name := rewrite.PlatformName(d.Platform); name != "" && !rewrite.IsAttestation(d) && !slices.Contains(img.Platforms, name) {
+			if name := oci.PlatformName(d.Platform); name != "" && !oci.IsAttestation(d) && !slices.Contains(img.Platforms, name) {
 				img.Platforms = append(img.Platforms, name)
 			}
 		}
@@ -163,16 +163,16 @@ func (r *askedRepository) image(a *index.Asked, t rewrite.Target) AskedImage {
 }
 
 // parsed reads what is here of a manifest; nil where that is nothing.
-func (r *askedRepository) parsed(up, repo string, d digest.Digest) *rewrite.Parsed {
+func (r *askedRepository) parsed(up, repo string, d digest.Digest) *oci.Parsed {
 	l, ok := r.cache.link(up, repo, d)
-	if !ok || !l.Manifest || !r.cache.hasRight(rewrite.Target{Upstream: up, Repository: repo, Digest: d}) {
+	if !ok || !l.Manifest || !r.cache.hasRight(oci.Target{Upstream: up, Repository: repo, Digest: d}) {
 		return nil
 	}
 	m, ok := r.cache.peekManifest(d)
 	if !ok {
 		return nil
 	}
-	p, err := rewrite.Parse(m.Bytes, cmp.Or(l.MediaType, m.MediaType))
+	p, err := oci.ParseManifest(m.Bytes, cmp.Or(l.MediaType, m.MediaType))
 	if err != nil {
 		return nil
 	}

@@ -17,7 +17,6 @@ import (
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // diskRetry is when a client may come back after the cache's disk has failed.
@@ -69,7 +68,7 @@ func (f *blobFill) awaitGone(ctx context.Context) error {
 // begins for it begins there. Content that
 // is here is served only to a repository that has a right to it (see right). The
 // Blob's Send ends when ctx does. The caller closes it. Errors are as for Manifest.
-func (c *Cache) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob, Outcome, error) {
+func (c *Cache) Blob(ctx context.Context, t oci.Target, hint oci.Span) (Blob, Outcome, error) {
 	if hint == (oci.Span{}) {
 		hint = oci.Whole
 	}
@@ -86,7 +85,7 @@ func (c *Cache) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob
 }
 
 // blob is Blob, for what is known by now.
-func (c *Cache) blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob, Outcome, error) {
+func (c *Cache) blob(ctx context.Context, t oci.Target, hint oci.Span) (Blob, Outcome, error) {
 	up, err := c.upstream(t.Upstream)
 	if err != nil {
 		return nil, Outcome{}, err
@@ -140,7 +139,7 @@ func (c *Cache) blob(ctx context.Context, t rewrite.Target, hint oci.Span) (Blob
 
 // Stat returns the size in bytes of the blob that t names by digest. It asks the
 // upstream by HEAD unless the blob is here and t's repository has a right to it.
-func (c *Cache) Stat(ctx context.Context, t rewrite.Target) (int64, Outcome, error) {
+func (c *Cache) Stat(ctx context.Context, t oci.Target) (int64, Outcome, error) {
 	k := c.known()
 	size, out, err := c.stat(ctx, t)
 	if err != nil {
@@ -156,7 +155,7 @@ func (c *Cache) Stat(ctx context.Context, t rewrite.Target) (int64, Outcome, err
 // manifestTypeOf returns the media type of t's digest if t's repository knows it as a
 // manifest, else "". It allocates nothing for what is hot. Memory may not know a link yet
 // that has just been put, or not any more, so the index decides.
-func (c *Cache) manifestTypeOf(t rewrite.Target) string {
+func (c *Cache) manifestTypeOf(t oci.Target) string {
 	l, ok := c.memory.link(t.Upstream, t.Repository, t.Digest)
 	if !ok {
 		t = owned(t)
@@ -169,7 +168,7 @@ func (c *Cache) manifestTypeOf(t rewrite.Target) string {
 		if m, ok := c.keptManifest(t.Digest, ""); ok {
 			return m.MediaType
 		}
-	case l.Manifest, rewrite.IsManifest(l.MediaType), rewrite.IsIndex(l.MediaType):
+	case l.Manifest, oci.IsManifest(l.MediaType), oci.IsIndex(l.MediaType):
 		return l.MediaType
 	}
 	return ""
@@ -183,7 +182,7 @@ func (c *Cache) manifestTypeIn(d digest.Digest, size int64) string {
 		return ""
 	}
 	m, ok := c.storedManifest(d)
-	if !ok || !rewrite.IsManifest(m.MediaType) && !rewrite.IsIndex(m.MediaType) {
+	if !ok || !oci.IsManifest(m.MediaType) && !oci.IsIndex(m.MediaType) {
 		return ""
 	}
 	// The config of an image looks like a manifest, but for this.
@@ -197,7 +196,7 @@ func (c *Cache) manifestTypeIn(d digest.Digest, size int64) string {
 }
 
 // stat is Stat, for what is known by now.
-func (c *Cache) stat(ctx context.Context, t rewrite.Target) (int64, Outcome, error) {
+func (c *Cache) stat(ctx context.Context, t oci.Target) (int64, Outcome, error) {
 	up, err := c.upstream(t.Upstream)
 	if err != nil {
 		return 0, Outcome{}, err
@@ -242,7 +241,7 @@ func (c *Cache) stat(ctx context.Context, t rewrite.Target) (int64, Outcome, err
 // link and the right that result. l is the link before, if linked is set. If the
 // upstream can't be asked and all readers have the same rights, then the name in a
 // manifest is enough: nothing is secret, and what is cached is served.
-func (c *Cache) prove(ctx context.Context, up *upstream, t rewrite.Target, l index.Link, linked bool, known knowledge) (index.Link, right, error) {
+func (c *Cache) prove(ctx context.Context, up *upstream, t oci.Target, l index.Link, linked bool, known knowledge) (index.Link, right, error) {
 	confirmed, err := c.confirm(ctx, up, t, known)
 	if err == nil {
 		return confirmed, c.judge(c.settings(), t, confirmed, true), nil
@@ -258,7 +257,7 @@ func (c *Cache) prove(ctx context.Context, up *upstream, t rewrite.Target, l ind
 
 // confirm asks the upstream by HEAD whether t's repository has t's blob, and
 // remembers a yes.
-func (c *Cache) confirm(ctx context.Context, up *upstream, t rewrite.Target, known knowledge) (index.Link, error) {
+func (c *Cache) confirm(ctx context.Context, up *upstream, t oci.Target, known knowledge) (index.Link, error) {
 	f, err := share(ctx, c, digestKey("stat:", t), func(ctx context.Context) (index.Link, error) {
 		d, err := up.origin.Stat(ctx, t.Repository, t.Digest)
 		if err == nil && d.Size < 0 {
@@ -275,7 +274,7 @@ func (c *Cache) confirm(ctx context.Context, up *upstream, t rewrite.Target, kno
 				soon, cancel := context.WithTimeoutCause(ctx, c.revalidateTimeout, errSlow)
 				m, err := up.origin.Resolve(soon, t.Repository, t.Digest.String())
 				cancel()
-				if err == nil && (m.Digest == "" || m.Digest == t.Digest) && (rewrite.IsManifest(m.MediaType) || rewrite.IsIndex(m.MediaType)) {
+				if err == nil && (m.Digest == "" || m.Digest == t.Digest) && (oci.IsManifest(m.MediaType) || oci.IsIndex(m.MediaType)) {
 					d.MediaType = m.MediaType
 				}
 			}
@@ -296,7 +295,7 @@ func (c *Cache) confirm(ctx context.Context, up *upstream, t rewrite.Target, kno
 // probe asks for the first byte of t's blob, and returns its size, or -1. It is for
 // an upstream whose HEAD doesn't say a size: that may come from a registry that
 // redirects every request to its store, whose signatures are for GET only.
-func probe(ctx context.Context, up *upstream, t rewrite.Target) (int64, error) {
+func probe(ctx context.Context, up *upstream, t oci.Target) (int64, error) {
 	if t.Digest.Algorithm().FromBytes(nil) == t.Digest {
 		return 0, nil // it has no first byte, and is no secret
 	}
@@ -309,7 +308,7 @@ func probe(ctx context.Context, up *upstream, t rewrite.Target) (int64, error) {
 
 // awaitElsewhere waits for a moment for another upstream that is sending the same
 // content, if that can spare this one the fetch, and returns the right to it then.
-func (c *Cache) awaitElsewhere(ctx context.Context, up *upstream, t rewrite.Target, now right) (right, error) {
+func (c *Cache) awaitElsewhere(ctx context.Context, up *upstream, t oci.Target, now right) (right, error) {
 	set := c.settings()
 	other := c.anyFillOf(t.Digest)
 	if other == nil || other.upstream == t.Upstream || !up.uniform || !set.isUniform(other.upstream) || c.holds(t.Digest) || c.fillOf(t) != nil {
@@ -328,7 +327,7 @@ func (c *Cache) awaitElsewhere(ctx context.Context, up *upstream, t rewrite.Targ
 }
 
 // fillOf returns the running fill of t's blob from t's upstream, or nil.
-func (c *Cache) fillOf(t rewrite.Target) *blobFill {
+func (c *Cache) fillOf(t oci.Target) *blobFill {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.fills[fillKey{t.Digest, t.Upstream}]
@@ -370,7 +369,7 @@ func (c *Cache) committing(d digest.Digest) *blobFill {
 
 // filledFor reports whether all of t's blob has just been fetched on the account of
 // t's repository, and only the disk is behind.
-func (c *Cache) filledFor(t rewrite.Target) bool {
+func (c *Cache) filledFor(t oci.Target) bool {
 	f := c.fillOf(t)
 	if f == nil || f.repo != t.Repository {
 		return false
@@ -400,7 +399,7 @@ func (w wanted) wantsWhole() bool {
 
 // fetchBlob joins the fill of t's blob or begins it, and waits until its size
 // is known. If the disk fails, the blob is passed on instead.
-func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t rewrite.Target, w wanted) (Blob, Status, error) {
+func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t oci.Target, w wanted) (Blob, Status, error) {
 	for tries := 1; ; tries++ {
 		f, mine, err := c.join(up, t, w)
 		if errors.Is(err, errUnproved) {
@@ -498,7 +497,7 @@ var errUnproved = errors.New("it was sent on another repository's account")
 // join returns the running fill of t's blob from t's upstream, or begins one; nil if
 // the blob is stored by now and t's repository has a right to it. The error is that
 // the cache is closed, or errUnproved.
-func (c *Cache) join(up *upstream, t rewrite.Target, w wanted) (f *blobFill, mine bool, err error) {
+func (c *Cache) join(up *upstream, t oci.Target, w wanted) (f *blobFill, mine bool, err error) {
 	unfit := c.isUnfit(t.Digest)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -555,7 +554,7 @@ func (c *Cache) mostUnsized() int64 {
 // fillTask is what a fill of t's blob has to do. stored says that the content is here,
 // but that t's repository has no right to it: what the upstream sends is compared with
 // that, and its readers get no byte that it has not sent.
-func (c *Cache) fillTask(up *upstream, t rewrite.Target, w wanted, stored bool) fillTask {
+func (c *Cache) fillTask(up *upstream, t oci.Target, w wanted, stored bool) fillTask {
 	proof := index.Fetched
 	key := fillKey{t.Digest, t.Upstream}
 	compares := false
@@ -648,7 +647,7 @@ func (c *Cache) fillTask(up *upstream, t rewrite.Target, w wanted, stored bool) 
 
 // runFill runs f to its end, once there is a place for it, and takes it off the
 // map. The cache owns it.
-func (c *Cache) runFill(f *blobFill, up *upstream, t rewrite.Target) {
+func (c *Cache) runFill(f *blobFill, up *upstream, t oci.Target) {
 	leave, err := c.admit(up)
 	if err == nil {
 		c.metrics.FillsInFlight.Inc()
@@ -761,7 +760,7 @@ func (c *Cache) wantRoom(bytes int64) error {
 }
 
 // fillError says for a client why t's blob can not be had.
-func fillError(t rewrite.Target, err error) error {
+func fillError(t oci.Target, err error) error {
 	var e *oci.Error
 	var disk *diskError
 	switch {

@@ -16,7 +16,7 @@ import (
 
 // warmed gives a cache that holds one tagged image with a small and a large
 // layer, and fetches nothing any more.
-func warmed(b testing.TB) (c *Cache, tag rewrite.Target, small, large digest.Digest) {
+func warmed(b testing.TB) (c *Cache, tag oci.Target, small, large digest.Digest) {
 	b.Helper()
 	hub := newRegistry()
 	layers := [][]byte{content(1, smallBlob), content(2, 8<<20)}
@@ -42,7 +42,7 @@ func warmed(b testing.TB) (c *Cache, tag rewrite.Target, small, large digest.Dig
 	return c, tag, small, large
 }
 
-func sendWhole(b testing.TB, c *Cache, t rewrite.Target) {
+func sendWhole(b testing.TB, c *Cache, t oci.Target) {
 	blob, _, err := c.Blob(b.Context(), t, oci.Whole)
 	if err != nil {
 		b.Fatal(err)

@@ -240,16 +240,16 @@ func until(t testing.TB, what string, cond func() bool) {
 	}
 }
 
-func tagged(repo, tag string) rewrite.Target {
-	return rewrite.Target{Upstream: "docker.io", Repository: repo, Tag: tag}
+func tagged(repo, tag string) oci.Target {
+	return oci.Target{Upstream: "docker.io", Repository: repo, Tag: tag}
 }
 
-func digested(repo string, d digest.Digest) rewrite.Target {
-	return rewrite.Target{Upstream: "docker.io", Repository: repo, Digest: d}
+func digested(repo string, d digest.Digest) oci.Target {
+	return oci.Target{Upstream: "docker.io", Repository: repo, Digest: d}
 }
 
 // wantManifest asks for t and checks what comes.
-func wantManifest(t *testing.T, c *Cache, target rewrite.Target, want v1.Descriptor, wantStatus Status) *Manifest {
+func wantManifest(t *testing.T, c *Cache, target oci.Target, want v1.Descriptor, wantStatus Status) *Manifest {
 	t.Helper()
 	m, out, err := c.Manifest(t.Context(), target, rewrite.Accept{})
 	if err != nil {
@@ -264,7 +264,7 @@ func wantManifest(t *testing.T, c *Cache, target rewrite.Target, want v1.Descrip
 	return m
 }
 
-func readBlob(t *testing.T, c *Cache, target rewrite.Target) ([]byte, Status, error) {
+func readBlob(t *testing.T, c *Cache, target oci.Target) ([]byte, Status, error) {
 	t.Helper()
 	b, out, err := c.Blob(t.Context(), target, oci.Whole)
 	if err != nil {
@@ -276,7 +276,7 @@ func readBlob(t *testing.T, c *Cache, target rewrite.Target) ([]byte, Status, er
 	return buf.Bytes(), out.Status, err
 }
 
-func wantBlob(t *testing.T, c *Cache, target rewrite.Target, want []byte, wantStatus Status) {
+func wantBlob(t *testing.T, c *Cache, target oci.Target, want []byte, wantStatus Status) {
 	t.Helper()
 	got, st, err := readBlob(t, c, target)
 	if err != nil || !bytes.Equal(got, want) || st != wantStatus {
@@ -302,7 +302,7 @@ func TestSecondPullAsksTheUpstreamNothing(t *testing.T) {
 			t.Helper()
 			wantManifest(t, c, tagged("library/nginx", "1.27"), index, tagStatus)
 			m := wantManifest(t, c, digested("library/nginx", image.Digest), image, status)
-			p, err := rewrite.Parse(m.Bytes, m.MediaType)
+			p, err := oci.ParseManifest(m.Bytes, m.MediaType)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -584,7 +584,7 @@ func TestHeadOfAMissIsNoPull(t *testing.T) {
 		image := hub.addImage("library/nginx", []byte("layer"))
 		hub.tag("library/nginx", "latest", image)
 		c := open(t, Options{MemoryBytes: 1 << 20}, map[string]*registry{"docker.io": hub})
-		for _, target := range []rewrite.Target{tagged("library/nginx", "latest"), digested("library/nginx", image.Digest)} {
+		for _, target := range []oci.Target{tagged("library/nginx", "latest"), digested("library/nginx", image.Digest)} {
 			m, out, err := c.Describe(t.Context(), target, rewrite.Accept{})
 			if err != nil || m.Digest != image.Digest || m.Size != image.Size || m.MediaType != image.MediaType || m.Bytes != nil || out.Status != Miss {
 				t.Errorf("HEAD %v: %+v, %+v, %v", target, m, out, err)
@@ -702,7 +702,7 @@ func TestOneRepositorysDigestsAreNoKeyToAnothersContent(t *testing.T) {
 		wantBlob(t, c, digested("alice/private", digest.FromBytes(secret)), secret, Miss)
 		synctest.Wait()
 
-		for _, target := range []rewrite.Target{
+		for _, target := range []oci.Target{
 			digested("mallory/app", image.Digest),
 			{Upstream: "ghcr.io", Repository: "alice/private", Digest: image.Digest},
 		} {
@@ -757,13 +757,13 @@ func TestFetchOfAnotherRepositoryThatFailsIsNotOurs(t *testing.T) {
 		image := ghcr.addImage("app", layer)
 		delete(ghcr.blobs["app"], d)
 		c := open(t, Options{}, map[string]*registry{"docker.io": hub, "ghcr.io": ghcr})
-		if _, _, err := c.Manifest(t.Context(), rewrite.Target{Upstream: "ghcr.io", Repository: "app", Digest: image.Digest}, rewrite.Accept{}); err != nil {
+		if _, _, err := c.Manifest(t.Context(), oci.Target{Upstream: "ghcr.io", Repository: "app", Digest: image.Digest}, rewrite.Accept{}); err != nil {
 			t.Fatal(err)
 		}
 		ghcr.set(nil, time.Second)
 		var clients sync.WaitGroup
 		clients.Go(func() {
-			if _, _, err := readBlob(t, c, rewrite.Target{Upstream: "ghcr.io", Repository: "app", Digest: d}); !oci.IsAbsent(err) {
+			if _, _, err := readBlob(t, c, oci.Target{Upstream: "ghcr.io", Repository: "app", Digest: d}); !oci.IsAbsent(err) {
 				t.Errorf("who asks where it is not: %v", err)
 			}
 		})
@@ -949,7 +949,7 @@ func TestRepositoriesListsWhatIsCached(t *testing.T) {
 		}{{"ghcr.io", ghcr, "org/app"}, {"docker.io", hub, "library/nginx"}, {"docker.io", hub, "library/nginx-extra"}} {
 			image := r.registry.addImage(r.repo, []byte(r.repo))
 			r.registry.tag(r.repo, "latest", image)
-			if _, _, err := c.Manifest(t.Context(), rewrite.Target{Upstream: r.upstream, Repository: r.repo, Tag: "latest"}, rewrite.Accept{}); err != nil {
+			if _, _, err := c.Manifest(t.Context(), oci.Target{Upstream: r.upstream, Repository: r.repo, Tag: "latest"}, rewrite.Accept{}); err != nil {
 				t.Fatal(err)
 			}
 			want = append(want, r.upstream+"/"+r.repo)

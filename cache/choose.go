@@ -10,7 +10,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 const (
@@ -92,11 +91,11 @@ func (c *Cache) choose(ctx context.Context, idx *oci.Manifest, platform string) 
 
 // chooseFrom reads idx for the manifest of a platform.
 func chooseFrom(idx *oci.Manifest, platform string) choice {
-	p, err := rewrite.Parse(idx.Bytes, idx.MediaType)
+	p, err := oci.ParseManifest(idx.Bytes, idx.MediaType)
 	if err != nil {
 		return choice{err: shortened(err)}
 	}
-	found, err := rewrite.ChoosePlatform(p, platform)
+	found, err := oci.ChoosePlatform(p, platform)
 	if err != nil {
 		return choice{err: shortened(err)}
 	}
@@ -129,12 +128,12 @@ func cut(text string) string {
 
 // hotChoice answers t from memory for a client that takes no index, if its tag stands
 // for an index of which the choice is known; known is false if there is no such answer.
-func (c *Cache) hotChoice(up *upstream, t rewrite.Target) (m *readyManifest, out Outcome, err error, known bool) {
+func (c *Cache) hotChoice(up *upstream, t oci.Target) (m *readyManifest, out Outcome, err error, known bool) {
 	if t.Digest != "" {
 		return nil, out, nil, false
 	}
 	idx, out := c.hotManifest(up, t, true)
-	if idx == nil || !rewrite.IsIndex(idx.MediaType) {
+	if idx == nil || !oci.IsIndex(idx.MediaType) {
 		return nil, out, nil, false
 	}
 	ch, known := c.choices.get(choiceKey{idx.Digest, idx.MediaType, c.settings().platform})

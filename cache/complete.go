@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // Blobs of which clients have read pieces are completed in the background, one at a time
@@ -33,12 +33,12 @@ const maxParked = 256
 // it is safe for concurrent use.
 type parked struct {
 	mu      sync.Mutex
-	waiting []rewrite.Target // each once
-	running bool             // a goroutine completes them
+	waiting []oci.Target // each once
+	running bool         // a goroutine completes them
 }
 
 // add adds t. It says whether a goroutine is to be started.
-func (p *parked) add(t rewrite.Target) (start bool) {
+func (p *parked) add(t oci.Target) (start bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, o := range p.waiting {
@@ -56,7 +56,7 @@ func (p *parked) add(t rewrite.Target) (start bool) {
 }
 
 // next takes the first one out. Without one it returns false, and the goroutine ends.
-func (p *parked) next() (t rewrite.Target, ok bool) {
+func (p *parked) next() (t oci.Target, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.waiting) == 0 {
@@ -69,7 +69,7 @@ func (p *parked) next() (t rewrite.Target, ok bool) {
 }
 
 // completeLater has t's blob, of which a part is here, completed, if the settings say so.
-func (c *Cache) completeLater(up *upstream, t rewrite.Target) {
+func (c *Cache) completeLater(up *upstream, t oci.Target) {
 	if up.complete == CompleteNever {
 		return
 	}
@@ -98,7 +98,7 @@ func (c *Cache) completeParked(up *upstream) {
 }
 
 // completeNow begins the fill that completes t's blob, unless somebody else does.
-func (c *Cache) completeNow(t rewrite.Target) *blobFill {
+func (c *Cache) completeNow(t oci.Target) *blobFill {
 	up := c.settings().upstreams[t.Upstream]
 	if up == nil || up.complete == CompleteNever || c.holds(t.Digest) || c.disk.isDegraded() {
 		return nil

@@ -10,7 +10,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // deniedFor is for how long a file that this process may not read is not tried again.
@@ -27,7 +26,7 @@ func (c *Cache) noteDenied(d digest.Digest, err error) (denied bool) {
 
 // tellDenied returns err, or, if content that it is about is stored and this process may not
 // read it, an error that says so: what is stored is never said not to be there.
-func (c *Cache) tellDenied(t rewrite.Target, err error) error {
+func (c *Cache) tellDenied(t oci.Target, err error) error {
 	d := t.Digest
 	if d == "" && t.AsOf.IsZero() {
 		rec, _ := c.lookUpTag(t)

@@ -9,7 +9,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // Explanation says what is here of a reference, and what a client who asked for
@@ -77,7 +76,7 @@ type ExplainedBlob struct {
 }
 
 // Explain says what is here of t, without asking the upstream for anything.
-func (c *Cache) Explain(_ context.Context, t rewrite.Target) (*Explanation, error) {
+func (c *Cache) Explain(_ context.Context, t oci.Target) (*Explanation, error) {
 	up, err := c.upstream(t.Upstream)
 	if err != nil {
 		return nil, err
@@ -100,7 +99,7 @@ func (c *Cache) Explain(_ context.Context, t rewrite.Target) (*Explanation, erro
 	case t.Tag == "":
 		e.Status = Hit
 	}
-	if root != nil && root.Kind == rewrite.Index {
+	if root != nil && root.Kind == oci.KindIndex {
 		for _, d := range root.Children {
 			c.explainManifest(e, seen, t, d)
 		}
@@ -109,7 +108,7 @@ func (c *Cache) Explain(_ context.Context, t rewrite.Target) (*Explanation, erro
 }
 
 // explainTag says how the record of t's tag stands.
-func (c *Cache) explainTag(e *Explanation, up *upstream, t rewrite.Target) {
+func (c *Cache) explainTag(e *Explanation, up *upstream, t oci.Target) {
 	k := tagKey(t)
 	rule := up.rules.rule(t.Repository, t.Tag)
 	e.Rule = rule.Match
@@ -165,9 +164,9 @@ func (c *Cache) explainMove(e *Explanation, rule TagRule, rec index.Tag) {
 
 // explainManifest adds what is here of the manifest of d. It gives nil and
 // false where t's repository has it not, or may not serve it.
-func (c *Cache) explainManifest(e *Explanation, seen map[digest.Digest]bool, t rewrite.Target, d v1.Descriptor) (*rewrite.Parsed, bool) {
-	em := ExplainedManifest{Digest: d.Digest, MediaType: d.MediaType, Platform: rewrite.PlatformName(d.Platform)}
-	var p *rewrite.Parsed
+func (c *Cache) explainManifest(e *Explanation, seen map[digest.Digest]bool, t oci.Target, d v1.Descriptor) (*oci.Parsed, bool) {
+	em := ExplainedManifest{Digest: d.Digest, MediaType: d.MediaType, Platform: oci.PlatformName(d.Platform)}
+	var p *oci.Parsed
 	if l, ok := c.link(t.Upstream, t.Repository, d.Digest); ok && l.Manifest && c.hasRight(withDigest(t, d.Digest)) {
 		if m, ok := c.keptManifest(d.Digest, l.MediaType); ok {
 			em.Stored, em.MediaType = true, m.MediaType
@@ -179,9 +178,9 @@ func (c *Cache) explainManifest(e *Explanation, seen map[digest.Digest]bool, t r
 	return p, em.Stored
 }
 
-func (c *Cache) explainBlobs(e *Explanation, em *ExplainedManifest, seen map[digest.Digest]bool, t rewrite.Target, m *oci.Manifest) *rewrite.Parsed {
-	p, err := rewrite.Parse(m.Bytes, m.MediaType)
-	if err != nil || p.Kind != rewrite.Manifest {
+func (c *Cache) explainBlobs(e *Explanation, em *ExplainedManifest, seen map[digest.Digest]bool, t oci.Target, m *oci.Manifest) *oci.Parsed {
+	p, err := oci.ParseManifest(m.Bytes, m.MediaType)
+	if err != nil || p.Kind != oci.KindManifest {
 		return p
 	}
 	for _, d := range p.Children {

@@ -18,7 +18,7 @@ func TestExplainSaysWhatARequestWouldMeet(t *testing.T) {
 		c := open(t, Options{}, map[string]*registry{"docker.io": hub},
 			TagRule{Match: "app:v*", Immutable: true}, TagRule{Match: "*", TTL: time.Minute, StaleIfError: time.Hour})
 		latest := tagged("app", "latest")
-		explain := func(target rewrite.Target, want Status) *Explanation {
+		explain := func(target oci.Target, want Status) *Explanation {
 			t.Helper()
 			asked := hub.count()["resolve"]
 			e, err := c.Explain(t.Context(), target)

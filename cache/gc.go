@@ -13,7 +13,7 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/cache/store"
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // gcGrace is how long content must not have been used that nothing names before it is
@@ -149,7 +149,7 @@ func (g *collector) repository(r repository, linked *digestSet) error {
 	if err != nil {
 		return err
 	}
-	reached, err := c.reached(g.ctx, r, keepers{leave: func(t rewrite.Target) bool { return gone[t.Tag] }})
+	reached, err := c.reached(g.ctx, r, keepers{leave: func(t oci.Target) bool { return gone[t.Tag] }})
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // OnMove says what becomes of a tag that moves.
@@ -58,7 +57,7 @@ func (r TagRule) isSettled(rec index.Tag, now time.Time) bool {
 
 // follow completes rec, what t's tag was found to stand for, with what the tag was
 // before, as far as its rule asks for that.
-func (c *Cache) follow(t rewrite.Target, rule TagRule, rec index.Tag) index.Tag {
+func (c *Cache) follow(t oci.Target, rule TagRule, rec index.Tag) index.Tag {
 	rec.Held, rec.Since = nil, time.Time{}
 	if !rule.watches() {
 		return rec
@@ -84,7 +83,7 @@ func (c *Cache) follow(t rewrite.Target, rule TagRule, rec index.Tag) index.Tag 
 }
 
 // lastKnown gives what the ledger says that t's tag stood for last.
-func (c *Cache) lastKnown(t rewrite.Target) (index.Tag, bool) {
+func (c *Cache) lastKnown(t oci.Target) (index.Tag, bool) {
 	list := c.index.History(t.Upstream, t.Repository, t.Tag)
 	for i := len(list) - 1; i >= 0; i-- {
 		if d := list[i].Digest; d != "" {
@@ -96,7 +95,7 @@ func (c *Cache) lastKnown(t rewrite.Target) (index.Tag, bool) {
 }
 
 // moved tells of a tag that has moved, once that is kept.
-func (c *Cache) moved(t rewrite.Target, from digest.Digest, rec index.Tag) {
+func (c *Cache) moved(t oci.Target, from digest.Digest, rec index.Tag) {
 	up, err := c.upstream(t.Upstream)
 	if err != nil {
 		return
@@ -118,7 +117,7 @@ func (c *Cache) moved(t rewrite.Target, from digest.Digest, rec index.Tag) {
 
 // settle gives what clients are given of r, which t's tag stands for: r, or what the
 // tag stood for before it moved, or an error where its rule refuses it.
-func (c *Cache) settle(t rewrite.Target, rule TagRule, r resolved, out Outcome) (resolved, Outcome, error) {
+func (c *Cache) settle(t oci.Target, rule TagRule, r resolved, out Outcome) (resolved, Outcome, error) {
 	if rule.blocks(r.Tag) {
 		return resolved{}, out, &oci.Error{
 			Code: oci.CodeDenied,
@@ -168,7 +167,7 @@ type Acceptance struct {
 
 // Accept has t's tag served as it stands now, though it has moved. No upstream is
 // asked. A tag that is not known is MANIFEST_UNKNOWN.
-func (c *Cache) Accept(_ context.Context, t rewrite.Target) (*Acceptance, error) {
+func (c *Cache) Accept(_ context.Context, t oci.Target) (*Acceptance, error) {
 	up, err := c.upstream(t.Upstream)
 	if err != nil {
 		return nil, err

@@ -19,7 +19,7 @@ import (
 )
 
 // wantServed checks what GET and HEAD of a tag give, and what they say of it.
-func wantServed(t *testing.T, c *Cache, target rewrite.Target, want v1.Descriptor, says string) {
+func wantServed(t *testing.T, c *Cache, target oci.Target, want v1.Descriptor, says string) {
 	t.Helper()
 	head, headOut, err := c.Describe(t.Context(), target, rewrite.Accept{})
 	if err != nil {
@@ -199,7 +199,7 @@ func TestBlockedTagIsRefusedUntilItsMoveIsAccepted(t *testing.T) {
 		time.Sleep(time.Hour)
 		refused := func() {
 			t.Helper()
-			for name, ask := range map[string]func(context.Context, rewrite.Target, rewrite.Accept) (*Manifest, Outcome, error){"GET": c.Manifest, "HEAD": c.Describe} {
+			for name, ask := range map[string]func(context.Context, oci.Target, rewrite.Accept) (*Manifest, Outcome, error){"GET": c.Manifest, "HEAD": c.Describe} {
 				_, _, err := ask(t.Context(), target, rewrite.Accept{})
 				var e *oci.Error
 				if !errors.As(err, &e) || e.Code != oci.CodeDenied || e.HTTPStatus() != 403 || !strings.Contains(e.Message, "entrepot accept docker.io/app:1") ||

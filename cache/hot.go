@@ -8,7 +8,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // A request for what is hot is answered from memory, without an allocation. Its
@@ -36,7 +35,7 @@ func ready(m *oci.Manifest) *readyManifest {
 // hotManifest gives what answers t if memory has all of it, and the tag is fresh and has
 // not moved lately; else nil. It gives nil also where that is an index, unless indexes
 // are wanted.
-func (c *Cache) hotManifest(up *upstream, t rewrite.Target, indexes bool) (*readyManifest, Outcome) {
+func (c *Cache) hotManifest(up *upstream, t oci.Target, indexes bool) (*readyManifest, Outcome) {
 	d, out, mediaType := t.Digest, Outcome{Status: Hit}, ""
 	if d == "" {
 		if !t.AsOf.IsZero() {
@@ -48,7 +47,7 @@ func (c *Cache) hotManifest(up *upstream, t rewrite.Target, indexes bool) (*read
 		}
 		rule := up.rules.rule(t.Repository, t.Tag)
 		age := time.Since(rec.Checked)
-		if !rule.fresh(age) || rewrite.IsIndex(rec.MediaType) && !indexes {
+		if !rule.fresh(age) || oci.IsIndex(rec.MediaType) && !indexes {
 			return nil, out
 		}
 		d, out, mediaType = rec.Digest, rule.outcome(Hit, age), rec.MediaType
@@ -69,7 +68,7 @@ func (c *Cache) hotManifest(up *upstream, t rewrite.Target, indexes bool) (*read
 }
 
 // hotBlob gives the blob that t names where it is small and in memory; else nil.
-func (c *Cache) hotBlob(t rewrite.Target) Blob {
+func (c *Cache) hotBlob(t oci.Target) Blob {
 	if l, ok := c.memory.judgedLink(t.Upstream, t.Repository, t.Digest, c.settings().number); !ok || l.Manifest {
 		return nil
 	}
@@ -82,7 +81,7 @@ func (c *Cache) hotBlob(t rewrite.Target) Blob {
 
 // hotFile gives the blob that t names where it is large, its file is open, and
 // memory knows that it is verified and by when to do so again; else nil.
-func (c *Cache) hotFile(ctx context.Context, t rewrite.Target) Blob {
+func (c *Cache) hotFile(ctx context.Context, t oci.Target) Blob {
 	if l, ok := c.memory.judgedLink(t.Upstream, t.Repository, t.Digest, c.settings().number); !ok || l.Manifest {
 		return nil
 	}
@@ -112,7 +111,7 @@ func (c *Cache) isDue(known *verified) bool {
 }
 
 // owned copies what of t may lie in somebody's buffer.
-func owned(t rewrite.Target) rewrite.Target {
+func owned(t oci.Target) oci.Target {
 	t.Upstream, t.Repository, t.Tag = strings.Clone(t.Upstream), strings.Clone(t.Repository), strings.Clone(t.Tag)
 	t.Digest = digest.Digest(strings.Clone(string(t.Digest)))
 	return t

@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"github.com/entrepot-dev/entrepot/cache/index"
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // imagePattern is a pattern of ImagesFilter.
@@ -43,11 +43,11 @@ func newImagePattern(text string) *imagePattern {
 }
 
 // takes tells whether the pattern takes t, or t's repository or upstream.
-func (p *imagePattern) takes(t rewrite.Target) bool {
+func (p *imagePattern) takes(t oci.Target) bool {
 	if p.compiled == nil {
 		return true
 	}
-	repository := rewrite.Target{Upstream: t.Upstream, Repository: t.Repository}
+	repository := oci.Target{Upstream: t.Upstream, Repository: t.Repository}
 	for _, name := range []string{t.String(), repository.String()} {
 		if p.compiled.MatchString(name) {
 			return true

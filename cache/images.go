@@ -17,7 +17,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // Image is what is here of an image: of what a tag stands for, or of an index or
@@ -42,7 +41,7 @@ type Image struct {
 	// Pinned says that it is not evicted.
 	Pinned bool `json:"pinned"`
 
-	target rewrite.Target // as Reference
+	target oci.Target // as Reference
 }
 
 // ImagePlatform is a platform that an image is there for.
@@ -246,7 +245,7 @@ func (l *imageLister) loose(r repository, loose *digestSet) error {
 		if !ok {
 			continue
 		}
-		p, err := rewrite.Parse(m.Bytes, m.MediaType)
+		p, err := oci.ParseManifest(m.Bytes, m.MediaType)
 		if err != nil {
 			continue
 		}
@@ -273,7 +272,7 @@ func (l *imageLister) loose(r repository, loose *digestSet) error {
 
 // add takes what the image of t consists of out of loose, and tells of it where it is to be
 // listed and its root is here. rec is the record of t's tag, if it has one.
-func (l *imageLister) add(t rewrite.Target, rec *index.Tag, listed bool, loose *digestSet) error {
+func (l *imageLister) add(t oci.Target, rec *index.Tag, listed bool, loose *digestSet) error {
 	if err := l.walk.step(); err != nil {
 		return err
 	}
@@ -296,7 +295,7 @@ func (l *imageLister) add(t rewrite.Target, rec *index.Tag, listed bool, loose *
 
 // tree gives the tree of t, or no more than its root where it is too large; nil where t is
 // not here. An error ends the list.
-func (l *imageLister) tree(t rewrite.Target, rec *index.Tag, o TreeOptions) (*Tree, error) {
+func (l *imageLister) tree(t oci.Target, rec *index.Tag, o TreeOptions) (*Tree, error) {
 	tree, err := l.cache.keptTreeOf(l.ctx, t, rec, o)
 	if errors.Is(err, errTreeSize) {
 		tree, err = l.cache.keptTreeOf(l.ctx, t, rec, TreeOptions{RootOnly: true})
@@ -377,7 +376,7 @@ func (l *imageLister) pinsOf(r repository) error {
 
 // addPin tells of t where it is pinned, or stands for one of digests, and gives the digest
 // of what it has told of.
-func (l *imageLister) addPin(t rewrite.Target, pins map[string]index.Pin, digests map[digest.Digest]bool) (digest.Digest, error) {
+func (l *imageLister) addPin(t oci.Target, pins map[string]index.Pin, digests map[digest.Digest]bool) (digest.Digest, error) {
 	if !l.pattern.takes(t) {
 		return "", nil
 	}
@@ -429,7 +428,7 @@ func (l *imageLister) image(tree *Tree) Image {
 		}
 	}
 	root.platforms(func(n *Node) {
-		p := ImagePlatform{Name: rewrite.PlatformName(n.Platform), Whole: n.Whole()}
+		p := ImagePlatform{Name: oci.PlatformName(n.Platform), Whole: n.Whole()}
 		if n == root {
 			p.Name = l.cache.configPlatform(l.ctx, n)
 		}
@@ -458,7 +457,7 @@ func (n *Node) platforms(fn func(*Node)) {
 		return
 	}
 	for _, child := range n.Children {
-		if !rewrite.IsAttestation(child.Descriptor) {
+		if !oci.IsAttestation(child.Descriptor) {
 			child.platforms(fn)
 		}
 	}
@@ -483,7 +482,7 @@ func (c *Cache) configPlatform(ctx context.Context, n *Node) string {
 		}
 		var p v1.Platform
 		if b, ok := c.peekBlob(ctx, child.Digest); ok && json.Unmarshal(b, &p) == nil && p.OS != "" {
-			return rewrite.PlatformName(&p)
+			return oci.PlatformName(&p)
 		}
 	}
 	return ""

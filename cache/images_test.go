@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
@@ -31,7 +32,7 @@ func TestImagesAreListedByTagAndElseByDigest(t *testing.T) {
 			t.Fatal(err)
 		}
 		org := hub.addImage("org/tool", []byte("x"))
-		if _, _, err := c.Manifest(t.Context(), rewrite.Target{Upstream: "ghcr.io", Repository: "org/tool", Digest: org.Digest}, rewrite.Accept{}); err != nil {
+		if _, _, err := c.Manifest(t.Context(), oci.Target{Upstream: "ghcr.io", Repository: "org/tool", Digest: org.Digest}, rewrite.Accept{}); err != nil {
 			t.Fatal(err)
 		}
 		settle()
@@ -103,7 +104,7 @@ func (r *registry) children(t *testing.T, d v1.Descriptor) (list []digest.Digest
 	defer r.mu.Unlock()
 	for _, repo := range r.manifests {
 		if m := repo[d.Digest]; m != nil {
-			p, err := rewrite.Parse(m.Bytes, m.MediaType)
+			p, err := oci.ParseManifest(m.Bytes, m.MediaType)
 			if err != nil {
 				t.Fatal(err)
 			}

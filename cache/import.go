@@ -18,7 +18,6 @@ import (
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 const (
@@ -182,7 +181,7 @@ func (i *Import) Take(ctx context.Context, d digest.Digest, size int64, r io.Rea
 	if d == "" {
 		return i.takeUnnamed(ctx, size, r)
 	}
-	if _, err := rewrite.ParseDigest(d.String()); err != nil {
+	if _, err := oci.ParseDigest(d.String()); err != nil {
 		return "", err
 	}
 	if i.content[d] != nil || i.Has(d, size) {
@@ -562,7 +561,7 @@ func (i *Import) Finish() (*Imported, error) {
 func (i *Import) tell(changes []index.Change) {
 	c := i.cache
 	for _, change := range changes {
-		t := rewrite.Target{Upstream: change.Upstream, Repository: change.Repository, Tag: change.Tag}
+		t := oci.Target{Upstream: change.Upstream, Repository: change.Repository, Tag: change.Tag}
 		if change.Tag != "" {
 			c.forgetTag(t)
 			c.paused.drop(tagKey(t))
@@ -579,7 +578,7 @@ func (i *Import) tell(changes []index.Change) {
 }
 
 // forgetTag has a tag looked up in the index anew.
-func (c *Cache) forgetTag(t rewrite.Target) {
+func (c *Cache) forgetTag(t oci.Target) {
 	c.tagsMu.Lock()
 	defer c.tagsMu.Unlock()
 	c.tagsGen++

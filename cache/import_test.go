@@ -66,7 +66,7 @@ func newImport(t *testing.T, c *Cache) *Import {
 
 // importImage imports what hub has of a repository, and has its tag stand for d as of
 // at.
-func importImage(t *testing.T, c *Cache, hub *registry, target rewrite.Target, d v1.Descriptor, at time.Time) (done *Imported, err error) {
+func importImage(t *testing.T, c *Cache, hub *registry, target oci.Target, d v1.Descriptor, at time.Time) (done *Imported, err error) {
 	t.Helper()
 	i, err := c.NewImport()
 	if err != nil {
@@ -594,7 +594,7 @@ func TestSoManyManifestsReferToOne(t *testing.T) {
 		Import: newImport(t, c), target: tagged("library/app", "1"),
 		change: &index.Change{Referrers: map[digest.Digest]index.List{}},
 	}
-	p := &rewrite.Parsed{MediaType: v1.MediaTypeImageManifest, Subject: &v1.Descriptor{Digest: subject}}
+	p := &oci.Parsed{MediaType: v1.MediaTypeImageManifest, Subject: &v1.Descriptor{Digest: subject}}
 	for n := range maxImportReferrers {
 		if err := w.refer(digest.FromString(fmt.Sprint(n)), p, 1); err != nil {
 			t.Fatalf("%d: %v", n, err)

@@ -13,7 +13,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 const (
@@ -58,18 +57,18 @@ type ImportedImage struct {
 // have been taken in, or found by Has; of an index that of one manifest at least. t's
 // tag, where it has one, stands for it as of fetched, unless it was seen to stand for
 // something else since. The error is of what was taken in: *oci.Error.
-func (i *Import) Add(t rewrite.Target, d v1.Descriptor, fetched time.Time) error {
+func (i *Import) Add(t oci.Target, d v1.Descriptor, fetched time.Time) error {
 	return i.add(t, d, fetched, false)
 }
 
 // AddListed is Add for an image of which it is known what refers to it and to its
 // manifests: nothing does but what is added as well. So clients are told that,
 // where they ask, also offline.
-func (i *Import) AddListed(t rewrite.Target, d v1.Descriptor, fetched time.Time) error {
+func (i *Import) AddListed(t oci.Target, d v1.Descriptor, fetched time.Time) error {
 	return i.add(t, d, fetched, true)
 }
 
-func (i *Import) add(t rewrite.Target, d v1.Descriptor, fetched time.Time, listed bool) error {
+func (i *Import) add(t oci.Target, d v1.Descriptor, fetched time.Time, listed bool) error {
 	up, err := i.cache.upstream(t.Upstream)
 	if err != nil {
 		return err
@@ -116,7 +115,7 @@ func tellDigests(list []digest.Digest) string {
 }
 
 // addTag has t's tag stand for rec.
-func (i *Import) addTag(up *upstream, t rewrite.Target, rec index.Tag, image *ImportedImage) {
+func (i *Import) addTag(up *upstream, t oci.Target, rec index.Tag, image *ImportedImage) {
 	c := i.cache
 	was, known := c.lookUpTag(t)
 	if known && was.Digest != rec.Digest {
@@ -149,7 +148,7 @@ func (i *Import) addTag(up *upstream, t rewrite.Target, rec index.Tag, image *Im
 // importWalk goes through what one image names.
 type importWalk struct {
 	*Import
-	target  rewrite.Target
+	target  oci.Target
 	change  *index.Change
 	fetched time.Time
 	listed  bool // AddListed
@@ -168,7 +167,7 @@ func (w *importWalk) step(n int) error {
 }
 
 // manifest adds the manifest of d, and what it names.
-func (w *importWalk) manifest(d v1.Descriptor, depth int) (*rewrite.Parsed, error) {
+func (w *importWalk) manifest(d v1.Descriptor, depth int) (*oci.Parsed, error) {
 	if depth > maxTreeDepth {
 		return nil, oci.Errorf(oci.CodeManifestInvalid, "%s: indexes are nested more than %d deep", w.target, maxTreeDepth)
 	}
@@ -186,7 +185,7 @@ func (w *importWalk) manifest(d v1.Descriptor, depth int) (*rewrite.Parsed, erro
 	if err := w.step(1 + len(b)>>10); err != nil {
 		return nil, err
 	}
-	p, err := rewrite.Parse(b, d.MediaType)
+	p, err := oci.ParseManifest(b, d.MediaType)
 	if err != nil {
 		if e := (*oci.Error)(nil); errors.As(err, &e) {
 			err = errors.New(e.Message)
@@ -207,9 +206,9 @@ func (w *importWalk) manifest(d v1.Descriptor, depth int) (*rewrite.Parsed, erro
 		}
 		e := w.content[child.Digest]
 		switch {
-		case e == nil && rewrite.IsForeign(child):
+		case e == nil && oci.IsForeign(child):
 			continue // naming it proves nothing
-		case e == nil && p.Kind == rewrite.Manifest:
+		case e == nil && p.Kind == oci.KindManifest:
 			w.missing = append(w.missing, child.Digest)
 			continue
 		case e == nil:
@@ -221,7 +220,7 @@ func (w *importWalk) manifest(d v1.Descriptor, depth int) (*rewrite.Parsed, erro
 			continue
 		}
 		w.seen[child.Digest] = true
-		if p.Kind == rewrite.Index && (rewrite.IsIndex(child.MediaType) || rewrite.IsManifest(child.MediaType) || child.MediaType == "") {
+		if p.Kind == oci.KindIndex && (oci.IsIndex(child.MediaType) || oci.IsManifest(child.MediaType) || child.MediaType == "") {
 			_, err = w.manifest(child, depth+1)
 		} else {
 			w.link(child.Digest, index.Link{MediaType: child.MediaType, Size: child.Size, Proof: e.proof()})
@@ -231,7 +230,7 @@ func (w *importWalk) manifest(d v1.Descriptor, depth int) (*rewrite.Parsed, erro
 			return nil, err
 		}
 	}
-	if p.Kind == rewrite.Index && here == 0 && len(p.Children) > 0 {
+	if p.Kind == oci.KindIndex && here == 0 && len(p.Children) > 0 {
 		return nil, oci.Errorf(oci.CodeManifestInvalid, "%s: none of the manifests is there that the index %s names", w.target, d.Digest)
 	}
 	return p, nil
@@ -274,7 +273,7 @@ func (w *importWalk) link(d digest.Digest, l index.Link) {
 }
 
 // refer adds the manifest p of d to the referrers of its subject.
-func (w *importWalk) refer(d digest.Digest, p *rewrite.Parsed, size int64) error {
+func (w *importWalk) refer(d digest.Digest, p *oci.Parsed, size int64) error {
 	if p.Subject == nil {
 		return nil
 	}
@@ -299,16 +298,16 @@ func (w *importWalk) refer(d digest.Digest, p *rewrite.Parsed, size int64) error
 }
 
 // platforms gives those of p of which the manifest is here.
-func (w *importWalk) platforms(p *rewrite.Parsed) []string {
+func (w *importWalk) platforms(p *oci.Parsed) []string {
 	var list []string
-	if p.Kind == rewrite.Manifest {
+	if p.Kind == oci.KindManifest {
 		if name := w.configPlatform(p.Config); name != "" {
 			list = append(list, name)
 		}
 		return list
 	}
 	for _, d := range p.Children {
-		name := rewrite.PlatformName(d.Platform)
+		name := oci.PlatformName(d.Platform)
 		if w.content[d.Digest] == nil || name == "" || d.Platform.OS == "unknown" || len(list) == maxPlatforms {
 			continue
 		}
@@ -330,5 +329,5 @@ func (w *importWalk) configPlatform(d v1.Descriptor) string {
 	if json.Unmarshal(b, &p) != nil || p.OS == "" || p.Architecture == "" {
 		return ""
 	}
-	return rewrite.PlatformName(&p)
+	return oci.PlatformName(&p)
 }

@@ -69,7 +69,7 @@ type HistoryEntry struct {
 
 // History gives what is known of t's tag. No upstream is asked. Of a tag that was
 // never seen it is MANIFEST_UNKNOWN.
-func (c *Cache) History(_ context.Context, t rewrite.Target) (*History, error) {
+func (c *Cache) History(_ context.Context, t oci.Target) (*History, error) {
 	if _, err := c.upstream(t.Upstream); err != nil {
 		return nil, err
 	}
@@ -93,7 +93,7 @@ const maxKnownTags = 10
 
 // unknownTag returns the MANIFEST_UNKNOWN for a tag that was never seen. It names tags of the
 // repository that were, and is for operators only: not everybody may know them.
-func (c *Cache) unknownTag(t rewrite.Target) error {
+func (c *Cache) unknownTag(t oci.Target) error {
 	names, _ := c.index.TagNames(t.Upstream, t.Repository) // an index that fails knows none
 	_ = c.index.Histories(t.Upstream, t.Repository, func(_, _, tag string, _ []index.Observation) bool {
 		names = append(names, tag)
@@ -104,7 +104,7 @@ func (c *Cache) unknownTag(t rewrite.Target) error {
 	names = slices.Compact(names)
 	shown, known := names[:min(len(names), maxKnownTags)], ""
 	if len(shown) > 0 {
-		known = fmt.Sprintf("; known tags of %s: %s", rewrite.Target{Upstream: t.Upstream, Repository: t.Repository}, strings.Join(shown, ", "))
+		known = fmt.Sprintf("; known tags of %s: %s", oci.Target{Upstream: t.Upstream, Repository: t.Repository}, strings.Join(shown, ", "))
 	}
 	if more := len(names) - len(shown); more > 0 {
 		known += fmt.Sprintf(" and %d more", more)
@@ -114,7 +114,7 @@ func (c *Cache) unknownTag(t rewrite.Target) error {
 
 // kept tells how much is here of the manifest that t names; of those that it names
 // itself where deep is set.
-func (c *Cache) kept(t rewrite.Target, deep bool) Kept {
+func (c *Cache) kept(t oci.Target, deep bool) Kept {
 	if l, ok := c.link(t.Upstream, t.Repository, t.Digest); !ok || !l.Manifest || !c.holds(t.Digest) || !c.hasRight(t) {
 		return KeptNone
 	}
@@ -122,16 +122,16 @@ func (c *Cache) kept(t rewrite.Target, deep bool) Kept {
 	if !ok {
 		return KeptNone
 	}
-	p, err := rewrite.Parse(m.Bytes, m.MediaType)
+	p, err := oci.ParseManifest(m.Bytes, m.MediaType)
 	if err != nil {
 		return KeptWhole // it names nothing
 	}
 	for _, d := range p.Children {
 		here := c.holds(d.Digest) && c.hasRight(withDigest(t, d.Digest))
-		if p.Kind == rewrite.Index && deep {
+		if p.Kind == oci.KindIndex && deep {
 			here = c.kept(withDigest(t, d.Digest), false) == KeptWhole
 		}
-		if !here && !rewrite.IsForeign(d) {
+		if !here && !oci.IsForeign(d) {
 			return KeptPart
 		}
 	}
@@ -171,7 +171,7 @@ func (c *Cache) Moves(ctx context.Context, f MovesFilter) ([]Move, error) {
 		if !ups.MatchString(upstream) || !repos.MatchString(repo) {
 			return ctx.Err() == nil
 		}
-		t := rewrite.Target{Upstream: upstream, Repository: repo, Tag: tag}
+		t := oci.Target{Upstream: upstream, Repository: repo, Tag: tag}
 		for i := 1; i < len(list); i++ {
 			if was, o := list[i-1], list[i]; !o.First.Before(f.Since) {
 				moves = append(moves, Move{Reference: t.String(), From: was.Digest, To: o.Digest, Until: was.Last.UTC(), Seen: o.First.UTC(), How: o.How})
@@ -188,7 +188,7 @@ func (c *Cache) Moves(ctx context.Context, f MovesFilter) ([]Move, error) {
 
 // manifestAsOf gives what t's tag stood for at t.AsOf. The upstream is not asked for
 // the tag, and for the content only where that is not here any more.
-func (c *Cache) manifestAsOf(ctx context.Context, up *upstream, t rewrite.Target) (*oci.Manifest, Outcome, error) {
+func (c *Cache) manifestAsOf(ctx context.Context, up *upstream, t oci.Target) (*oci.Manifest, Outcome, error) {
 	d, err := c.stoodFor(t)
 	if err != nil {
 		return nil, Outcome{Status: Hit}, err
@@ -198,7 +198,7 @@ func (c *Cache) manifestAsOf(ctx context.Context, up *upstream, t rewrite.Target
 }
 
 // describeAsOf gives what manifestAsOf gives, without its bytes.
-func (c *Cache) describeAsOf(ctx context.Context, up *upstream, t rewrite.Target, a rewrite.Accept) (*Manifest, Outcome, error) {
+func (c *Cache) describeAsOf(ctx context.Context, up *upstream, t oci.Target, a rewrite.Accept) (*Manifest, Outcome, error) {
 	d, err := c.stoodFor(t)
 	if err != nil {
 		return nil, Outcome{Status: Hit}, err
@@ -207,7 +207,7 @@ func (c *Cache) describeAsOf(ctx context.Context, up *upstream, t rewrite.Target
 	if err != nil {
 		return nil, asOfOutcome(t, out.Status), c.notKept(t, d, err)
 	}
-	if rewrite.IsIndex(m.MediaType) && !a.TakesIndex() {
+	if oci.IsIndex(m.MediaType) && !a.TakesIndex() {
 		m, out, err := c.give(ctx, t, a)
 		if err != nil {
 			return nil, out, err
@@ -217,13 +217,13 @@ func (c *Cache) describeAsOf(ctx context.Context, up *upstream, t rewrite.Target
 	return m, c.forwarded(asOfOutcome(t, out.Status), m.Digest), nil
 }
 
-func asOfOutcome(t rewrite.Target, s Status) Outcome {
+func asOfOutcome(t oci.Target, s Status) Outcome {
 	return Outcome{Status: s, Reason: "as of " + second(t.AsOf)}
 }
 
 // stoodFor gives what t's tag stood for at t.AsOf, as far as that is known: what it
 // was last seen to be by then. Its error says what is known instead.
-func (c *Cache) stoodFor(t rewrite.Target) (digest.Digest, error) {
+func (c *Cache) stoodFor(t oci.Target) (digest.Digest, error) {
 	// A day that is not over is asked for as of now.
 	if time.Until(t.AsOf) > 24*time.Hour {
 		return "", oci.Errorf(oci.CodeManifestUnknown, "what %s stands for at %s is still to come", t, second(t.AsOf))
@@ -254,7 +254,7 @@ func orNothing(d digest.Digest) string {
 
 // notKept says of an err, with which the content of d could not be had, that t's tag
 // stood for d at t.AsOf.
-func (c *Cache) notKept(t rewrite.Target, d digest.Digest, err error) error {
+func (c *Cache) notKept(t oci.Target, d digest.Digest, err error) error {
 	if err == nil || !oci.IsAbsent(err) && !errors.Is(err, errOffline) {
 		return err
 	}
@@ -271,7 +271,7 @@ func (c *Cache) notKept(t rewrite.Target, d digest.Digest, err error) error {
 
 // tagsAsOf lists the tags of t's repository that are known to have been there at
 // t.AsOf, sorted.
-func (c *Cache) tagsAsOf(t rewrite.Target) ([]string, error) {
+func (c *Cache) tagsAsOf(t oci.Target) ([]string, error) {
 	var tags []string
 	err := c.index.Histories(t.Upstream, t.Repository, func(_, _, tag string, list []index.Observation) bool {
 		for _, o := range slices.Backward(list) {

@@ -17,13 +17,13 @@ import (
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
-func asOf(t rewrite.Target, at time.Time) rewrite.Target {
+func asOf(t oci.Target, at time.Time) oci.Target {
 	t.AsOf = at
 	return t
 }
 
 // wantUnknown checks that a manifest is MANIFEST_UNKNOWN, to GET and HEAD, in words.
-func wantUnknown(t *testing.T, c *Cache, target rewrite.Target, says ...string) {
+func wantUnknown(t *testing.T, c *Cache, target oci.Target, says ...string) {
 	t.Helper()
 	_, _, get := c.Manifest(t.Context(), target, rewrite.Accept{})
 	_, _, head := c.Describe(t.Context(), target, rewrite.Accept{})
@@ -145,12 +145,12 @@ func TestPullAsOfATime(t *testing.T) {
 			}
 		}
 		for at, want := range map[time.Time][]string{between: {"1"}, moved: {"1"}} {
-			if tags, _, err := c.Tags(t.Context(), asOf(rewrite.Target{Upstream: "docker.io", Repository: "app"}, at)); err != nil || !slices.Equal(tags, want) {
+			if tags, _, err := c.Tags(t.Context(), asOf(oci.Target{Upstream: "docker.io", Repository: "app"}, at)); err != nil || !slices.Equal(tags, want) {
 				t.Errorf("tags as of %v: %v, %v; want %v", at, tags, err, want)
 			}
 		}
 		for _, at := range []time.Time{early, deleted} {
-			if tags, _, err := c.Tags(t.Context(), asOf(rewrite.Target{Upstream: "docker.io", Repository: "app"}, at)); !oci.IsAbsent(err) {
+			if tags, _, err := c.Tags(t.Context(), asOf(oci.Target{Upstream: "docker.io", Repository: "app"}, at)); !oci.IsAbsent(err) {
 				t.Errorf("tags as of %v: %v, %v; want none", at, tags, err)
 			}
 		}

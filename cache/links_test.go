@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/entrepot-dev/entrepot/cache/index"
+	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
@@ -20,7 +21,7 @@ func TestLinksToEvictedContentGoAndThoseToStoredContentStay(t *testing.T) {
 			layer := content(uint64(i+1), 100<<10)
 			img := hub.addImage("library/app", layer)
 			hub.tag("library/app", fmt.Sprint(i), img)
-			pull := rewrite.Target{Upstream: "docker.io", Repository: "library/app", Tag: fmt.Sprint(i)}
+			pull := oci.Target{Upstream: "docker.io", Repository: "library/app", Tag: fmt.Sprint(i)}
 			if _, _, err := c.Manifest(t.Context(), pull, rewrite.Accept{}); err != nil {
 				t.Fatal(err)
 			}

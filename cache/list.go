@@ -10,14 +10,13 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // Tags lists all tags of t's repository, sorted. The cache keeps the list briefly, and
 // serves it stale while the upstream cannot be asked. Offline, it lists the tags that it
 // knows, if the list was never fetched; so it does as of a date. The slice must not
 // be changed: all who ask at the same time may share it.
-func (c *Cache) Tags(ctx context.Context, t rewrite.Target) ([]string, Outcome, error) {
+func (c *Cache) Tags(ctx context.Context, t oci.Target) ([]string, Outcome, error) {
 	t = owned(t)
 	k := listKey(index.Tags, t)
 	if known := c.known(); !known.whole && (c.settings().Offline || !t.AsOf.IsZero()) {
@@ -53,7 +52,7 @@ func (c *Cache) Tags(ctx context.Context, t rewrite.Target) ([]string, Outcome, 
 
 // Referrers lists the manifests whose subject is t's digest. It is kept and
 // served as Tags is. The slice must not be changed.
-func (c *Cache) Referrers(ctx context.Context, t rewrite.Target) ([]v1.Descriptor, Outcome, error) {
+func (c *Cache) Referrers(ctx context.Context, t oci.Target) ([]v1.Descriptor, Outcome, error) {
 	t = owned(t)
 	list, out, err := c.referrers(ctx, t)
 	// Digests that a stranger has made up leave nothing behind.
@@ -64,7 +63,7 @@ func (c *Cache) Referrers(ctx context.Context, t rewrite.Target) ([]v1.Descripto
 }
 
 // referrers is Referrers for whoever asks.
-func (c *Cache) referrers(ctx context.Context, t rewrite.Target) ([]v1.Descriptor, Outcome, error) {
+func (c *Cache) referrers(ctx context.Context, t oci.Target) ([]v1.Descriptor, Outcome, error) {
 	l, out, err := c.list(ctx, t, index.Referrers, func(ctx context.Context, o Origin) (index.List, error) {
 		found, err := o.Referrers(ctx, t.Repository, t.Digest)
 		return index.List{Referrers: found}, err
@@ -75,7 +74,7 @@ func (c *Cache) referrers(ctx context.Context, t rewrite.Target) ([]v1.Descripto
 // list gives a list of a kind from the cache while it is fresh, else from the
 // upstream, else as it was last known. Lists change as tags do, so the rule is
 // that of the repository's tags.
-func (c *Cache) list(ctx context.Context, t rewrite.Target, kind string, fetch func(context.Context, Origin) (index.List, error)) (index.List, Outcome, error) {
+func (c *Cache) list(ctx context.Context, t oci.Target, kind string, fetch func(context.Context, Origin) (index.List, error)) (index.List, Outcome, error) {
 	k := c.known()
 	l, out, err := c.listNow(ctx, t, kind, fetch, k)
 	if err != nil {
@@ -85,7 +84,7 @@ func (c *Cache) list(ctx context.Context, t rewrite.Target, kind string, fetch f
 }
 
 // listNow is list, for what is known by now: that is knew.
-func (c *Cache) listNow(ctx context.Context, t rewrite.Target, kind string, fetch func(context.Context, Origin) (index.List, error), knew knowledge) (index.List, Outcome, error) {
+func (c *Cache) listNow(ctx context.Context, t oci.Target, kind string, fetch func(context.Context, Origin) (index.List, error), knew knowledge) (index.List, Outcome, error) {
 	up, err := c.upstream(t.Upstream)
 	if err != nil {
 		return index.List{}, Outcome{}, err
@@ -166,19 +165,19 @@ func (c *Cache) listNow(ctx context.Context, t rewrite.Target, kind string, fetc
 
 // isCachedManifest reports whether t's digest is that of a manifest that is cached
 // under t's repository.
-func (c *Cache) isCachedManifest(t rewrite.Target) bool {
+func (c *Cache) isCachedManifest(t oci.Target) bool {
 	l, ok := c.link(t.Upstream, t.Repository, t.Digest)
 	return ok && l.Manifest && c.holds(t.Digest)
 }
 
-func listKey(kind string, t rewrite.Target) string {
+func listKey(kind string, t oci.Target) string {
 	return key("list:"+kind, t.Upstream, t.Repository, string(t.Digest))
 }
 
 // keptList gives the list of k, which is that of t's and kind's, from memory or the
 // index; ok is false if neither has it. Those who ask for one list at the same time share
 // what is read. The error is ctx's, or that too many lists are being read.
-func (c *Cache) keptList(ctx context.Context, k string, t rewrite.Target, kind string) (l index.List, ok bool, err error) {
+func (c *Cache) keptList(ctx context.Context, k string, t oci.Target, kind string) (l index.List, ok bool, err error) {
 	if l, ok := c.memory.list(k); ok {
 		return l, true, nil
 	}

@@ -20,7 +20,7 @@ import (
 // Docker Hub does; content that is named by digest is given as it is. Errors
 // are *oci.Error: absent where the upstream says so, or what kept it from being
 // asked; or ctx's.
-func (c *Cache) Manifest(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*Manifest, Outcome, error) {
+func (c *Cache) Manifest(ctx context.Context, t oci.Target, a rewrite.Accept) (*Manifest, Outcome, error) {
 	k := c.known()
 	m, out, err := c.give(ctx, t, a)
 	if err != nil {
@@ -36,7 +36,7 @@ func (c *Cache) Manifest(ctx context.Context, t rewrite.Target, a rewrite.Accept
 }
 
 // give is Manifest for whoever asks.
-func (c *Cache) give(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*Manifest, Outcome, error) {
+func (c *Cache) give(ctx context.Context, t oci.Target, a rewrite.Accept) (*Manifest, Outcome, error) {
 	up, err := c.upstream(t.Upstream)
 	if err != nil {
 		return nil, Outcome{}, err
@@ -60,7 +60,7 @@ func (c *Cache) give(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*
 		if err != nil {
 			return nil, Outcome{Status: st}, err
 		}
-		if confirmedNow(st) && rewrite.IsIndex(m.MediaType) {
+		if confirmedNow(st) && oci.IsIndex(m.MediaType) {
 			c.fetchPlatforms(up, t, m.Digest)
 		}
 		up.countSaved(st)
@@ -75,10 +75,10 @@ func (c *Cache) give(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*
 		return nil, out, err
 	}
 	up.countSaved(out.Status)
-	if confirmedNow(out.Status) && t.AsOf.IsZero() && rewrite.IsIndex(m.MediaType) {
+	if confirmedNow(out.Status) && t.AsOf.IsZero() && oci.IsIndex(m.MediaType) {
 		c.fetchPlatforms(up, t, m.Digest)
 	}
-	if a.TakesIndex() || !rewrite.IsIndex(m.MediaType) {
+	if a.TakesIndex() || !oci.IsIndex(m.MediaType) {
 		return c.answer(m), c.forwarded(out, m.Digest), nil
 	}
 	return c.negotiate(ctx, up, t, m, out)
@@ -90,7 +90,7 @@ func confirmedNow(s Status) bool { return s == Miss || s == Collapsed || s == Re
 // Describe gives what Manifest gives but for its bytes. What is not there is
 // asked for by HEAD, which no upstream counts as a pull, unless the answer can
 // only be found in the bytes.
-func (c *Cache) Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*Manifest, Outcome, error) {
+func (c *Cache) Describe(ctx context.Context, t oci.Target, a rewrite.Accept) (*Manifest, Outcome, error) {
 	k := c.known()
 	m, out, err := c.describe(ctx, t, a)
 	if err != nil {
@@ -106,7 +106,7 @@ func (c *Cache) Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept
 }
 
 // describe is Describe for whoever asks.
-func (c *Cache) describe(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*Manifest, Outcome, error) {
+func (c *Cache) describe(ctx context.Context, t oci.Target, a rewrite.Accept) (*Manifest, Outcome, error) {
 	up, err := c.upstream(t.Upstream)
 	if err != nil {
 		return nil, Outcome{}, err
@@ -133,7 +133,7 @@ func (c *Cache) describe(ctx context.Context, t rewrite.Target, a rewrite.Accept
 	if err != nil {
 		return nil, out, err
 	}
-	if rewrite.IsIndex(r.MediaType) && !a.TakesIndex() || r.Size <= 0 || r.MediaType == "" {
+	if oci.IsIndex(r.MediaType) && !a.TakesIndex() || r.Size <= 0 || r.MediaType == "" {
 		m, out, err := c.give(ctx, t, a)
 		if err != nil {
 			return nil, out, err
@@ -163,7 +163,7 @@ func described(m *Manifest) *Manifest {
 }
 
 // manifestByTag gives what t's tag stands for.
-func (c *Cache) manifestByTag(ctx context.Context, up *upstream, t rewrite.Target) (*oci.Manifest, Outcome, error) {
+func (c *Cache) manifestByTag(ctx context.Context, up *upstream, t oci.Target) (*oci.Manifest, Outcome, error) {
 	known := c.known()
 	r, out, err := c.resolve(ctx, up, t, "get:", c.fetchTag)
 	if err != nil || r.manifest != nil {
@@ -206,21 +206,21 @@ func (c *Cache) manifestByTag(ctx context.Context, up *upstream, t rewrite.Targe
 
 // previousManifest returns what t's tag stood for before, if it is stored and t's
 // repository has a right to it: the upstream may have only claimed that it stood for it.
-func (c *Cache) previousManifest(t rewrite.Target, r resolved) (*oci.Manifest, bool) {
+func (c *Cache) previousManifest(t oci.Target, r resolved) (*oci.Manifest, bool) {
 	if !c.hasRight(withDigest(t, r.Previous)) {
 		return nil, false
 	}
 	return c.keptManifest(r.Previous, "")
 }
 
-func withDigest(t rewrite.Target, d digest.Digest) rewrite.Target {
+func withDigest(t oci.Target, d digest.Digest) oci.Target {
 	t.Tag, t.Digest = "", d
 	return t
 }
 
 // negotiate gives the default platform's manifest out of idx, which t's tag
 // stands for.
-func (c *Cache) negotiate(ctx context.Context, up *upstream, t rewrite.Target, idx *oci.Manifest, out Outcome) (*Manifest, Outcome, error) {
+func (c *Cache) negotiate(ctx context.Context, up *upstream, t oci.Target, idx *oci.Manifest, out Outcome) (*Manifest, Outcome, error) {
 	m, st, err := c.chosen(ctx, up, t, idx, 0)
 	if err != nil {
 		return nil, out, err
@@ -242,7 +242,7 @@ const maxNestedDepth = 4
 
 // chosen returns the default platform's manifest out of idx, which t's tag stands for, or
 // out of an index in it; nil if the index does not say which one that is.
-func (c *Cache) chosen(ctx context.Context, up *upstream, t rewrite.Target, idx *oci.Manifest, depth int) (*oci.Manifest, Status, error) {
+func (c *Cache) chosen(ctx context.Context, up *upstream, t oci.Target, idx *oci.Manifest, depth int) (*oci.Manifest, Status, error) {
 	ch, err := c.choose(ctx, idx, c.settings().platform)
 	if err != nil {
 		return nil, Miss, fmt.Errorf("choose from %s: %w", t, err)
@@ -255,7 +255,7 @@ func (c *Cache) chosen(ctx context.Context, up *upstream, t rewrite.Target, idx 
 	}
 	for _, d := range ch.nested {
 		m, st, err := c.manifestByDigest(ctx, up, withDigest(t, d))
-		if err == nil && rewrite.IsIndex(m.MediaType) {
+		if err == nil && oci.IsIndex(m.MediaType) {
 			m, st, err = c.chosen(ctx, up, t, m, depth+1)
 		}
 		if m != nil && err == nil || oci.IsTransient(err) {
@@ -268,7 +268,7 @@ func (c *Cache) chosen(ctx context.Context, up *upstream, t rewrite.Target, idx 
 // manifestByDigest returns the manifest of t's digest: from memory or disk if t's
 // repository has a right to it, else from the upstream, by one flight. It is never
 // revalidated.
-func (c *Cache) manifestByDigest(ctx context.Context, up *upstream, t rewrite.Target) (*oci.Manifest, Status, error) {
+func (c *Cache) manifestByDigest(ctx context.Context, up *upstream, t oci.Target) (*oci.Manifest, Status, error) {
 	known := c.known()
 	if m, ok := c.cachedManifest(t); ok {
 		return m, Hit, nil
@@ -285,7 +285,7 @@ func (c *Cache) manifestByDigest(ctx context.Context, up *upstream, t rewrite.Ta
 
 // cachedManifest returns the manifest of t's digest if it is cached and t's repository has a
 // right to it.
-func (c *Cache) cachedManifest(t rewrite.Target) (*oci.Manifest, bool) {
+func (c *Cache) cachedManifest(t oci.Target) (*oci.Manifest, bool) {
 	link, linked, right := c.rightTo(t)
 	if !linked || !link.Manifest || right != maySend {
 		return nil, false
@@ -293,14 +293,14 @@ func (c *Cache) cachedManifest(t rewrite.Target) (*oci.Manifest, bool) {
 	return c.keptManifest(t.Digest, link.MediaType)
 }
 
-func digestKey(what string, t rewrite.Target) string {
+func digestKey(what string, t oci.Target) string {
 	return what + key(t.Upstream, t.Repository, string(t.Digest))
 }
 
 // fetchManifest gets the manifest of t's digest for its repository: what is stored
 // already, once the upstream has confirmed by HEAD that the repository has it and
 // if that is proof enough, or else its bytes.
-func (c *Cache) fetchManifest(ctx context.Context, up *upstream, t rewrite.Target, known knowledge) (*oci.Manifest, error) {
+func (c *Cache) fetchManifest(ctx context.Context, up *upstream, t oci.Target, known knowledge) (*oci.Manifest, error) {
 	if link, _, right := c.rightTo(t); right != mustFetch && c.holds(t.Digest) {
 		d, err := up.origin.Resolve(ctx, t.Repository, t.Digest.String())
 		switch {
@@ -329,7 +329,7 @@ func (c *Cache) fetchManifest(ctx context.Context, up *upstream, t rewrite.Targe
 
 // describeDigest gives what is known of the manifest of t's digest without its
 // bytes.
-func (c *Cache) describeDigest(ctx context.Context, up *upstream, t rewrite.Target) (*Manifest, Outcome, error) {
+func (c *Cache) describeDigest(ctx context.Context, up *upstream, t oci.Target) (*Manifest, Outcome, error) {
 	known := c.known()
 	link, linked, right := c.rightTo(t)
 	if linked && link.Manifest && right == maySend {
@@ -436,17 +436,17 @@ func (c *Cache) storedManifest(d digest.Digest) (*oci.Manifest, bool) {
 		c.setAside(d, stamp, foundOnOpen)
 		return nil, false
 	}
-	return &oci.Manifest{Digest: d, MediaType: rewrite.MediaTypeOf(b, ""), Bytes: b}, true
+	return &oci.Manifest{Digest: d, MediaType: oci.MediaTypeOf(b, ""), Bytes: b}, true
 }
 
 // keepManifest stores m, which the upstream gave for t, and lets t's repository
 // serve it and what it names; with tag, where it is not nil, t's tag stands for
 // it. An m that makes no sense is an error; a disk that fails is not, for the
 // client can still be answered.
-func (c *Cache) keepManifest(t rewrite.Target, m *oci.Manifest, tag *sighting) error {
-	p, err := rewrite.Parse(m.Bytes, m.MediaType)
+func (c *Cache) keepManifest(t oci.Target, m *oci.Manifest, tag *sighting) error {
+	p, err := oci.ParseManifest(m.Bytes, m.MediaType)
 	if err != nil {
-		if rewrite.IsSchema1(m.MediaType) {
+		if oci.IsSchema1(m.MediaType) {
 			return err
 		}
 		return &oci.Error{
@@ -463,7 +463,7 @@ func (c *Cache) keepManifest(t rewrite.Target, m *oci.Manifest, tag *sighting) e
 	} else if !stored {
 		change.Blobs = c.recordOf(m.Digest)
 	}
-	for _, d := range rewrite.Embedded(m.Bytes) {
+	for _, d := range oci.Embedded(m.Bytes) {
 		if d.Digest != m.Digest {
 			c.keepEmbedded(d, &change)
 		}
@@ -506,7 +506,7 @@ const maxNamedLinks = 512
 // linksOf returns the change that links t's repository to m, of which there is proof,
 // and to what m names. What the repository has served as a manifest stays one,
 // whatever another document calls it.
-func (c *Cache) linksOf(t rewrite.Target, m *oci.Manifest, p *rewrite.Parsed, proof index.Proof) index.Change {
+func (c *Cache) linksOf(t oci.Target, m *oci.Manifest, p *oci.Parsed, proof index.Proof) index.Change {
 	self, _ := c.link(t.Upstream, t.Repository, m.Digest)
 	links := map[digest.Digest]index.Link{
 		m.Digest: {MediaType: m.MediaType, Size: int64(len(m.Bytes)), Manifest: true, Proof: proof.Max(self.Proof)},
@@ -516,14 +516,14 @@ func (c *Cache) linksOf(t rewrite.Target, m *oci.Manifest, p *rewrite.Parsed, pr
 		named = nil // each is asked of the upstream when a client asks for it
 	}
 	for _, d := range named {
-		if rewrite.IsForeign(d) || p.Doubled {
+		if oci.IsForeign(d) || p.Doubled {
 			continue // the registry may not have it: naming it says nothing
 		}
 		l, ok := c.link(t.Upstream, t.Repository, d.Digest)
 		if ok && l.Manifest || d.Digest == m.Digest {
 			continue
 		}
-		links[d.Digest] = index.Link{MediaType: d.MediaType, Size: saidSize(d), Manifest: p.Kind == rewrite.Index, Proof: index.Named.Max(l.Proof)}
+		links[d.Digest] = index.Link{MediaType: d.MediaType, Size: saidSize(d), Manifest: p.Kind == oci.KindIndex, Proof: index.Named.Max(l.Proof)}
 	}
 	return index.Change{Upstream: t.Upstream, Repository: t.Repository, Links: links}
 }
@@ -542,8 +542,8 @@ func saidSize(d v1.Descriptor) int64 {
 
 // linkManifest links t's repository to m, which is stored and of which there is proof,
 // and to what m names.
-func (c *Cache) linkManifest(t rewrite.Target, m *oci.Manifest, proof index.Proof) {
-	if p, err := rewrite.Parse(m.Bytes, m.MediaType); err == nil {
+func (c *Cache) linkManifest(t oci.Target, m *oci.Manifest, proof index.Proof) {
+	if p, err := oci.ParseManifest(m.Bytes, m.MediaType); err == nil {
 		c.put(c.linksOf(t, m, p, proof))
 	}
 }
@@ -551,7 +551,7 @@ func (c *Cache) linkManifest(t rewrite.Target, m *oci.Manifest, proof index.Proo
 // put keeps a change in the index and in memory. What the disk does not take is
 // in memory for a while at least.
 func (c *Cache) put(change index.Change) {
-	t := rewrite.Target{Upstream: change.Upstream, Repository: change.Repository, Tag: change.Tag}
+	t := oci.Target{Upstream: change.Upstream, Repository: change.Repository, Tag: change.Tag}
 	change.Moved = func(from digest.Digest) { c.moved(t, from, change.Record) }
 	drops := c.drops.Load()
 	if err := c.index.Put(change); err != nil {

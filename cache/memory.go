@@ -12,7 +12,6 @@ import (
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/metrics"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 const (
@@ -221,11 +220,11 @@ func (m *memory) tag(upstream, repo, tag string) (index.Tag, bool) {
 	return find[index.Tag](m, name{ofTag, upstream, repo, tag})
 }
 
-func (m *memory) setTag(t rewrite.Target, rec index.Tag) {
+func (m *memory) setTag(t oci.Target, rec index.Tag) {
 	m.replace(name{ofTag, t.Upstream, t.Repository, t.Tag}, rec, tagCost(rec))
 }
 
-func (m *memory) dropTag(t rewrite.Target) { m.drop(name{ofTag, t.Upstream, t.Repository, t.Tag}) }
+func (m *memory) dropTag(t oci.Target) { m.drop(name{ofTag, t.Upstream, t.Repository, t.Tag}) }
 
 func (m *memory) list(key string) (index.List, bool) {
 	return find[index.List](m, name{kind: ofList, reference: key})

@@ -16,7 +16,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 const (
@@ -106,7 +105,7 @@ func (m *missing) list() []MissingImage {
 
 // noteMissing notes that a client asked for t and got err instead, if that is because t's
 // upstream was not asked or did not answer.
-func (c *Cache) noteMissing(t rewrite.Target, err error) {
+func (c *Cache) noteMissing(t oci.Target, err error) {
 	if errors.Is(err, fs.ErrPermission) {
 		return // it is here, and a bundle would not bring it
 	}
@@ -126,7 +125,7 @@ func (c *Cache) noteMissing(t rewrite.Target, err error) {
 
 // Missing lists what clients asked for and did not get because its upstream was not asked or
 // did not answer, and what is still not cached: at most maxMissingImages, the newest last. resolve reads a reference.
-func (c *Cache) Missing(resolve func(reference string) (rewrite.Target, error)) []MissingImage {
+func (c *Cache) Missing(resolve func(reference string) (oci.Target, error)) []MissingImage {
 	images := []MissingImage{}
 	for _, i := range c.missing.list() {
 		if t, err := resolve(i.Reference); err == nil && c.has(t) {
@@ -138,7 +137,7 @@ func (c *Cache) Missing(resolve func(reference string) (rewrite.Target, error)) 
 }
 
 // has reports whether what t names is cached.
-func (c *Cache) has(t rewrite.Target) bool {
+func (c *Cache) has(t oci.Target) bool {
 	d := t.Digest
 	if d == "" {
 		rec, ok := c.lookUpTag(t)

@@ -7,7 +7,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 func TestTheListOfMissingImagesIsBoundedAndSurvives(t *testing.T) {
@@ -21,7 +20,7 @@ func TestTheListOfMissingImagesIsBoundedAndSurvives(t *testing.T) {
 	c.noteMissing(tagged("app", "20"), gone)
 	c.noteMissing(tagged("app", "absent"), oci.Errorf(oci.CodeManifestUnknown, "there is none"))
 	c.noteMissing(tagged("app", "left"), errors.New("the client went away"))
-	resolve := func(string) (rewrite.Target, error) { return tagged("none", "1"), nil }
+	resolve := func(string) (oci.Target, error) { return tagged("none", "1"), nil }
 	check := func(list []MissingImage) {
 		t.Helper()
 		if len(list) != maxMissingImages {

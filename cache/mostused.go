@@ -12,7 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/entrepot-dev/entrepot/cache/index"
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // MostUsed lists up to n images that are here and were used most since they were fetched:
@@ -25,8 +25,8 @@ func (c *Cache) MostUsed(ctx context.Context, n int) ([]Image, error) {
 		return nil, fmt.Errorf("find the images that are used most: %w", err)
 	}
 	// One digest may have any number of tags, which are all used as often.
-	targets := map[digest.Digest][]rewrite.Target{}
-	add := func(t rewrite.Target, d digest.Digest) {
+	targets := map[digest.Digest][]oci.Target{}
+	add := func(t oci.Target, d digest.Digest) {
 		if _, wanted := roots[d]; wanted && len(targets[d]) < n {
 			targets[d] = append(targets[d], t)
 		}
@@ -45,7 +45,7 @@ func (c *Cache) MostUsed(ctx context.Context, n int) ([]Image, error) {
 		return nil, err
 	}
 	for _, t := range byDigest {
-		if !slices.ContainsFunc(targets[t.Digest], func(o rewrite.Target) bool { return o.Upstream == t.Upstream && o.Repository == t.Repository }) {
+		if !slices.ContainsFunc(targets[t.Digest], func(o oci.Target) bool { return o.Upstream == t.Upstream && o.Repository == t.Repository }) {
 			add(t, t.Digest)
 		}
 	}
@@ -149,13 +149,13 @@ func endOf(key index.BlobKey) uint64 { return binary.BigEndian.Uint64(key[len(ke
 
 // pulledByDigest gives those of roots that clients have asked for by their digests, but for
 // the manifests of an index that they have asked for, too.
-func (c *Cache) pulledByDigest(ctx context.Context, roots map[digest.Digest]struct{}) ([]rewrite.Target, error) {
+func (c *Cache) pulledByDigest(ctx context.Context, roots map[digest.Digest]struct{}) ([]oci.Target, error) {
 	asked, err := c.index.AskedSince(time.Time{})
 	if err != nil {
 		return nil, fmt.Errorf("list what clients have asked for: %w", err)
 	}
 	wanted := map[repository]bool{}
-	var list []rewrite.Target
+	var list []oci.Target
 	for _, a := range asked {
 		if _, ok := roots[a.Digest]; ok && a.Tag == "" && !a.Referrers {
 			r := repository{a.Upstream, a.Repository}
@@ -163,7 +163,7 @@ func (c *Cache) pulledByDigest(ctx context.Context, roots map[digest.Digest]stru
 			list = append(list, r.at("", a.Digest))
 		}
 	}
-	below := map[rewrite.Target]bool{}
+	below := map[oci.Target]bool{}
 	for _, a := range asked {
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
@@ -173,14 +173,14 @@ func (c *Cache) pulledByDigest(ctx context.Context, roots map[digest.Digest]stru
 			continue
 		}
 		m, ok := c.peekManifest(a.Digest)
-		if !ok || !rewrite.IsIndex(m.MediaType) {
+		if !ok || !oci.IsIndex(m.MediaType) {
 			continue
 		}
-		if p, err := rewrite.Parse(m.Bytes, m.MediaType); err == nil {
+		if p, err := oci.ParseManifest(m.Bytes, m.MediaType); err == nil {
 			for _, child := range p.Children {
 				below[r.at("", child.Digest)] = true
 			}
 		}
 	}
-	return slices.DeleteFunc(list, func(t rewrite.Target) bool { return below[t] }), nil
+	return slices.DeleteFunc(list, func(t oci.Target) bool { return below[t] }), nil
 }

@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
@@ -17,7 +18,7 @@ func TestMostUsedImagesAreFoundByTagAndByDigest(t *testing.T) {
 		alone := hub.addImage("library/alone", []byte("alone"))
 		rare := hub.addImage("library/rare", []byte("rare"))
 		hub.tag("library/rare", "1", rare)
-		pull := func(times int, targets ...rewrite.Target) {
+		pull := func(times int, targets ...oci.Target) {
 			t.Helper()
 			for range times {
 				for _, target := range targets {

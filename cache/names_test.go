@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/entrepot-dev/entrepot/cache/index"
+	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
@@ -22,7 +23,7 @@ func TestMadeUpNamesDoNotPushOutThoseOfCachedImages(t *testing.T) {
 	hub.tag("library/app", "1.0", img)
 	other := content(2, 100<<10)
 	byDigest := hub.addImage("library/other", other).Digest
-	for _, pull := range []rewrite.Target{{Upstream: "docker.io", Repository: "library/app", Tag: "1.0"}, digested("library/other", byDigest)} {
+	for _, pull := range []oci.Target{{Upstream: "docker.io", Repository: "library/app", Tag: "1.0"}, digested("library/other", byDigest)} {
 		if _, _, err := c.Manifest(t.Context(), pull, rewrite.Accept{}); err != nil {
 			t.Fatal(err)
 		}
@@ -54,7 +55,7 @@ func TestMadeUpNamesDoNotPushOutThoseOfCachedImages(t *testing.T) {
 	if _, ok := c.index.Tag("docker.io", "library/app", "1.0"); !ok {
 		t.Error("the tag of a cached image was dropped")
 	}
-	for _, name := range []rewrite.Target{digested("library/app", digest.FromBytes(layer)), digested("library/other", byDigest), digested("library/other", digest.FromBytes(other))} {
+	for _, name := range []oci.Target{digested("library/app", digest.FromBytes(layer)), digested("library/other", byDigest), digested("library/other", digest.FromBytes(other))} {
 		if _, ok := c.index.Link(name.Upstream, name.Repository, name.Digest); !ok {
 			t.Errorf("the link to %s was dropped", name)
 		}

@@ -47,7 +47,7 @@ func everything(c *Cache, repo, tag string, manifest, blob digest.Digest) map[st
 			return out, err
 		},
 		"tags": func(ctx context.Context) (Outcome, error) {
-			_, out, err := c.Tags(ctx, rewrite.Target{Upstream: "docker.io", Repository: repo})
+			_, out, err := c.Tags(ctx, oci.Target{Upstream: "docker.io", Repository: repo})
 			return out, err
 		},
 		"referrers": func(ctx context.Context) (Outcome, error) {

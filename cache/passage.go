@@ -13,7 +13,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 const (
@@ -32,7 +31,7 @@ type passage struct {
 	ctx    context.Context
 	cache  *Cache
 	up     *upstream
-	target rewrite.Target
+	target oci.Target
 	size   int64 // -1 until the upstream has told it
 
 	// content is the whole where it is small; it is verified.
@@ -51,7 +50,7 @@ type passage struct {
 // passOn begins to pass t's blob on, of which span will be sent; why is what the
 // disk said. It waits for the upstream's answer, so that what can not be had is an
 // error. The caller closes it.
-func (c *Cache) passOn(ctx context.Context, up *upstream, t rewrite.Target, size int64, span oci.Span, why error) (*passage, error) {
+func (c *Cache) passOn(ctx context.Context, up *upstream, t oci.Target, size int64, span oci.Span, why error) (*passage, error) {
 	p := &passage{ctx: ctx, cache: c, up: up, target: t, size: size}
 	if err := p.enter(passagePatience); err != nil {
 		return nil, err

@@ -8,7 +8,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // The functions here look at what is cached for the cache's own purposes and the
@@ -17,7 +16,7 @@ import (
 // index and the disk could not take is in memory alone, and found there.
 
 // peekTag is lookUpTag for those who pull nothing.
-func (c *Cache) peekTag(t rewrite.Target) (index.Tag, bool) {
+func (c *Cache) peekTag(t oci.Target) (index.Tag, bool) {
 	if rec, ok := c.index.Tag(t.Upstream, t.Repository, t.Tag); ok {
 		return rec, true
 	}
@@ -40,13 +39,13 @@ func (c *Cache) rememberedLink(up, repo string, d digest.Digest) (index.Link, bo
 
 // mayHave is hasRight for those who pull nothing, and have the link of t's repository to
 // t's digest, if there is one.
-func (c *Cache) mayHave(t rewrite.Target, l index.Link, linked bool) bool {
+func (c *Cache) mayHave(t oci.Target, l index.Link, linked bool) bool {
 	r := c.judge(c.settings(), t, l, linked)
 	return r == maySend || r == mustAsk && linked && c.settings().isUniform(t.Upstream)
 }
 
 // rememberedList gives the list of a kind that memory has of t.
-func (c *Cache) rememberedList(kind string, t rewrite.Target) (index.List, bool) {
+func (c *Cache) rememberedList(kind string, t oci.Target) (index.List, bool) {
 	return peek[index.List](c.memory, name{kind: ofList, reference: listKey(kind, t)})
 }
 

@@ -12,7 +12,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // Pinned is what was done to a pin.
@@ -32,7 +31,7 @@ type Pinned struct {
 // names and what refers to it, as far as that is here now or comes later. A tag that
 // moves is pinned as what it stands for then. Its error is *oci.Error where nothing of it
 // is here.
-func (c *Cache) Pin(ctx context.Context, t rewrite.Target) (Pinned, error) {
+func (c *Cache) Pin(ctx context.Context, t oci.Target) (Pinned, error) {
 	tree, err := c.Tree(ctx, t, TreeOptions{Referrers: true})
 	if err == nil && !tree.Root.Stored {
 		err = oci.Errorf(oci.CodeManifestUnknown, "%s is not in the cache", t)
@@ -63,7 +62,7 @@ func (c *Cache) Pin(ctx context.Context, t rewrite.Target) (Pinned, error) {
 }
 
 // Unpin undoes Pin.
-func (c *Cache) Unpin(ctx context.Context, t rewrite.Target) (Pinned, error) {
+func (c *Cache) Unpin(ctx context.Context, t oci.Target) (Pinned, error) {
 	p := Pinned{Reference: t.String()}
 	if tree, err := c.keptTree(ctx, t, TreeOptions{Referrers: true}); err == nil {
 		p = pinnedAs(t, tree)
@@ -75,7 +74,7 @@ func (c *Cache) Unpin(ctx context.Context, t rewrite.Target) (Pinned, error) {
 	return p, nil
 }
 
-func pinnedAs(t rewrite.Target, tree *Tree) Pinned {
+func pinnedAs(t oci.Target, tree *Tree) Pinned {
 	p := Pinned{Reference: t.String(), Digest: tree.Root.Digest}
 	for n := range tree.Nodes() {
 		if n.Stored {
@@ -86,9 +85,9 @@ func pinnedAs(t rewrite.Target, tree *Tree) Pinned {
 	return p
 }
 
-// pinTarget undoes rewrite.Target.Reference.
-func pinTarget(upstream, repo, ref string) rewrite.Target {
-	t := rewrite.Target{Upstream: upstream, Repository: repo}
+// pinTarget undoes oci.Target.Reference.
+func pinTarget(upstream, repo, ref string) oci.Target {
+	t := oci.Target{Upstream: upstream, Repository: repo}
 	if d := digest.Digest(ref); d.Validate() == nil {
 		t.Digest = d
 	} else {
@@ -98,7 +97,7 @@ func pinTarget(upstream, repo, ref string) rewrite.Target {
 }
 
 // isPinned tells whether t is pinned by its tag, or what it stands for by its digest.
-func (c *Cache) isPinned(t rewrite.Target, d digest.Digest) bool {
+func (c *Cache) isPinned(t oci.Target, d digest.Digest) bool {
 	for _, ref := range []string{t.Tag, string(d)} {
 		if ref == "" {
 			continue
@@ -114,14 +113,14 @@ func (c *Cache) isPinned(t rewrite.Target, d digest.Digest) bool {
 type pins struct {
 	// of is what each protected when that was last looked at: what can not be read at
 	// this moment, for its manifest is damaged and on its way again, is known from it.
-	of map[rewrite.Target]map[digest.Digest]bool
+	of map[oci.Target]map[digest.Digest]bool
 }
 
 // protected gives all that pins protect, whether it is here or not. Its error is ctx's or
 // of the index; then nothing may be evicted.
 func (p *pins) protected(ctx context.Context, c *Cache) (map[digest.Digest]bool, error) {
 	all := map[digest.Digest]bool{}
-	next := map[rewrite.Target]map[digest.Digest]bool{}
+	next := map[oci.Target]map[digest.Digest]bool{}
 	var failure error
 	err := c.index.Pins("", "", func(upstream, repo, ref string, pin index.Pin) bool {
 		t := pinTarget(upstream, repo, ref)
@@ -145,7 +144,7 @@ func (p *pins) protected(ctx context.Context, c *Cache) (map[digest.Digest]bool,
 }
 
 // pinnedContent gives what a pin protects; nil where that can not be told now.
-func (c *Cache) pinnedContent(ctx context.Context, t rewrite.Target, pin index.Pin) (map[digest.Digest]bool, error) {
+func (c *Cache) pinnedContent(ctx context.Context, t oci.Target, pin index.Pin) (map[digest.Digest]bool, error) {
 	tree, err := c.keptTree(ctx, t, TreeOptions{Referrers: true, Documents: true})
 	switch {
 	case ctx.Err() != nil:

@@ -37,7 +37,7 @@ func TestWhatIsPinnedIsNeverEvicted(t *testing.T) {
 		}
 		layers := several(4, mib)
 		image := hub.addImage("library/app", layers[:2]...)
-		pulled := func(target rewrite.Target, layers ...[]byte) {
+		pulled := func(target oci.Target, layers ...[]byte) {
 			t.Helper()
 			if _, _, err := c.Manifest(t.Context(), target, rewrite.Accept{}); err != nil {
 				t.Fatal(err)

@@ -13,7 +13,6 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // layers gives n layers that can be told apart, put into repo.
@@ -85,7 +84,7 @@ func TestUpstreamThatHangsDoesNotTakeAllPlaces(t *testing.T) {
 		}
 		synctest.Wait()
 		began := time.Now()
-		b, _, err := c.Blob(ctx, rewrite.Target{Upstream: "quay.io", Repository: "b", Digest: good[0]}, oci.Whole)
+		b, _, err := c.Blob(ctx, oci.Target{Upstream: "quay.io", Repository: "b", Digest: good[0]}, oci.Whole)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 const (
@@ -61,7 +60,7 @@ func (p *platformFetches) end(key string) {
 // manifest fail: Podman tries no other source then. So an index that may be served stale
 // later has its manifests here. It returns at once. If there are too many such indexes, this
 // one's turn comes when its tag is revalidated.
-func (c *Cache) fetchPlatforms(up *upstream, t rewrite.Target, d digest.Digest) {
+func (c *Cache) fetchPlatforms(up *upstream, t oci.Target, d digest.Digest) {
 	if up.ahead == nil || c.Offline() || c.disk.isDegraded() {
 		return
 	}
@@ -101,7 +100,7 @@ func (c *Cache) fetchPlatforms(up *upstream, t rewrite.Target, d digest.Digest) 
 // isn't cached and the upstream's pull quota has one to spare. It takes what it looks at off
 // looks, and gives up when that is zero. It reports whether the platform was found. The error
 // is why a manifest could not be fetched.
-func (c *Cache) fetchPlatform(ctx context.Context, up *upstream, t rewrite.Target, idx *oci.Manifest, platform string, looks *int) (bool, error) {
+func (c *Cache) fetchPlatform(ctx context.Context, up *upstream, t oci.Target, idx *oci.Manifest, platform string, looks *int) (bool, error) {
 	ch, err := c.choose(ctx, idx, platform)
 	if err != nil {
 		return false, nil // there is none
@@ -117,7 +116,7 @@ func (c *Cache) fetchPlatform(ctx context.Context, up *upstream, t rewrite.Targe
 	for _, d := range ch.nested {
 		m, err := c.spareManifest(ctx, up, withDigest(t, d), looks)
 		found := err == nil
-		if found && rewrite.IsIndex(m.MediaType) {
+		if found && oci.IsIndex(m.MediaType) {
 			found, err = c.fetchPlatform(ctx, up, t, m, platform, looks)
 		}
 		if found || oci.IsTransient(err) {
@@ -131,17 +130,17 @@ func (c *Cache) fetchPlatform(ctx context.Context, up *upstream, t rewrite.Targe
 // fetchAttestations fetches the attestations in idx of the manifest of, and the lists of what
 // refers to them, unless they are here: Docker Engine 29 asks for both at each pull, and fails
 // without an answer. The error is why one could not be fetched.
-func (c *Cache) fetchAttestations(ctx context.Context, up *upstream, t rewrite.Target, idx *oci.Manifest, of digest.Digest, looks *int) error {
+func (c *Cache) fetchAttestations(ctx context.Context, up *upstream, t oci.Target, idx *oci.Manifest, of digest.Digest, looks *int) error {
 	if len(idx.Bytes) > maxAttestedIndex {
 		return nil
 	}
-	p, err := rewrite.Parse(idx.Bytes, idx.MediaType)
+	p, err := oci.ParseManifest(idx.Bytes, idx.MediaType)
 	if err != nil {
 		return err
 	}
 	found := 0
 	for _, d := range p.Children {
-		if !rewrite.IsAttestation(d) || d.Annotations[attestedDigest] != of.String() {
+		if !oci.IsAttestation(d) || d.Annotations[attestedDigest] != of.String() {
 			continue
 		}
 		if found++; found > maxAttestations {
@@ -166,7 +165,7 @@ var errTooNested = errors.New("the index has too many indexes in it")
 
 // spareManifest is manifestByDigest for nobody who waits: it spends no pull that is kept for
 // what isn't cached.
-func (c *Cache) spareManifest(ctx context.Context, up *upstream, t rewrite.Target, looks *int) (*oci.Manifest, error) {
+func (c *Cache) spareManifest(ctx context.Context, up *upstream, t oci.Target, looks *int) (*oci.Manifest, error) {
 	if *looks == 0 {
 		return nil, errTooNested
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
@@ -29,7 +30,7 @@ func openForPlatforms(t *testing.T, hub Origin, platforms ...string) *Cache {
 	return c
 }
 
-func pullIndex(t *testing.T, c *Cache, target rewrite.Target, want v1.Descriptor) {
+func pullIndex(t *testing.T, c *Cache, target oci.Target, want v1.Descriptor) {
 	t.Helper()
 	m, _, err := c.Manifest(t.Context(), target, rewrite.ParseAccept([]byte("*/*")))
 	if err != nil || m.Digest != want.Digest {

@@ -7,7 +7,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
 
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 const (
@@ -24,20 +24,20 @@ const (
 // plan is what a manifest that was just fetched names: what a client that
 // pulls it asks for next.
 type plan struct {
-	target rewrite.Target // its Digest is the manifest's
+	target oci.Target // its Digest is the manifest's
 	layers []v1.Descriptor
 	once   sync.Once
 }
 
 // expect plans the layers of t's manifest p. They are fetched once a client asks
 // for the first of them: who only looks at a manifest costs the upstream nothing.
-func (c *Cache) expect(t rewrite.Target, p *rewrite.Parsed) {
-	if up := c.settings().upstreams[t.Upstream]; p.Kind != rewrite.Manifest || up.ahead == nil {
+func (c *Cache) expect(t oci.Target, p *oci.Parsed) {
+	if up := c.settings().upstreams[t.Upstream]; p.Kind != oci.KindManifest || up.ahead == nil {
 		return
 	}
 	next := &plan{target: t}
 	for _, d := range p.Children {
-		if len(next.layers) < maxPlanned && d.Digest != p.Config.Digest && !rewrite.IsForeign(d) {
+		if len(next.layers) < maxPlanned && d.Digest != p.Config.Digest && !oci.IsForeign(d) {
 			next.layers = append(next.layers, d)
 		}
 	}
@@ -51,7 +51,7 @@ func (c *Cache) expect(t rewrite.Target, p *rewrite.Parsed) {
 
 // prefetch fetches ahead what t's blob, which a client has asked for, was planned
 // with.
-func (c *Cache) prefetch(up *upstream, t rewrite.Target) {
+func (c *Cache) prefetch(up *upstream, t oci.Target) {
 	if up.ahead == nil || c.disk.isDegraded() {
 		return
 	}
@@ -105,7 +105,7 @@ func (c *Cache) fetchAhead(up *upstream, p *plan) {
 
 // fillAhead begins the fill of t's blob, of size bytes, unless that is here, on
 // its way, or known to be absent.
-func (c *Cache) fillAhead(up *upstream, t rewrite.Target, size int64) *blobFill {
+func (c *Cache) fillAhead(up *upstream, t oci.Target, size int64) *blobFill {
 	if _, absent := c.negative.get(ownAccount, digestKey("blob:", t)); absent || c.holds(t.Digest) || c.anyFillOf(t.Digest) != nil {
 		return nil
 	}

@@ -13,7 +13,6 @@ import (
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // errCleaning says that another purge or gc runs.
@@ -45,9 +44,9 @@ type PurgeOptions struct {
 	// Target is an image: a tag, or an index or manifest by its digest, also where tags
 	// stand for it or an index names it. Where it is the zero Target, images are purged
 	// that Upstream and Before say.
-	Target rewrite.Target
+	Target oci.Target
 	// Also are more images, if Target is one.
-	Also []rewrite.Target
+	Also []oci.Target
 	// Upstream, where it is set, is the one of which images are purged; it need not be
 	// configured any more.
 	Upstream string
@@ -110,8 +109,8 @@ func (c *Cache) Purge(ctx context.Context, o PurgeOptions) (*Purged, error) {
 	return &p.done, nil
 }
 
-func (r repository) at(tag string, d digest.Digest) rewrite.Target {
-	return rewrite.Target{Upstream: r.upstream, Repository: r.name, Tag: tag, Digest: d}
+func (r repository) at(tag string, d digest.Digest) oci.Target {
+	return oci.Target{Upstream: r.upstream, Repository: r.name, Tag: tag, Digest: d}
 }
 
 // repoPurge is what is purged of a repository.
@@ -158,7 +157,7 @@ func (p *purge) repo(r repository) *repoPurge {
 func (p *purge) choose() error {
 	switch {
 	case p.Target.Upstream != "":
-		for _, t := range append([]rewrite.Target{p.Target}, p.Also...) {
+		for _, t := range append([]oci.Target{p.Target}, p.Also...) {
 			if err := p.chooseTarget(t); err != nil {
 				return err
 			}
@@ -171,7 +170,7 @@ func (p *purge) choose() error {
 	}
 }
 
-func (p *purge) chooseTarget(t rewrite.Target) error {
+func (p *purge) chooseTarget(t oci.Target) error {
 	c := p.cache
 	r := p.repo(repository{t.Upstream, t.Repository})
 	if t.Tag != "" {
@@ -202,7 +201,7 @@ func (p *purge) chooseTarget(t rewrite.Target) error {
 		if rec.Digest != t.Digest {
 			return true
 		}
-		named := rewrite.Target{Upstream: t.Upstream, Repository: t.Repository, Tag: tag}
+		named := oci.Target{Upstream: t.Upstream, Repository: t.Repository, Tag: tag}
 		failure = p.mayGo(named, rec.Digest)
 		r.tags[tag] = true
 		p.done.Images = append(p.done.Images, named.String())
@@ -212,7 +211,7 @@ func (p *purge) chooseTarget(t rewrite.Target) error {
 }
 
 // mayGo gives an error where t, which stands for d, is pinned.
-func (p *purge) mayGo(t rewrite.Target, d digest.Digest) error {
+func (p *purge) mayGo(t oci.Target, d digest.Digest) error {
 	if p.Force || !p.cache.isPinned(t, d) {
 		return nil
 	}
@@ -221,7 +220,7 @@ func (p *purge) mayGo(t rewrite.Target, d digest.Digest) error {
 }
 
 // mayGoByItself gives an error where t's digest is a part of what is pinned.
-func (p *purge) mayGoByItself(t rewrite.Target) (why error) {
+func (p *purge) mayGoByItself(t oci.Target) (why error) {
 	if p.Force {
 		return nil
 	}
@@ -367,7 +366,7 @@ func (p *purge) plan(r repository, images *repoPurge) error {
 	}
 	// signatures are the tags of cosign that go with what they are of.
 	signatures := map[string]digest.Digest{}
-	take := func(t rewrite.Target) error {
+	take := func(t oci.Target) error {
 		tree, err := c.keptTree(p.ctx, t, TreeOptions{Referrers: true, Documents: true})
 		if err != nil {
 			return context.Cause(p.ctx) // or it is not here
@@ -398,7 +397,7 @@ func (p *purge) plan(r repository, images *repoPurge) error {
 			return err
 		}
 	}
-	k := keepers{unpinned: images.names, leave: func(t rewrite.Target) bool {
+	k := keepers{unpinned: images.names, leave: func(t oci.Target) bool {
 		_, signature := signatures[t.Tag]
 		return t.Tag != "" && (signature || images.tags[t.Tag]) || t.Tag == "" && images.going.has(t.Digest)
 	}}
@@ -421,7 +420,7 @@ func (p *purge) plan(r repository, images *repoPurge) error {
 }
 
 // names tells whether t is one of the images.
-func (r *repoPurge) names(t rewrite.Target) bool {
+func (r *repoPurge) names(t oci.Target) bool {
 	return r.whole || t.Tag != "" && r.tags[t.Tag] || t.Digest != "" && r.digests[t.Digest]
 }
 
@@ -441,7 +440,7 @@ func formerly(rec index.Tag) []digest.Digest {
 type keepers struct {
 	// leave says which tags, and which indexes and manifests, are none, and unpinned which
 	// pins. Nil is none of them.
-	leave, unpinned func(rewrite.Target) bool
+	leave, unpinned func(oci.Target) bool
 	// without are digests that go, and what is below them with them.
 	without map[digest.Digest]bool
 }
@@ -449,7 +448,7 @@ type keepers struct {
 // reached gives all that the images of a repository consist of: of its tags, its pins,
 // and the indexes and manifests that are here.
 func (c *Cache) reached(ctx context.Context, r repository, k keepers) (*digestSet, error) {
-	none := func(rewrite.Target) bool { return false }
+	none := func(oci.Target) bool { return false }
 	if k.leave == nil {
 		k.leave = none
 	}

@@ -87,7 +87,7 @@ func TestWhatIsPurgedIsFetchedAnewOrNotThere(t *testing.T) {
 
 				// While the upstream is down nothing of it is there.
 				hub.set(errDown, 0)
-				for _, target := range []rewrite.Target{one, digested("app", idx.Digest), digested("app", amd64.Digest)} {
+				for _, target := range []oci.Target{one, digested("app", idx.Digest), digested("app", amd64.Digest)} {
 					if _, _, err := c.Manifest(t.Context(), target, rewrite.Accept{}); !errors.Is(err, errDown) {
 						t.Errorf("%v: %v, want that the upstream is down", target, err)
 					}
@@ -284,7 +284,7 @@ func TestAnUpstreamIsPurgedAlsoWhenItIsConfiguredNoMore(t *testing.T) {
 		both := hub.addImage("tool", shared, own)
 		hub.tag("tool", "1", both)
 		pullTree(t, c, hub, "app", image)
-		ghcr := rewrite.Target{Upstream: "ghcr.io", Repository: "tool"}
+		ghcr := oci.Target{Upstream: "ghcr.io", Repository: "tool"}
 		for _, d := range append([]digest.Digest{both.Digest}, hub.children(t, both)...) {
 			target := withDigest(ghcr, d)
 			var err error
@@ -611,14 +611,14 @@ func TestAnUpstreamIsPurgedOfListsToo(t *testing.T) {
 	hub := newRegistry()
 	hub.tag("app", "1", hub.addImage("app", []byte("layer")))
 	c := open(t, Options{MemoryBytes: mib}, map[string]*registry{"docker.io": hub})
-	if _, _, err := c.Tags(t.Context(), rewrite.Target{Upstream: "docker.io", Repository: "app"}); err != nil {
+	if _, _, err := c.Tags(t.Context(), oci.Target{Upstream: "docker.io", Repository: "app"}); err != nil {
 		t.Fatal(err)
 	}
 	if done := purged(t, c, PurgeOptions{Upstream: "docker.io"}); done.Lists != 1 || !slices.Equal(done.Images, []string{"docker.io/app"}) {
 		t.Errorf("purged %+v", done)
 	}
 	hub.set(errDown, 0)
-	if list, _, err := c.Tags(t.Context(), rewrite.Target{Upstream: "docker.io", Repository: "app"}); err == nil {
+	if list, _, err := c.Tags(t.Context(), oci.Target{Upstream: "docker.io", Repository: "app"}); err == nil {
 		t.Errorf("the tags that were purged are served: %v", list)
 	}
 }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // maxMissing is how much is told of what one image lacks.
@@ -22,7 +21,7 @@ const maxMissing = 20
 type RehearseImage struct {
 	// Name, Target, Err and Platforms are as in WarmImage.
 	Name      string
-	Target    rewrite.Target
+	Target    oci.Target
 	Err       error
 	Platforms []string
 	// Listed says that the list of what refers to it has to be there.
@@ -182,7 +181,7 @@ func (r *rehearsing) image(todo RehearseImage) RehearsedImage {
 type rehearsedImage struct {
 	RehearsedImage
 	*rehearsing
-	target    rewrite.Target
+	target    oci.Target
 	up        *upstream
 	platforms []string
 	problems  int
@@ -301,7 +300,7 @@ func (img *rehearsedImage) manifest(n *Node) {
 func (img *rehearsedImage) index(n *Node) {
 	var missing []string
 	for _, platform := range img.platforms {
-		if _, err := rewrite.SelectPlatform(n.Parsed, platform); err != nil {
+		if _, err := oci.SelectPlatform(n.Parsed, platform); err != nil {
 			missing = append(missing, platform)
 		}
 	}
@@ -311,11 +310,11 @@ func (img *rehearsedImage) index(n *Node) {
 	}
 	img.content(n, "")
 	for _, child := range n.Children {
-		attests := rewrite.IsAttestation(child.Descriptor)
+		attests := oci.IsAttestation(child.Descriptor)
 		if child.Left || attests && !img.Referrers {
 			continue
 		}
-		platform, before := rewrite.PlatformName(child.Platform), img.problems
+		platform, before := oci.PlatformName(child.Platform), img.problems
 		img.node(child, platform)
 		if img.Referrers {
 			img.referrers(child)

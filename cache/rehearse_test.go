@@ -14,11 +14,12 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // rehearse rehearses pulls of targets, which must come to an end.
-func rehearse(t *testing.T, c *Cache, o RehearseOptions, targets ...rewrite.Target) *Rehearsal {
+func rehearse(t *testing.T, c *Cache, o RehearseOptions, targets ...oci.Target) *Rehearsal {
 	t.Helper()
 	var images []RehearseImage
 	for _, target := range targets {
@@ -122,7 +123,7 @@ func TestARehearsalForetellsWhatBecomesOfATag(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close(context.Background())
-		all := []rewrite.Target{tagged("app", "1"), tagged("kept", "1"), tagged("blocked", "1")}
+		all := []oci.Target{tagged("app", "1"), tagged("kept", "1"), tagged("blocked", "1")}
 		warm(t, c, WarmOptions{}, all...)
 		hub.tag("blocked", "1", hub.addImage("blocked", []byte("moved")))
 		time.Sleep(2 * time.Minute)

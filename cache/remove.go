@@ -8,7 +8,7 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/cache/store"
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // evicted counts what went, and what would have if nobody had been about to
@@ -117,7 +117,7 @@ func (c *Cache) dropLists(list []index.ListName, w *index.Watch) error {
 	err := c.index.DropLists(list, w)
 	names := make([]name, 0, len(list))
 	for _, l := range list {
-		t := rewrite.Target{Upstream: l.Upstream, Repository: l.Repository, Digest: digest.Digest(l.Of)}
+		t := oci.Target{Upstream: l.Upstream, Repository: l.Repository, Digest: digest.Digest(l.Of)}
 		names = append(names, name{kind: ofList, reference: listKey(l.Kind, t)})
 	}
 	c.memory.dropAll(names)

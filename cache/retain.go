@@ -9,7 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/entrepot-dev/entrepot/cache/index"
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 const (
@@ -142,7 +142,7 @@ func (e *evictor) contentOf(d digest.Digest, known map[digest.Digest]bool) (cont
 	}
 	root := e.parsed(d)
 	for _, child := range children(root) {
-		if add(child.Digest) && root.Kind == rewrite.Index {
+		if add(child.Digest) && root.Kind == oci.KindIndex {
 			for _, blob := range children(e.parsed(child.Digest)) {
 				add(blob.Digest)
 			}
@@ -151,7 +151,7 @@ func (e *evictor) contentOf(d digest.Digest, known map[digest.Digest]bool) (cont
 	return content, size
 }
 
-func children(p *rewrite.Parsed) []v1.Descriptor {
+func children(p *oci.Parsed) []v1.Descriptor {
 	if p == nil {
 		return nil
 	}
@@ -159,12 +159,12 @@ func children(p *rewrite.Parsed) []v1.Descriptor {
 }
 
 // parsed reads a manifest that is here; nil where it is none.
-func (e *evictor) parsed(d digest.Digest) *rewrite.Parsed {
+func (e *evictor) parsed(d digest.Digest) *oci.Parsed {
 	m, ok := e.cache.peekManifest(d)
 	if !ok {
 		return nil
 	}
-	p, err := rewrite.Parse(m.Bytes, m.MediaType)
+	p, err := oci.ParseManifest(m.Bytes, m.MediaType)
 	if err != nil {
 		return nil
 	}

@@ -2,7 +2,7 @@ package cache
 
 import (
 	"github.com/entrepot-dev/entrepot/cache/index"
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // The same bytes are stored once for all repositories. Who may have them under which
@@ -32,7 +32,7 @@ const (
 
 // rightTo returns the link of t's repository to t's digest, if there is one, and what
 // a request for t needs before it is served stored content.
-func (c *Cache) rightTo(t rewrite.Target) (l index.Link, linked bool, r right) {
+func (c *Cache) rightTo(t oci.Target) (l index.Link, linked bool, r right) {
 	set := c.settings()
 	if l, ok := c.memory.judgedLink(t.Upstream, t.Repository, t.Digest, set.number); ok {
 		return l, true, maySend
@@ -53,7 +53,7 @@ func (c *Cache) rightTo(t rewrite.Target) (l index.Link, linked bool, r right) {
 
 // maySend reports whether t's repository may be served t's digest without asking
 // its upstream.
-func (c *Cache) maySend(t rewrite.Target) bool {
+func (c *Cache) maySend(t oci.Target) bool {
 	_, _, r := c.rightTo(t)
 	return r == maySend
 }
@@ -61,13 +61,13 @@ func (c *Cache) maySend(t rewrite.Target) bool {
 // hasRight reports whether t's repository may be served t's digest as long as its
 // upstream doesn't deny it: without asking, or because a manifest names it and all
 // readers have the same rights.
-func (c *Cache) hasRight(t rewrite.Target) bool {
+func (c *Cache) hasRight(t oci.Target) bool {
 	_, linked, r := c.rightTo(t)
 	return r == maySend || r == mustAsk && linked && c.settings().isUniform(t.Upstream)
 }
 
 // judge applies the rules above to the link l of t's repository.
-func (c *Cache) judge(set *settings, t rewrite.Target, l index.Link, linked bool) right {
+func (c *Cache) judge(set *settings, t oci.Target, l index.Link, linked bool) right {
 	if linked && l.Proof == index.Fetched {
 		return maySend
 	}
@@ -90,7 +90,7 @@ func (c *Cache) judge(set *settings, t rewrite.Target, l index.Link, linked bool
 
 // mayJoin reports whether t's repository, whose link is l, may be served what its own
 // upstream is sending, or has sent a part of, on another repository's account.
-func (c *Cache) mayJoin(t rewrite.Target, l index.Link, linked bool) bool {
+func (c *Cache) mayJoin(t oci.Target, l index.Link, linked bool) bool {
 	return linked && (l.Proof == index.Fetched || l.Proof == index.Confirmed || c.settings().isUniform(t.Upstream))
 }
 
@@ -98,7 +98,7 @@ func (c *Cache) mayJoin(t rewrite.Target, l index.Link, linked bool) bool {
 // upstream has sent all of its bytes; elsewhere if another upstream has
 // whose readers all have the same rights; fetched if it can only have been fetched
 // for t's repository.
-func (c *Cache) provenance(set *settings, t rewrite.Target) (own, elsewhere, fetched bool) {
+func (c *Cache) provenance(set *settings, t oci.Target) (own, elsewhere, fetched bool) {
 	sources := c.index.Sources(t.Digest)
 	assumed := true // nothing is known for sure
 	for _, s := range sources {

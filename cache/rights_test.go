@@ -43,8 +43,8 @@ func openMixed(t *testing.T, dir string, registries map[string]Origin, uniform .
 	return c
 }
 
-func at(upstream, repo string, d digest.Digest) rewrite.Target {
-	return rewrite.Target{Upstream: upstream, Repository: repo, Digest: d}
+func at(upstream, repo string, d digest.Digest) oci.Target {
+	return oci.Target{Upstream: upstream, Repository: repo, Digest: d}
 }
 
 // naming are documents that name content, as a registry that doesn't check may have
@@ -72,7 +72,7 @@ func namings(d v1.Descriptor) map[string]oci.Manifest {
 
 // wantNothing asks for d under repo in every way and checks that the client gets
 // nothing of it.
-func wantNothing(t *testing.T, c *Cache, what string, target rewrite.Target) {
+func wantNothing(t *testing.T, c *Cache, what string, target oci.Target) {
 	t.Helper()
 	if b, out, err := c.Blob(t.Context(), target, oci.Span{From: 5, To: 9}); err == nil {
 		var got bytes.Buffer
@@ -326,7 +326,7 @@ func TestATagsPastIsNoKey(t *testing.T) {
 		next := evil.addImage("b/x", content(66, 1000))
 		c := openMixed(t, t.TempDir(), map[string]Origin{"docker.io": hub, "evil.test": evil}, "evil.test")
 		wantManifest(t, c, at("docker.io", "acme/secret", image.Digest), image, Miss)
-		tag := rewrite.Target{Upstream: "evil.test", Repository: "b/x", Tag: "1"}
+		tag := oci.Target{Upstream: "evil.test", Repository: "b/x", Tag: "1"}
 		evil.tag("b/x", "1", next)
 		evil.lie = image.Digest
 		_, _, _ = c.Describe(t.Context(), tag, rewrite.Accept{})

@@ -12,7 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/entrepot-dev/entrepot/cache/index"
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 const (
@@ -241,7 +241,7 @@ func (c *Cache) heal(ctx context.Context, d digest.Digest) error {
 		if !ok {
 			continue
 		}
-		t := rewrite.Target{Upstream: h.Upstream, Repository: h.Repository, Digest: d}
+		t := oci.Target{Upstream: h.Upstream, Repository: h.Repository, Digest: d}
 		if err = c.healFrom(ctx, up, t, h.Link); err == nil {
 			return nil
 		}
@@ -252,7 +252,7 @@ func (c *Cache) heal(ctx context.Context, d digest.Digest) error {
 	return err
 }
 
-func (c *Cache) healFrom(ctx context.Context, up *upstream, t rewrite.Target, l index.Link) error {
+func (c *Cache) healFrom(ctx context.Context, up *upstream, t oci.Target, l index.Link) error {
 	if l.Manifest {
 		if _, err := c.fetchManifest(ctx, up, t, c.known()); err != nil {
 			return err

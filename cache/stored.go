@@ -12,7 +12,7 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/cache/store"
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // Named lists the images that are here by name: all tags of which the manifest is
@@ -21,14 +21,14 @@ import (
 // that no index here names; those that refer to others come last. What is of an
 // upstream that is not configured is not among them. No upstream is asked, and nothing
 // counts as used.
-func (c *Cache) Named(ctx context.Context) ([]rewrite.Target, error) {
-	var tags []rewrite.Target
+func (c *Cache) Named(ctx context.Context) ([]oci.Target, error) {
+	var tags []oci.Target
 	err := c.index.Records("", "", func(upstream, repo, tag string, _ index.Tag) bool {
-		tags = append(tags, rewrite.Target{Upstream: upstream, Repository: repo, Tag: tag})
+		tags = append(tags, oci.Target{Upstream: upstream, Repository: repo, Tag: tag})
 		return ctx.Err() == nil
 	})
-	known := map[rewrite.Target]bool{} // by a tag or an index
-	var list []rewrite.Target
+	known := map[oci.Target]bool{} // by a tag or an index
+	var list []oci.Target
 	for _, t := range tags {
 		if rec, ok := c.peekTag(t); ok {
 			known[withDigest(t, rec.Digest)] = true
@@ -42,18 +42,18 @@ func (c *Cache) Named(ctx context.Context) ([]rewrite.Target, error) {
 	}
 	err = errors.Join(err, c.index.Histories("", "", func(upstream, repo, _ string, history []index.Observation) bool {
 		for _, o := range history {
-			known[rewrite.Target{Upstream: upstream, Repository: repo, Digest: o.Digest}] = true
+			known[oci.Target{Upstream: upstream, Repository: repo, Digest: o.Digest}] = true
 		}
 		return ctx.Err() == nil
 	}))
-	var manifests []rewrite.Target
+	var manifests []oci.Target
 	err = errors.Join(err, c.index.Links("", "", func(upstream, repo string, d digest.Digest, l index.Link) bool {
 		if l.Manifest {
-			manifests = append(manifests, rewrite.Target{Upstream: upstream, Repository: repo, Digest: d})
+			manifests = append(manifests, oci.Target{Upstream: upstream, Repository: repo, Digest: d})
 		}
 		return ctx.Err() == nil
 	}))
-	refers := map[rewrite.Target]bool{}
+	refers := map[oci.Target]bool{}
 	for _, t := range manifests {
 		if ctx.Err() != nil {
 			break
@@ -62,13 +62,13 @@ func (c *Cache) Named(ctx context.Context) ([]rewrite.Target, error) {
 		if !ok {
 			continue
 		}
-		p, err := rewrite.Parse(m.Bytes, m.MediaType)
+		p, err := oci.ParseManifest(m.Bytes, m.MediaType)
 		if err != nil {
 			continue
 		}
 		refers[t] = p.Subject != nil
 		for _, child := range p.Children {
-			if p.Kind == rewrite.Index {
+			if p.Kind == oci.KindIndex {
 				known[withDigest(t, child.Digest)] = true
 			}
 		}
@@ -90,7 +90,7 @@ func (c *Cache) Named(ctx context.Context) ([]rewrite.Target, error) {
 // which need not be stored, and when the upstream last said so; of a digest, when it
 // was stored, or the zero time where it is not. Errors are *oci.Error: of a tag that is
 // not known or that is refused, MANIFEST_UNKNOWN or DENIED.
-func (c *Cache) StandsFor(t rewrite.Target) (digest.Digest, time.Time, error) {
+func (c *Cache) StandsFor(t oci.Target) (digest.Digest, time.Time, error) {
 	up, err := c.upstream(t.Upstream)
 	if err != nil {
 		return "", time.Time{}, err
@@ -115,7 +115,7 @@ func (c *Cache) StandsFor(t rewrite.Target) (digest.Digest, time.Time, error) {
 
 // Stored gives the size in bytes of the content of t's digest, and when it was stored,
 // where it is and t's repository may serve it.
-func (c *Cache) Stored(t rewrite.Target) (size int64, at time.Time, ok bool) {
+func (c *Cache) Stored(t oci.Target) (size int64, at time.Time, ok bool) {
 	if l, linked := c.peekLink(t.Upstream, t.Repository, t.Digest); !c.mayHave(t, l, linked) || c.isUnfit(t.Digest) {
 		return 0, time.Time{}, false
 	}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // maxPause bounds how long an upstream's Retry-After keeps a tag from being
@@ -31,14 +30,14 @@ type resolved struct {
 
 // learn asks the upstream what a tag stands for, and keeps the answer. The knowledge is
 // that of the request that looked into the index before and found that it had to ask.
-type learn func(context.Context, *upstream, rewrite.Target, knowledge) (resolved, error)
+type learn func(context.Context, *upstream, oci.Target, knowledge) (resolved, error)
 
-func tagKey(t rewrite.Target) string { return key(t.Upstream, t.Repository, t.Tag) }
+func tagKey(t oci.Target) string { return key(t.Upstream, t.Repository, t.Tag) }
 
 // resolve gives what clients are given for t's tag: what it stands for, or where its
 // rule says so what it stood for before it moved. A tag that was never seen is asked
 // for by ask; those who ask by the same way share it.
-func (c *Cache) resolve(ctx context.Context, up *upstream, t rewrite.Target, way string, ask learn) (resolved, Outcome, error) {
+func (c *Cache) resolve(ctx context.Context, up *upstream, t oci.Target, way string, ask learn) (resolved, Outcome, error) {
 	rule := up.rules.rule(t.Repository, t.Tag)
 	r, out, err := c.stands(ctx, up, t, rule, way, ask)
 	if err != nil || r.Held == nil {
@@ -49,7 +48,7 @@ func (c *Cache) resolve(ctx context.Context, up *upstream, t rewrite.Target, way
 
 // stands gives what t's tag stands for: from the cache while that is fresh, else as
 // the upstream confirms it, else as it was last known.
-func (c *Cache) stands(ctx context.Context, up *upstream, t rewrite.Target, rule TagRule, way string, ask learn) (resolved, Outcome, error) {
+func (c *Cache) stands(ctx context.Context, up *upstream, t oci.Target, rule TagRule, way string, ask learn) (resolved, Outcome, error) {
 	k, known := tagKey(t), c.known()
 	if rec, ok := c.lookUpTag(t); ok {
 		age := time.Since(rec.Checked)
@@ -71,7 +70,7 @@ func (c *Cache) stands(ctx context.Context, up *upstream, t rewrite.Target, rule
 // revalidate asks the upstream whether rec, which is past its TTL, still holds.
 // Where that can not be found out, or not soon, rec is served stale; the check
 // then goes on behind.
-func (c *Cache) revalidate(ctx context.Context, up *upstream, t rewrite.Target, rule TagRule, rec index.Tag, known knowledge) (resolved, Outcome, error) {
+func (c *Cache) revalidate(ctx context.Context, up *upstream, t oci.Target, rule TagRule, rec index.Tag, known knowledge) (resolved, Outcome, error) {
 	k := tagKey(t)
 	if why, ok := c.paused.get(k); ok {
 		return c.stale(rule, rec, why)
@@ -157,7 +156,7 @@ func reason(err error) string {
 // check asks with HEAD whether rec still holds, and keeps the answer. It fetches the
 // manifest only if the HEAD does not tell: the upstream refuses it, or does not say the
 // digest.
-func (c *Cache) check(ctx context.Context, up *upstream, t rewrite.Target, rec index.Tag, k knowledge) (resolved, error) {
+func (c *Cache) check(ctx context.Context, up *upstream, t oci.Target, rec index.Tag, k knowledge) (resolved, error) {
 	asked := time.Now()
 	d, err := up.origin.Resolve(ctx, t.Repository, t.Tag)
 	up.heard(err)
@@ -204,12 +203,12 @@ func (c *Cache) check(ctx context.Context, up *upstream, t rewrite.Target, rec i
 }
 
 // fetchTag learns what a tag stands for by fetching it.
-func (c *Cache) fetchTag(ctx context.Context, up *upstream, t rewrite.Target, k knowledge) (resolved, error) {
+func (c *Cache) fetchTag(ctx context.Context, up *upstream, t oci.Target, k knowledge) (resolved, error) {
 	return c.fetchTagSeen(ctx, up, t, index.SeenGet, k)
 }
 
 // fetchTagSeen is fetchTag, of which the ledger says how.
-func (c *Cache) fetchTagSeen(ctx context.Context, up *upstream, t rewrite.Target, how index.Seen, k knowledge) (resolved, error) {
+func (c *Cache) fetchTagSeen(ctx context.Context, up *upstream, t oci.Target, how index.Seen, k knowledge) (resolved, error) {
 	asked := time.Now()
 	m, err := up.origin.Manifest(ctx, t.Repository, t.Tag)
 	if err != nil {
@@ -230,7 +229,7 @@ func (c *Cache) fetchTagSeen(ctx context.Context, up *upstream, t rewrite.Target
 
 // headTag learns what a tag stands for by HEAD, which no upstream counts as a
 // pull. If the HEAD is refused, or says too little for an answer, it fetches the manifest.
-func (c *Cache) headTag(ctx context.Context, up *upstream, t rewrite.Target, k knowledge) (resolved, error) {
+func (c *Cache) headTag(ctx context.Context, up *upstream, t oci.Target, k knowledge) (resolved, error) {
 	asked := time.Now()
 	d, err := up.origin.Resolve(ctx, t.Repository, t.Tag)
 	if oci.IsHint(err) {
@@ -265,7 +264,7 @@ func confirmed(err, head error) error {
 
 // overtaken gives what t's tag is known to stand for where that was asked for after
 // asked: an answer to an earlier question, which comes later, is no news.
-func (c *Cache) overtaken(t rewrite.Target, asked time.Time) (index.Tag, bool) {
+func (c *Cache) overtaken(t oci.Target, asked time.Time) (index.Tag, bool) {
 	rec, ok := c.lookUpTag(t)
 	return rec, ok && rec.Checked.After(asked) && !rec.Checked.After(time.Now())
 }
@@ -274,7 +273,7 @@ func (c *Cache) overtaken(t rewrite.Target, asked time.Time) (index.Tag, bool) {
 // had, or that its upstream, which was asked at asked, could not be, and gives
 // err back. An upstream that was asked because the index was lost denies nothing: the
 // tag and what is known of it stay.
-func (c *Cache) noteFailure(up *upstream, t rewrite.Target, asked time.Time, k knowledge, err error) error {
+func (c *Cache) noteFailure(up *upstream, t oci.Target, asked time.Time, k knowledge, err error) error {
 	name := tagKey(t)
 	var e *oci.Error
 	errors.As(err, &e)
@@ -307,7 +306,7 @@ func (c *Cache) noteFailure(up *upstream, t rewrite.Target, asked time.Time, k k
 }
 
 // lookUpTag gives the record of t's tag.
-func (c *Cache) lookUpTag(t rewrite.Target) (index.Tag, bool) {
+func (c *Cache) lookUpTag(t oci.Target) (index.Tag, bool) {
 	if rec, ok := c.memory.tag(t.Upstream, t.Repository, t.Tag); ok {
 		return rec, true
 	}
@@ -327,24 +326,24 @@ func (c *Cache) lookUpTag(t rewrite.Target) (index.Tag, bool) {
 }
 
 // observeAbsent notes in the ledger that the upstream, asked at asked, has no such tag.
-func (c *Cache) observeAbsent(t rewrite.Target, asked time.Time) {
+func (c *Cache) observeAbsent(t oci.Target, asked time.Time) {
 	if err := c.index.ObserveAbsent(t.Upstream, t.Repository, t.Tag, asked); err != nil {
 		c.log.Warn("that a tag is deleted could not be noted", zap.Stringer("reference", t), zap.Error(err))
 	}
 }
 
 // keepTag keeps a record that has changed.
-func (c *Cache) keepTag(t rewrite.Target, s sighting) {
+func (c *Cache) keepTag(t oci.Target, s sighting) {
 	c.put(index.Change{Upstream: t.Upstream, Repository: t.Repository, Tag: t.Tag, Record: s.Tag, How: s.how})
 }
 
 // touchTag keeps a record that was confirmed.
-func (c *Cache) touchTag(t rewrite.Target, rec index.Tag) {
+func (c *Cache) touchTag(t oci.Target, rec index.Tag) {
 	c.index.Touch(t.Upstream, t.Repository, t.Tag, rec)
 	c.rememberTag(t, rec)
 }
 
-func (c *Cache) rememberTag(t rewrite.Target, rec index.Tag) {
+func (c *Cache) rememberTag(t oci.Target, rec index.Tag) {
 	c.tagsMu.Lock()
 	defer c.tagsMu.Unlock()
 	c.tagsGen++
@@ -353,7 +352,7 @@ func (c *Cache) rememberTag(t rewrite.Target, rec index.Tag) {
 
 // rememberTagUnless is rememberTag, unless something was dropped since there were so many
 // drops; then it gives false.
-func (c *Cache) rememberTagUnless(t rewrite.Target, rec index.Tag, drops uint64) bool {
+func (c *Cache) rememberTagUnless(t oci.Target, rec index.Tag, drops uint64) bool {
 	c.tagsMu.Lock()
 	defer c.tagsMu.Unlock()
 	if drops != c.drops.Load() {
@@ -364,7 +363,7 @@ func (c *Cache) rememberTagUnless(t rewrite.Target, rec index.Tag, drops uint64)
 	return true
 }
 
-func (c *Cache) dropTag(t rewrite.Target) {
+func (c *Cache) dropTag(t oci.Target) {
 	if _, err := c.dropTags(repository{t.Upstream, t.Repository}, []string{t.Tag}, nil); err != nil {
 		c.log.Warn("a deleted tag could not be forgotten", zap.Stringer("reference", t), zap.Error(err))
 	}

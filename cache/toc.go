@@ -18,7 +18,6 @@ import (
 	"github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // A lazy puller reads a layer's table of contents (TOC) first, and finds and verifies every
@@ -400,7 +399,7 @@ func (r *diskReader) Read(p []byte) (int, error) {
 }
 
 // noteTOCs remembers what p, a manifest of t's repository, says about its layers' TOCs.
-func (c *Cache) noteTOCs(t rewrite.Target, p *rewrite.Parsed) {
+func (c *Cache) noteTOCs(t oci.Target, p *oci.Parsed) {
 	for _, d := range p.Children {
 		said, ok := tocOf(d)
 		if !ok {
@@ -417,7 +416,7 @@ func (c *Cache) noteTOCs(t rewrite.Target, p *rewrite.Parsed) {
 
 // tocsOf returns what the manifests of t's repository say about the TOC of t's blob. It reads
 // the repository's stored manifests unless that was done a moment ago.
-func (c *Cache) tocsOf(ctx context.Context, t rewrite.Target) []toc {
+func (c *Cache) tocsOf(ctx context.Context, t oci.Target) []toc {
 	key, all := digestKey("", t), "all:"+t.Upstream+"/"+t.Repository
 	if said, ok := c.tocs.get(key); ok {
 		return said
@@ -435,7 +434,7 @@ func (c *Cache) tocsOf(ctx context.Context, t rewrite.Target) []toc {
 }
 
 // readTOCs remembers what the stored manifests of t's repository say about TOCs.
-func (c *Cache) readTOCs(t rewrite.Target) {
+func (c *Cache) readTOCs(t oci.Target) {
 	var manifests []digest.Digest
 	_ = c.index.Manifests(t.Upstream, t.Repository, func(d digest.Digest) bool {
 		manifests = append(manifests, d)
@@ -449,7 +448,7 @@ func (c *Cache) readTOCs(t rewrite.Target) {
 		if !ok || !bytes.Contains(m.Bytes, []byte(stargzDigest)) && !bytes.Contains(m.Bytes, []byte(chunkedDigest)) {
 			continue
 		}
-		if p, err := rewrite.Parse(m.Bytes, m.MediaType); err == nil {
+		if p, err := oci.ParseManifest(m.Bytes, m.MediaType); err == nil {
 			c.noteTOCs(t, p)
 		}
 	}

@@ -14,7 +14,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 const (
@@ -44,7 +43,7 @@ const (
 // Tree is what a reference names and all that is below it.
 type Tree struct {
 	// Target is what was asked for.
-	Target rewrite.Target
+	Target oci.Target
 	// Tag is the record of Target's tag; nil where it names a digest, or nothing is
 	// known here of the tag.
 	Tag *index.Tag
@@ -73,7 +72,7 @@ type Node struct {
 	Bytes   []byte
 	Missing error
 	// Parsed is the document of Bytes; nil for blobs and for what can not be read.
-	Parsed *rewrite.Parsed
+	Parsed *oci.Parsed
 	// Children are what the document names, in its order.
 	Children []*Node
 	// Referrers are the manifests that refer to this one, as far as that is known,
@@ -119,7 +118,7 @@ type TreeOptions struct {
 // Tree gives what t names, with all below it, and what of it is here. It counts as no
 // use of what it reads. Its error is *oci.Error where the root is not to be had, and
 // says of an upstream that was not asked that it was not.
-func (c *Cache) Tree(ctx context.Context, t rewrite.Target, o TreeOptions) (*Tree, error) {
+func (c *Cache) Tree(ctx context.Context, t oci.Target, o TreeOptions) (*Tree, error) {
 	up, err := c.upstream(t.Upstream)
 	if err != nil {
 		return nil, err
@@ -129,12 +128,12 @@ func (c *Cache) Tree(ctx context.Context, t rewrite.Target, o TreeOptions) (*Tre
 
 // keptTree gives the tree of t as it is here, also where its upstream is not configured
 // any more.
-func (c *Cache) keptTree(ctx context.Context, t rewrite.Target, o TreeOptions) (*Tree, error) {
+func (c *Cache) keptTree(ctx context.Context, t oci.Target, o TreeOptions) (*Tree, error) {
 	return c.keptTreeOf(ctx, t, nil, o)
 }
 
 // keptTreeOf is keptTree for a tag whose record is known; nil looks for it.
-func (c *Cache) keptTreeOf(ctx context.Context, t rewrite.Target, rec *index.Tag, o TreeOptions) (*Tree, error) {
+func (c *Cache) keptTreeOf(ctx context.Context, t oci.Target, rec *index.Tag, o TreeOptions) (*Tree, error) {
 	o.Ask = false
 	up, err := c.upstream(t.Upstream)
 	if err != nil {
@@ -143,7 +142,7 @@ func (c *Cache) keptTreeOf(ctx context.Context, t rewrite.Target, rec *index.Tag
 	return c.tree(ctx, up, t, rec, o)
 }
 
-func (c *Cache) tree(ctx context.Context, up *upstream, t rewrite.Target, rec *index.Tag, o TreeOptions) (*Tree, error) {
+func (c *Cache) tree(ctx context.Context, up *upstream, t oci.Target, rec *index.Tag, o TreeOptions) (*Tree, error) {
 	w := &walk{ctx: ctx, cache: c, up: up, target: t, TreeOptions: o, seen: map[digest.Digest]*Node{}}
 	tree := &Tree{Target: t, Root: &Node{Descriptor: v1.Descriptor{Digest: t.Digest}}}
 	if t.Tag != "" && rec == nil {
@@ -170,7 +169,7 @@ func (c *Cache) tree(ctx context.Context, up *upstream, t rewrite.Target, rec *i
 
 // stoodAt gives what clients are given for t's tag while its record is rec and the
 // upstream is not asked.
-func (c *Cache) stoodAt(up *upstream, t rewrite.Target, rec index.Tag) v1.Descriptor {
+func (c *Cache) stoodAt(up *upstream, t oci.Target, rec index.Tag) v1.Descriptor {
 	d := v1.Descriptor{Digest: rec.Digest, MediaType: rec.MediaType, Size: rec.Size}
 	rule := up.rules.rule(t.Repository, t.Tag)
 	_, held := rule.heldUntil(rec, time.Now())
@@ -215,7 +214,7 @@ type walk struct {
 	ctx    context.Context
 	cache  *Cache
 	up     *upstream
-	target rewrite.Target
+	target oci.Target
 	// seen has what was looked into, by digest; nodes counts all, and bytes those of
 	// documents and configs.
 	seen  map[digest.Digest]*Node
@@ -235,7 +234,7 @@ func (w *walk) add(d v1.Descriptor, kind Kind, link *index.Link) (*Node, error) 
 	if w.nodes++; w.isTooLarge() {
 		return nil, errTreeSize
 	}
-	n := &Node{Descriptor: d, Kind: kind, Foreign: kind == KindLayer && rewrite.IsForeign(d)}
+	n := &Node{Descriptor: d, Kind: kind, Foreign: kind == KindLayer && oci.IsForeign(d)}
 	if kind == KindConfig || kind == KindLayer {
 		n.Stored = w.isHere(d.Digest, link)
 	}
@@ -276,7 +275,7 @@ func (w *walk) links(children []v1.Descriptor) []*index.Link {
 }
 
 // at is t for d.
-func (w *walk) at(d digest.Digest) rewrite.Target { return withDigest(w.target, d) }
+func (w *walk) at(d digest.Digest) oci.Target { return withDigest(w.target, d) }
 
 // read finds the bytes of an index or manifest: here, or where ask is set at the
 // upstream.
@@ -306,7 +305,7 @@ func (w *walk) read(n *Node, root, ask bool) {
 	}
 	if m == nil {
 		n.Kind = KindManifest
-		if rewrite.IsIndex(n.MediaType) {
+		if oci.IsIndex(n.MediaType) {
 			n.Kind = KindIndex
 		}
 		return
@@ -314,16 +313,16 @@ func (w *walk) read(n *Node, root, ask bool) {
 	w.bytes += len(m.Bytes)
 	n.Digest, n.MediaType, n.Size, n.Bytes = m.Digest, m.MediaType, int64(len(m.Bytes)), m.Bytes
 	n.Kind = KindManifest
-	if rewrite.IsIndex(m.MediaType) {
+	if oci.IsIndex(m.MediaType) {
 		n.Kind = KindIndex
 	}
-	if n.Parsed, n.Missing = rewrite.Parse(m.Bytes, m.MediaType); n.Missing != nil {
+	if n.Parsed, n.Missing = oci.ParseManifest(m.Bytes, m.MediaType); n.Missing != nil {
 		n.Parsed = nil
 	}
 }
 
 // notHere says that what t names, or d of it, is not here and was not asked for.
-func notHere(t rewrite.Target, d digest.Digest, root bool) error {
+func notHere(t oci.Target, d digest.Digest, root bool) error {
 	if root {
 		return oci.Errorf(oci.CodeManifestUnknown, "%s is not in the cache", t)
 	}
@@ -393,13 +392,13 @@ func (w *walk) expand(n *Node, depth int) error {
 func (w *walk) expandIndex(n *Node, depth int) error {
 	wanted, asked := fitting(n.Parsed, w.Platforms), fitting(n.Parsed, w.AskPlatforms)
 	for _, d := range n.Parsed.Children {
-		if wanted != nil && (rewrite.IsIndex(d.MediaType) || wanted[digest.Digest(d.Annotations[attestedDigest])]) {
+		if wanted != nil && (oci.IsIndex(d.MediaType) || wanted[digest.Digest(d.Annotations[attestedDigest])]) {
 			wanted[d.Digest] = true
 		}
 	}
 	for _, d := range n.Parsed.Children {
 		kind := KindManifest
-		if rewrite.IsIndex(d.MediaType) {
+		if oci.IsIndex(d.MediaType) {
 			kind = KindIndex
 		}
 		child, err := w.add(d, kind, nil)
@@ -425,13 +424,13 @@ func (w *walk) expandIndex(n *Node, depth int) error {
 
 // fitting gives the manifests of an index that are for some platforms; nil where there
 // are none to be for.
-func fitting(p *rewrite.Parsed, platforms []string) map[digest.Digest]bool {
+func fitting(p *oci.Parsed, platforms []string) map[digest.Digest]bool {
 	if len(platforms) == 0 {
 		return nil
 	}
 	fitting := map[digest.Digest]bool{}
 	for _, platform := range platforms {
-		if d, err := rewrite.SelectPlatform(p, platform); err == nil {
+		if d, err := oci.SelectPlatform(p, platform); err == nil {
 			fitting[d.Digest] = true
 		}
 	}
@@ -554,7 +553,7 @@ func (w *walk) expandReferrers(n *Node, depth int) error {
 // VerifyNode hashes all bytes of n, a Node of t's tree: what is here, of which what is
 // damaged is set aside, and else, without keeping it, what the upstream has. It gives nil
 // where they are the digest's.
-func (c *Cache) VerifyNode(ctx context.Context, t rewrite.Target, n *Node) error {
+func (c *Cache) VerifyNode(ctx context.Context, t oci.Target, n *Node) error {
 	if n.Stored {
 		v := c.verifying(n.Digest, foundByScrub)
 		v.hurry()

@@ -42,7 +42,7 @@ func pullTree(t *testing.T, c *Cache, hub *registry, repo string, d v1.Descripto
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := rewrite.Parse(m.Bytes, m.MediaType)
+	p, err := oci.ParseManifest(m.Bytes, m.MediaType)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func TestATreeSaysWhatIsHere(t *testing.T) {
 	idx, amd64, _, _, signature := hub.addIndex("app", "1")
 	cosign := hub.addImage("app", []byte("by cosign"))
 	hub.tag("app", "sha256-"+idx.Digest.Encoded()+".sig", cosign)
-	wantTree := func(target rewrite.Target, o TreeOptions, want string) *Tree {
+	wantTree := func(target oci.Target, o TreeOptions, want string) *Tree {
 		t.Helper()
 		tree, err := c.Tree(t.Context(), target, o)
 		if err != nil {
@@ -294,12 +294,12 @@ func TestATreeIsNoLargerUnfoldedThanItMayBe(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := rewrite.Parse(m.Bytes, m.MediaType)
+		p, err := oci.ParseManifest(m.Bytes, m.MediaType)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, child := range p.Children {
-			if p.Kind == rewrite.Index {
+			if p.Kind == oci.KindIndex {
 				pull(child)
 			}
 		}

@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 const (
@@ -36,7 +35,7 @@ type WarmImage struct {
 	// Name is the reference as it was given, for what is told where Err is set.
 	Name string
 	// Target is what is fetched, unless Err says why it can not be.
-	Target rewrite.Target
+	Target oci.Target
 	Err    error
 	// Platforms are those to fetch of it; none is those of the WarmOptions.
 	Platforms []string
@@ -189,11 +188,11 @@ func warmPlatforms(platforms []string) ([]string, error) {
 		if s == AllPlatforms {
 			return nil, nil
 		}
-		p, err := rewrite.ParsePlatform(s)
+		p, err := oci.ParsePlatform(s)
 		if err != nil {
 			return nil, err
 		}
-		if name := rewrite.PlatformName(&p); !slices.Contains(list, name) {
+		if name := oci.PlatformName(&p); !slices.Contains(list, name) {
 			list = append(list, name)
 		}
 	}

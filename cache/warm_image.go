@@ -15,7 +15,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 const (
@@ -38,7 +37,7 @@ var errWarmContent = fmt.Errorf("it consists of more than %d manifests and blobs
 type warmingImage struct {
 	WarmedImage
 	*warming
-	target    rewrite.Target
+	target    oci.Target
 	up        *upstream
 	platforms []string // nil is all
 
@@ -217,7 +216,7 @@ func (img *warmingImage) stands() (d digest.Digest, kept bool, err error) {
 
 // get fetches what a tag stands for: a HEAD did not tell. Unless it is a dry run, it
 // keeps the tag.
-func (img *warmingImage) get(t rewrite.Target) (digest.Digest, error) {
+func (img *warmingImage) get(t oci.Target) (digest.Digest, error) {
 	c, up := img.cache, img.up
 	end, err := img.pull(up)
 	if err != nil {
@@ -248,7 +247,7 @@ func (img *warmingImage) count() {
 }
 
 // keepTag has a tag stand for what its upstream says that it does, and gives that.
-func (img *warmingImage) keepTag(t rewrite.Target) (digest.Digest, error) {
+func (img *warmingImage) keepTag(t oci.Target) (digest.Digest, error) {
 	c, up := img.cache, img.up
 	k := c.known()
 	rec, known := c.lookUpTag(t)
@@ -272,7 +271,7 @@ func (img *warmingImage) keepTag(t rewrite.Target) (digest.Digest, error) {
 }
 
 // fetchContent fetches what t, a digest, names.
-func (img *warmingImage) fetchContent(t rewrite.Target) error {
+func (img *warmingImage) fetchContent(t oci.Target) error {
 	m, err := img.manifest(t)
 	if err != nil {
 		return err
@@ -289,7 +288,7 @@ func (img *warmingImage) fetchContent(t rewrite.Target) error {
 	if p == nil || img.ctx.Err() != nil {
 		return context.Cause(img.ctx)
 	}
-	if p.Kind == rewrite.Manifest && !img.failed() {
+	if p.Kind == oci.KindManifest && !img.failed() {
 		img.tellPlatform(p)
 	}
 	img.tellMissing()
@@ -299,7 +298,7 @@ func (img *warmingImage) fetchContent(t rewrite.Target) error {
 
 // tellPlatform tells which platform an image of one manifest is for, and which of those
 // that are wanted it is not for.
-func (img *warmingImage) tellPlatform(p *rewrite.Parsed) {
+func (img *warmingImage) tellPlatform(p *oci.Parsed) {
 	var name string
 	if name, img.missing = img.cache.platformOf(img.ctx, p, img.platforms); name != "" {
 		img.Platforms = []string{name}
@@ -309,7 +308,7 @@ func (img *warmingImage) tellPlatform(p *rewrite.Parsed) {
 // platformOf reads out of its config which platform a manifest is for, and gives those of
 // wanted that it is not for. The name is empty where it is for any, or the config is not
 // here.
-func (c *Cache) platformOf(ctx context.Context, p *rewrite.Parsed, wanted []string) (name string, missing []string) {
+func (c *Cache) platformOf(ctx context.Context, p *oci.Parsed, wanted []string) (name string, missing []string) {
 	if p.Config.MediaType != v1.MediaTypeImageConfig && p.Config.MediaType != oci.MediaTypeDockerImageConfig {
 		return "", nil
 	}
@@ -318,13 +317,13 @@ func (c *Cache) platformOf(ctx context.Context, p *rewrite.Parsed, wanted []stri
 	if !ok || json.Unmarshal(b, &platform) != nil || platform.OS == "" {
 		return "", nil
 	}
-	only := &rewrite.Parsed{Kind: rewrite.Index, Children: []v1.Descriptor{{MediaType: p.MediaType, Platform: &platform}}}
+	only := &oci.Parsed{Kind: oci.KindIndex, Children: []v1.Descriptor{{MediaType: p.MediaType, Platform: &platform}}}
 	for _, want := range wanted {
-		if _, err := rewrite.SelectPlatform(only, want); err != nil {
+		if _, err := oci.SelectPlatform(only, want); err != nil {
 			missing = append(missing, want)
 		}
 	}
-	return rewrite.PlatformName(&platform), missing
+	return oci.PlatformName(&platform), missing
 }
 
 // tellMissing tells of the platforms that the image has not: it has failed if it has
@@ -355,8 +354,8 @@ func (img *warmingImage) note(text string) {
 
 // below fetches what m, the manifest of t, names, as work, and gives what it says; nil
 // where that can not be read. counted says that its layers are the image's.
-func (img *warmingImage) below(work *sync.WaitGroup, t rewrite.Target, m *oci.Manifest, depth int, counted bool) *rewrite.Parsed {
-	p, err := rewrite.Parse(m.Bytes, m.MediaType)
+func (img *warmingImage) below(work *sync.WaitGroup, t oci.Target, m *oci.Manifest, depth int, counted bool) *oci.Parsed {
+	p, err := oci.ParseManifest(m.Bytes, m.MediaType)
 	if err != nil {
 		img.fail(err)
 		return nil
@@ -364,7 +363,7 @@ func (img *warmingImage) below(work *sync.WaitGroup, t rewrite.Target, m *oci.Ma
 	if img.linksMissing(t, p) {
 		img.cache.linkManifest(t, m, index.Named)
 	}
-	if p.Kind == rewrite.Index {
+	if p.Kind == oci.KindIndex {
 		for _, d := range img.chosen(p) {
 			if depth == maxWarmDepth {
 				img.fail(fmt.Errorf("its indexes are nested more than %d deep", maxWarmDepth))
@@ -379,9 +378,9 @@ func (img *warmingImage) below(work *sync.WaitGroup, t rewrite.Target, m *oci.Ma
 }
 
 // linksMissing tells whether t's repository does not know what its manifest names.
-func (img *warmingImage) linksMissing(t rewrite.Target, p *rewrite.Parsed) bool {
+func (img *warmingImage) linksMissing(t oci.Target, p *oci.Parsed) bool {
 	for _, d := range p.Children {
-		if _, ok := img.cache.link(t.Upstream, t.Repository, d.Digest); !ok && !rewrite.IsForeign(d) {
+		if _, ok := img.cache.link(t.Upstream, t.Repository, d.Digest); !ok && !oci.IsForeign(d) {
 			return true
 		}
 	}
@@ -390,18 +389,18 @@ func (img *warmingImage) linksMissing(t rewrite.Target, p *rewrite.Parsed) bool 
 
 // chosen gives the manifests of an index that are to be fetched, and notes which of the
 // platforms it has not. An index of indexes may have them in each.
-func (img *warmingImage) chosen(p *rewrite.Parsed) []v1.Descriptor {
+func (img *warmingImage) chosen(p *oci.Parsed) []v1.Descriptor {
 	if img.platforms == nil {
 		return p.Children
 	}
 	wanted := map[digest.Digest]bool{}
 	nested := false
 	for _, d := range p.Children {
-		nested = nested || rewrite.IsIndex(d.MediaType)
+		nested = nested || oci.IsIndex(d.MediaType)
 	}
 	var missing []string
 	for _, platform := range img.platforms {
-		if d, err := rewrite.SelectPlatform(p, platform); err == nil {
+		if d, err := oci.SelectPlatform(p, platform); err == nil {
 			wanted[d.Digest] = true
 		} else {
 			missing = append(missing, platform)
@@ -415,7 +414,7 @@ func (img *warmingImage) chosen(p *rewrite.Parsed) []v1.Descriptor {
 	var list []v1.Descriptor
 	for _, d := range p.Children {
 		attests := img.WarmOptions.Referrers && wanted[digest.Digest(d.Annotations[attestedDigest])]
-		if wanted[d.Digest] || rewrite.IsIndex(d.MediaType) || attests {
+		if wanted[d.Digest] || oci.IsIndex(d.MediaType) || attests {
 			list = append(list, d)
 		}
 	}
@@ -424,13 +423,13 @@ func (img *warmingImage) chosen(p *rewrite.Parsed) []v1.Descriptor {
 
 // child fetches a manifest of an index and what it names. It lists the referrers of attestations too: Docker
 // Engine 29 asks for them at each pull, and fails without an answer.
-func (img *warmingImage) child(work *sync.WaitGroup, t rewrite.Target, d v1.Descriptor, depth int) {
+func (img *warmingImage) child(work *sync.WaitGroup, t oci.Target, d v1.Descriptor, depth int) {
 	m, err := img.manifest(t)
 	if err != nil {
 		img.fail(err)
 		return
 	}
-	attests := rewrite.IsAttestation(d)
+	attests := oci.IsAttestation(d)
 	p := img.below(work, t, m, depth+1, !attests)
 	if p == nil {
 		return
@@ -441,7 +440,7 @@ func (img *warmingImage) child(work *sync.WaitGroup, t rewrite.Target, d v1.Desc
 	if attests {
 		return
 	}
-	if name := rewrite.PlatformName(d.Platform); name != "" {
+	if name := oci.PlatformName(d.Platform); name != "" {
 		img.mu.Lock()
 		if !slices.Contains(img.Platforms, name) {
 			img.Platforms = append(img.Platforms, name)
@@ -451,7 +450,7 @@ func (img *warmingImage) child(work *sync.WaitGroup, t rewrite.Target, d v1.Desc
 }
 
 // manifest gives the manifest of t, from here or from the upstream.
-func (img *warmingImage) manifest(t rewrite.Target) (m *oci.Manifest, err error) {
+func (img *warmingImage) manifest(t oci.Target) (m *oci.Manifest, err error) {
 	c := img.cache
 	fetched := false
 	fetch := func() (err error) {
@@ -506,7 +505,7 @@ func (img *warmingImage) manifest(t rewrite.Target) (m *oci.Manifest, err error)
 
 // pullManifest asks for t's manifest, which the cache holds, if not of this repository,
 // or for which a pull is spent.
-func (img *warmingImage) pullManifest(t rewrite.Target, held bool) (*oci.Manifest, Status, error) {
+func (img *warmingImage) pullManifest(t oci.Target, held bool) (*oci.Manifest, Status, error) {
 	if !held {
 		end, err := img.pull(img.up)
 		if err != nil {
@@ -539,7 +538,7 @@ func (c *Cache) diskTrouble() string {
 }
 
 // fetchBlobs fetches the config and the layers of a manifest.
-func (img *warmingImage) fetchBlobs(work *sync.WaitGroup, t rewrite.Target, p *rewrite.Parsed, counted bool) {
+func (img *warmingImage) fetchBlobs(work *sync.WaitGroup, t oci.Target, p *oci.Parsed, counted bool) {
 	for _, d := range p.Children {
 		img.mu.Lock()
 		again := img.seen[d.Digest]
@@ -564,7 +563,7 @@ func (img *warmingImage) fetchBlobs(work *sync.WaitGroup, t rewrite.Target, p *r
 				}
 				switch {
 				case err == nil:
-				case oci.IsAbsent(err) && rewrite.IsForeign(d):
+				case oci.IsAbsent(err) && oci.IsForeign(d):
 					img.leaveOut(d)
 				default:
 					img.fail(err)
@@ -576,8 +575,8 @@ func (img *warmingImage) fetchBlobs(work *sync.WaitGroup, t rewrite.Target, p *r
 
 // foreign asks, in a dry run, whether the upstream has t's blob d, if registries need not
 // have it.
-func (img *warmingImage) foreign(t rewrite.Target, d v1.Descriptor) error {
-	if !img.DryRun || !rewrite.IsForeign(d) || img.cache.holds(t.Digest) {
+func (img *warmingImage) foreign(t oci.Target, d v1.Descriptor) error {
+	if !img.DryRun || !oci.IsForeign(d) || img.cache.holds(t.Digest) {
 		return nil
 	}
 	_, err := img.cache.confirm(img.ctx, img.up, t, img.cache.known())
@@ -617,7 +616,7 @@ func layersElsewhere(layers []v1.Descriptor) string {
 }
 
 // blob sees to it that t's blob is here.
-func (img *warmingImage) blob(t rewrite.Target, size int64) error {
+func (img *warmingImage) blob(t oci.Target, size int64) error {
 	mine, err := img.once(t.Digest, func() error { return img.fetchBlob(t, size) })
 	if err == nil && !mine && !img.cache.maySend(t) {
 		return img.fetchBlob(t, size) // it was fetched for another repository
@@ -663,7 +662,7 @@ func (img *warmingImage) once(d digest.Digest, fetch func() error) (mine bool, e
 }
 
 // fetchBlob fetches t's blob, of size bytes, unless it is here.
-func (img *warmingImage) fetchBlob(t rewrite.Target, size int64) error {
+func (img *warmingImage) fetchBlob(t oci.Target, size int64) error {
 	c := img.cache
 	here := func() {
 		img.mu.Lock()
@@ -761,7 +760,7 @@ func (img *warmingImage) follow(f *blobFill, size int64) error {
 
 // referrers fetches what refers to t, and what refers to that. cosign says that it is
 // asked for by cosign's tags too.
-func (img *warmingImage) referrers(work *sync.WaitGroup, t rewrite.Target, cosign bool, depth int) {
+func (img *warmingImage) referrers(work *sync.WaitGroup, t oci.Target, cosign bool, depth int) {
 	if depth == maxWarmDepth {
 		return
 	}
@@ -784,7 +783,7 @@ func (img *warmingImage) referrers(work *sync.WaitGroup, t rewrite.Target, cosig
 
 // headWorks reports whether the upstream answers a HEAD of t's manifest, which is there:
 // then it is believed that what it answers 404 to is not.
-func (img *warmingImage) headWorks(t rewrite.Target) bool {
+func (img *warmingImage) headWorks(t oci.Target) bool {
 	img.head.Do(func() {
 		_, err := img.up.origin.Resolve(img.ctx, t.Repository, t.Digest.String())
 		img.headAnswered = err == nil
@@ -793,7 +792,7 @@ func (img *warmingImage) headWorks(t rewrite.Target) bool {
 }
 
 // cosign fetches what stands under t, one of cosign's tags for subject.
-func (img *warmingImage) cosign(work *sync.WaitGroup, subject, t rewrite.Target) {
+func (img *warmingImage) cosign(work *sync.WaitGroup, subject, t oci.Target) {
 	desc, err := img.up.origin.Resolve(img.ctx, t.Repository, t.Tag)
 	if oci.IsHint(err) && !(oci.IsAbsent(err) && img.headWorks(subject)) {
 		desc.Digest, err = img.get(t)
@@ -818,7 +817,7 @@ func (img *warmingImage) cosign(work *sync.WaitGroup, subject, t rewrite.Target)
 }
 
 // referrer fetches one manifest that refers to another, with what it names.
-func (img *warmingImage) referrer(work *sync.WaitGroup, t rewrite.Target, depth int) bool {
+func (img *warmingImage) referrer(work *sync.WaitGroup, t oci.Target, depth int) bool {
 	if depth >= maxWarmDepth {
 		return false
 	}
@@ -841,7 +840,7 @@ func (img *warmingImage) referrer(work *sync.WaitGroup, t rewrite.Target, depth 
 		img.lack(err)
 		return false
 	}
-	p, err := rewrite.Parse(m.Bytes, m.MediaType)
+	p, err := oci.ParseManifest(m.Bytes, m.MediaType)
 	if err != nil {
 		img.lack(err)
 		return false
@@ -849,7 +848,7 @@ func (img *warmingImage) referrer(work *sync.WaitGroup, t rewrite.Target, depth 
 	if img.linksMissing(t, p) {
 		img.cache.linkManifest(t, m, index.Named)
 	}
-	if p.Kind == rewrite.Manifest {
+	if p.Kind == oci.KindManifest {
 		img.fetchBlobs(work, t, p, false)
 	} else {
 		for _, d := range p.Children {

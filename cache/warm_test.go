@@ -18,11 +18,10 @@ import (
 	"github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // warm warms targets, which must come to an end.
-func warm(t *testing.T, c *Cache, o WarmOptions, targets ...rewrite.Target) *Warmed {
+func warm(t *testing.T, c *Cache, o WarmOptions, targets ...oci.Target) *Warmed {
 	t.Helper()
 	var images []WarmImage
 	for _, target := range targets {
@@ -296,7 +295,7 @@ func TestWarmSpendsNoPullThatIsKeptForClients(t *testing.T) {
 		hub := &granting{registry: newRegistry(), again: time.Now().Add(2 * time.Hour)}
 		hub.left.Store(5)
 		hub.delay = time.Second
-		var targets []rewrite.Target
+		var targets []oci.Target
 		for _, tag := range []string{"0", "1", "2", "3", "4", "5", "6", "7"} {
 			hub.tag("app", tag, hub.addImage("app", []byte(tag)))
 			targets = append(targets, tagged("app", tag))

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
@@ -146,7 +147,7 @@ func witnessOf(pattern, upstream string) string {
 	for _, star := range []string{"", "a", "a/a", "a/", "/a", "-", "a.a", "/", ".a", "a."} {
 		for _, mark := range []string{"a", "/", "-", ".", "_"} {
 			name := strings.ReplaceAll(strings.ReplaceAll(pattern, "*", star), "?", mark)
-			if rewrite.CheckName(name) != nil {
+			if oci.CheckName(name) != nil {
 				continue
 			}
 			first, _, more := strings.Cut(name, "/")

@@ -40,7 +40,7 @@ func New(named func(string) (string, bool), leases ...*Leases) *Grants {
 // upstreams whose content is for everyone, where authorization does not count. from is
 // the caller's address: while many checks wait, addresses have their turns one after the
 // other. t's strings and authorization are not kept.
-func (g *Grants) Admit(ctx context.Context, t rewrite.Target, kind rewrite.Resource, authorization []byte, from netip.Addr) (private bool, err error) {
+func (g *Grants) Admit(ctx context.Context, t oci.Target, kind rewrite.Resource, authorization []byte, from netip.Addr) (private bool, err error) {
 	l := g.leases[t.Upstream]
 	if l == nil {
 		return false, nil

@@ -394,8 +394,8 @@ func TestACheckThatDoesNotGetItsTurnIsRefused(t *testing.T) {
 }
 
 // wayTo gives what stands for t in Grants' methods.
-func wayTo(up, repo string) rewrite.Target {
-	return rewrite.Target{Upstream: up, Repository: repo, Tag: "latest"}
+func wayTo(up, repo string) oci.Target {
+	return oci.Target{Upstream: up, Repository: repo, Tag: "latest"}
 }
 
 func TestAPasswordIsShownToTheUpstreamOnlyThatItIsFor(t *testing.T) {

@@ -27,14 +27,14 @@ func (a *API) explain(r *http.Request) (any, error) {
 // Target reads a reference as people write it: "nginx" is
 // docker.io/library/nginx:latest. Where a digest and a tag are given the digest
 // counts.
-func Target(router *rewrite.Router, text string) (rewrite.Target, error) {
+func Target(router *rewrite.Router, text string) (oci.Target, error) {
 	named, err := reference.ParseNormalizedNamed(text)
 	if err != nil {
-		return rewrite.Target{}, fmt.Errorf("%w: %w", invalidf("%q is no reference of an image, such as docker.io/library/nginx:1.27", text), err)
+		return oci.Target{}, fmt.Errorf("%w: %w", invalidf("%q is no reference of an image, such as docker.io/library/nginx:1.27", text), err)
 	}
 	t, err := router.Route(reference.Path(named), reference.Domain(named), "")
 	if err != nil {
-		return rewrite.Target{}, orOfDefault(router, named, err)
+		return oci.Target{}, orOfDefault(router, named, err)
 	}
 	switch r := reference.TagNameOnly(named).(type) {
 	case reference.Digested:

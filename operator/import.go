@@ -10,7 +10,7 @@ import (
 
 	"github.com/entrepot-dev/entrepot/bundle"
 	"github.com/entrepot-dev/entrepot/cache"
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // importArchive takes in the archive that is the request's body: a bundle, an OCI image
@@ -34,8 +34,8 @@ func (a *API) importArchive(ctx context.Context, r *http.Request, cut func(), te
 	}
 	o := bundle.ReadOptions{
 		Name:    q.Get("name"),
-		Resolve: func(text string) (rewrite.Target, error) { return Target(a.Router, text) },
-		Route: func(upstream, repository string) (rewrite.Target, error) {
+		Resolve: func(text string) (oci.Target, error) { return Target(a.Router, text) },
+		Route: func(upstream, repository string) (oci.Target, error) {
 			return a.Router.Route(repository, upstream, "")
 		},
 		Tell: func(p bundle.ReadProgress) error {

@@ -15,7 +15,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // Inspection is what an image consists of, and what of it is cached.
@@ -191,7 +190,7 @@ func (a *API) tree(r *http.Request, name string, o cache.TreeOptions) (*cache.Tr
 	all := len(wanted) == 1 && wanted[0] == "all"
 	if !all {
 		for _, p := range wanted {
-			if _, err := rewrite.ParsePlatform(p); err != nil {
+			if _, err := oci.ParsePlatform(p); err != nil {
 				return nil, invalidf("%s", says(err))
 			}
 		}
@@ -221,15 +220,15 @@ func (a *API) tree(r *http.Request, name string, o cache.TreeOptions) (*cache.Tr
 // for a platform.
 func hasPlatform(tree *cache.Tree, platform string) error {
 	p := tree.Root.Parsed
-	if p == nil || p.Kind != rewrite.Index {
+	if p == nil || p.Kind != oci.KindIndex {
 		return nil
 	}
-	if _, err := rewrite.SelectPlatform(p, platform); err == nil {
+	if _, err := oci.SelectPlatform(p, platform); err == nil {
 		return nil
 	}
 	var there []string
 	for _, d := range p.Children {
-		if name := rewrite.PlatformName(d.Platform); name != "" && !rewrite.IsAttestation(d) && !slices.Contains(there, name) && len(there) < maxPlatforms {
+		if name := oci.PlatformName(d.Platform); name != "" && !oci.IsAttestation(d) && !slices.Contains(there, name) && len(there) < maxPlatforms {
 			there = append(there, name)
 		}
 	}
@@ -242,7 +241,7 @@ const maxPlatforms = 64
 // show makes m of n and all below it, and adds their parts.
 func show(m *InspectedManifest, n *cache.Node, parts *[]part) {
 	m.Inspected = inspected(n)
-	m.Platform, m.Tag = rewrite.PlatformName(n.Platform), n.Tag
+	m.Platform, m.Tag = oci.PlatformName(n.Platform), n.Tag
 	if n.Parsed != nil {
 		m.ArtifactType, m.Annotations = n.Parsed.ArtifactType, n.Parsed.Annotations
 		if n.Kind == cache.KindManifest && m.ArtifactType == n.Parsed.Config.MediaType {
@@ -299,7 +298,7 @@ func readConfig(n *cache.Node) *ImageConfig {
 		Entrypoint: i.Config.Entrypoint, Cmd: i.Config.Cmd, Env: len(i.Config.Env), Labels: i.Config.Labels,
 	}
 	if i.OS != "" {
-		c.Platform = rewrite.PlatformName(&i.Platform)
+		c.Platform = oci.PlatformName(&i.Platform)
 	}
 	if i.Created != nil {
 		c.Created = i.Created.UTC()
@@ -345,7 +344,7 @@ func (a *API) manifest(r *http.Request) (any, error) {
 		if n.Parsed == nil {
 			return nil, n.Missing
 		}
-		d, err := rewrite.SelectPlatform(n.Parsed, platforms[0])
+		d, err := oci.SelectPlatform(n.Parsed, platforms[0])
 		if err != nil {
 			return nil, err
 		}

@@ -7,7 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/entrepot-dev/entrepot/cache"
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // history answers with a cache.History of ?reference=, a tag.
@@ -33,10 +33,10 @@ func (a *API) accept(r *http.Request) (any, error) {
 }
 
 // tag reads ?reference= of a request for what is about a tag.
-func (a *API) tag(r *http.Request, name string) (rewrite.Target, error) {
+func (a *API) tag(r *http.Request, name string) (oci.Target, error) {
 	text := r.URL.Query().Get("reference")
 	if text == "" {
-		return rewrite.Target{}, invalidf("name a tag: %s%s?reference=docker.io/library/nginx:1.27", Prefix, name)
+		return oci.Target{}, invalidf("name a tag: %s%s?reference=docker.io/library/nginx:1.27", Prefix, name)
 	}
 	t, err := Target(a.Router, text)
 	if err == nil && t.Tag == "" {

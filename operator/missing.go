@@ -4,7 +4,7 @@ import (
 	"net/http"
 
 	"github.com/entrepot-dev/entrepot/cache"
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // Missing is the answer to GET missing.
@@ -16,5 +16,5 @@ type Missing struct {
 // missing answers with the images that clients asked for and did not get, because an upstream
 // was not asked or did not answer.
 func (a *API) missing(*http.Request) (any, error) {
-	return Missing{Images: a.Cache.Missing(func(text string) (rewrite.Target, error) { return Target(a.Router, text) })}, nil
+	return Missing{Images: a.Cache.Missing(func(text string) (oci.Target, error) { return Target(a.Router, text) })}, nil
 }

@@ -5,7 +5,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // pin keeps ?reference= from being evicted, and gives a cache.Pinned.
@@ -35,10 +35,10 @@ func (a *API) unpin(r *http.Request) (any, error) {
 }
 
 // reference reads ?reference=.
-func (a *API) reference(r *http.Request, name string) (rewrite.Target, error) {
+func (a *API) reference(r *http.Request, name string) (oci.Target, error) {
 	text := r.URL.Query().Get("reference")
 	if text == "" {
-		return rewrite.Target{}, invalidf("name a reference: %s%s?reference=docker.io/library/nginx:1.27", Prefix, name)
+		return oci.Target{}, invalidf("name a reference: %s%s?reference=docker.io/library/nginx:1.27", Prefix, name)
 	}
 	return Target(a.Router, text)
 }

@@ -8,7 +8,7 @@ import (
 	"net/http"
 
 	"github.com/entrepot-dev/entrepot/cache"
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // MaxImages is how many images one request may name.
@@ -79,7 +79,7 @@ func CheckPlatforms(platforms []string) error {
 		if s == cache.AllPlatforms {
 			continue
 		}
-		if _, err := rewrite.ParsePlatform(s); err != nil {
+		if _, err := oci.ParsePlatform(s); err != nil {
 			return invalidf("%q is no platform, such as linux/amd64 or linux/arm/v7, or %s", s, cache.AllPlatforms)
 		}
 	}

@@ -79,7 +79,7 @@ func AcceptOf(mediaTypes ...string) Accept {
 func (a *Accept) add(element []byte) bool {
 	mediaType, params := cutUnquoted(element, ';')
 	mediaType = bytes.TrimSpace(mediaType)
-	if !isMediaType(mediaType) {
+	if !oci.IsMediaType(mediaType) {
 		return false
 	}
 	refused := false
@@ -195,38 +195,6 @@ func isZeroWeight(q []byte) bool {
 		}
 	}
 	return true
-}
-
-// isMediaType tells whether b is type/subtype of RFC 9110 tokens, or a wildcard
-// of them, of a bounded length: safe to be put into a header.
-func isMediaType[T string | []byte](b T) bool {
-	if string(b) == "*" {
-		return true
-	}
-	if len(b) > 255 {
-		return false
-	}
-	slash := -1
-	for i := range len(b) {
-		switch c := b[i]; {
-		case c == '/':
-			if slash >= 0 {
-				return false
-			}
-			slash = i
-		case !isTokenByte(c):
-			return false
-		}
-	}
-	return slash > 0 && slash < len(b)-1
-}
-
-func isTokenByte(c byte) bool {
-	switch {
-	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
-		return true
-	}
-	return strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
 }
 
 // cutUnquoted cuts b at the first sep that is not inside a quoted string.

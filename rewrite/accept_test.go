@@ -111,7 +111,7 @@ func FuzzParseAccept(f *testing.F) {
 			t.Errorf("keeps %d bytes", len(a.others))
 		}
 		for _, m := range strings.Split(strings.Trim(a.others, ","), ",") {
-			if m != "" && (!isMediaType(m) || !a.Takes(m)) {
+			if m != "" && (!oci.IsMediaType(m) || !a.Takes(m)) {
 				t.Errorf("keeps %q of %q", m, header)
 			}
 		}

@@ -45,7 +45,7 @@ func cutAsOf(name string) (rest string, asOf time.Time, err error) {
 		return rest, asOf.UTC(), nil
 	}
 	return "", time.Time{}, oci.Errorf(oci.CodeNameInvalid, "%s is no date: write @2026-11-01 or @2026-11-01T12:30:00Z, "+
-		"and in a reference at-2026-11-01 or at-2026-11-01t12-30-00z, before the rest of the name", quote(first))
+		"and in a reference at-2026-11-01 or at-2026-11-01t12-30-00z, before the rest of the name", oci.Quote(first))
 }
 
 // hasShape tells whether s is the layout but for its digits.

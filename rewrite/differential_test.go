@@ -7,6 +7,8 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // What is read here is read as distribution/reference and go-digest read it, which
@@ -29,13 +31,13 @@ func theirName(s string) bool {
 
 func differ(t *testing.T, s string) {
 	t.Helper()
-	if ours, theirs := CheckName(s) == nil, theirName(s); ours != theirs {
+	if ours, theirs := oci.CheckName(s) == nil, theirName(s); ours != theirs {
 		t.Errorf("name %q: here %v, to distribution/reference %v", s, ours, theirs)
 	}
-	if ours, theirs := isTag(s), tagAlone.MatchString(s); ours != theirs {
+	if ours, theirs := oci.IsTag(s), tagAlone.MatchString(s); ours != theirs {
 		t.Errorf("tag %q: here %v, to distribution/reference %v", s, ours, theirs)
 	}
-	ours, err := ParseDigest(s)
+	ours, err := oci.ParseDigest(s)
 	theirs, theirErr := digest.Parse(s)
 	stricter := theirErr == nil && theirs.Algorithm() == digest.SHA384 // which nobody pulls by
 	if (err == nil) != (theirErr == nil) && !stricter || err == nil && ours != theirs {

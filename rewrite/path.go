@@ -162,7 +162,7 @@ func isRepeatedPing(rest string) bool {
 // looksLikeHost reports whether a part of a path can be a registry and hardly anything
 // else: a host with a dot or a port, which may be written as PathName writes it.
 func looksLikeHost(s string) bool {
-	return (s == "localhost" || strings.ContainsAny(s, ".:_")) && isHost(strings.ToLower(s))
+	return (s == "localhost" || strings.ContainsAny(s, ".:_")) && oci.IsHost(strings.ToLower(s))
 }
 
 // PathName returns how a registry is written as the first part of a repository's name:
@@ -200,15 +200,15 @@ func (r *Request) parse(path string) error {
 	r.Name, r.AsOf = name, asOf
 	switch r.Resource {
 	case BlobPath, ReferrersPath:
-		r.Digest, err = ParseDigest(reference)
+		r.Digest, err = oci.ParseDigest(reference)
 	case ManifestPath:
 		if strings.IndexByte(reference, ':') >= 0 {
-			r.Digest, err = ParseDigest(reference)
-		} else if r.Tag = reference; !isTag(reference) {
+			r.Digest, err = oci.ParseDigest(reference)
+		} else if r.Tag = reference; !oci.IsTag(reference) {
 			// 404, not 400: a tag of that name can not exist, and clients
 			// that ask whether it does have their answer.
 			r.Tag = ""
-			err = &oci.Error{Code: oci.CodeTagInvalid, Status: 404, Message: "there can be no tag " + quote(reference) +
+			err = &oci.Error{Code: oci.CodeTagInvalid, Status: 404, Message: "there can be no tag " + oci.Quote(reference) +
 				": a tag has up to 128 letters, digits, '_', '.' and '-', and begins with none of the last two"}
 		}
 	}
@@ -239,13 +239,13 @@ func lastMarker(path string) (at int, marker string) {
 // checkPathName is CheckName, but the first of several components may be a registry's
 // name. Before and behind it may be what Router.Route takes off.
 func checkPathName(name string) error {
-	if first, rest, ok := strings.Cut(name, "/"); ok && isHost(strings.ToLower(first)) {
+	if first, rest, ok := strings.Cut(name, "/"); ok && oci.IsHost(strings.ToLower(first)) {
 		if next, _, _ := strings.Cut(rest, "/"); first == "v2" || next == first {
 			return checkPathName(rest)
 		}
-		return CheckName(rest)
+		return oci.CheckName(rest)
 	}
-	return CheckName(name)
+	return oci.CheckName(name)
 }
 
 // QueryValue gives the first value of key in a query, decoded once, and whether

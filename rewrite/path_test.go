@@ -161,7 +161,7 @@ func FuzzParseRequest(f *testing.F) {
 			}
 			return
 		}
-		if strings.Contains(req.Name, "..") || strings.Contains(req.Name, "//") || strings.HasPrefix(req.Name, "/") || len(req.Name) > 2*maxName+1 {
+		if strings.Contains(req.Name, "..") || strings.Contains(req.Name, "//") || strings.HasPrefix(req.Name, "/") || len(req.Name) > 2*oci.MaxName+1 {
 			t.Errorf("name %q", req.Name)
 		}
 		for _, s := range []string{req.Name, req.Reference()} {
@@ -180,7 +180,7 @@ func FuzzParseRequest(f *testing.F) {
 		}
 		if req.Name != "" {
 			target, err := mustRouter(t).Route(req.Name, "", "")
-			if err == nil && CheckName(target.Repository) != nil {
+			if err == nil && oci.CheckName(target.Repository) != nil {
 				t.Errorf("repository %q", target.Repository)
 			}
 		}

@@ -68,7 +68,7 @@ func newTable(routing Routing) (*table, error) {
 	t := &table{member: routing.Member, join: routing.Join, fallback: routing.Default, names: make(map[string]string)}
 	upstreams := make([]string, 0, len(routing.Upstreams))
 	for name := range routing.Upstreams {
-		if !isHost(name) {
+		if !oci.IsHost(name) {
 			return nil, fmt.Errorf("upstream %q: not a host name in lower case, with or without a port", name)
 		}
 		upstreams = append(upstreams, name)
@@ -77,7 +77,7 @@ func newTable(routing Routing) (*table, error) {
 	slices.Sort(upstreams)
 	for _, name := range upstreams {
 		for _, alias := range routing.Upstreams[name] {
-			if !isHost(alias) {
+			if !oci.IsHost(alias) {
 				return nil, fmt.Errorf("upstream %q: alias %q is not a host name in lower case, with or without a port", name, alias)
 			}
 			if other, taken := t.names[alias]; taken && other != name {
@@ -146,35 +146,35 @@ func (t *table) addSpellings(plain map[string]bool) {
 // can't be a part of the repository's name. Where it could be, the error says what is wrong.
 //
 // A name of one component at docker.io gets "library/"; elsewhere never.
-func (r *Router) Route(name, ns, host string) (Target, error) {
+func (r *Router) Route(name, ns, host string) (oci.Target, error) {
 	t := r.table.Load()
 	if t.member != nil && t.joins(name, ns, host) {
 		t = r.table.Load()
 	}
 	upstream, repository, err := t.route(name, ns, host)
 	if err != nil {
-		return Target{}, err
+		return oci.Target{}, err
 	}
 	if repository, err = t.trim(upstream, name, repository, ns); err != nil {
-		return Target{}, err
+		return oci.Target{}, err
 	}
 	if upstream == dockerHub {
 		first, _, more := strings.Cut(repository, "/")
 		if more && strings.ContainsAny(first, ".:") {
 			if other, ok := t.upstream(first); ok {
-				return Target{}, oci.Errorf(oci.CodeNameUnknown, "the request names two registries, %s and %s; leave one of them out "+
+				return oci.Target{}, oci.Errorf(oci.CodeNameUnknown, "the request names two registries, %s and %s; leave one of them out "+
 					"(a mirror whose URL ends with a registry's name is for the images of that registry only)", upstream, other)
 			}
-			return Target{}, t.unknown("registry " + quote(first))
+			return oci.Target{}, t.unknown("registry " + oci.Quote(first))
 		}
 		if !more {
 			repository = "library/" + repository
 		}
 	}
-	if err := CheckName(repository); err != nil {
-		return Target{}, err
+	if err := oci.CheckName(repository); err != nil {
+		return oci.Target{}, err
 	}
-	return Target{Upstream: upstream, Repository: repository}, nil
+	return oci.Target{Upstream: upstream, Repository: repository}, nil
 }
 
 // trim takes off repository, which is name without its registry, what the URLs of mirrors
@@ -226,7 +226,7 @@ func (t *table) route(name, ns, host string) (upstream, repository string, err e
 		named, ok := t.upstream(ns)
 		switch {
 		case !ok:
-			return "", "", t.unknown("registry " + quote(ns))
+			return "", "", t.unknown("registry " + oci.Quote(ns))
 		case named == prefix:
 			return named, rest, nil
 		}
@@ -292,7 +292,7 @@ func (t *table) upstream(name string) (string, bool) {
 	if up, ok := t.names[name]; ok {
 		return up, true
 	}
-	if len(name) > maxName {
+	if len(name) > oci.MaxName {
 		return "", false
 	}
 	up, ok := t.names[strings.ToLower(name)]

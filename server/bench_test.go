@@ -39,15 +39,15 @@ func BenchmarkBlobHit(b *testing.B) {
 // still does not note what it was asked, which would allocate.
 type still struct{ *shelf }
 
-func (s still) Blob(_ context.Context, t rewrite.Target, _ oci.Span) (cache.Blob, cache.Outcome, error) {
+func (s still) Blob(_ context.Context, t oci.Target, _ oci.Span) (cache.Blob, cache.Outcome, error) {
 	return s.blobs[t.Digest], s.outcome, nil
 }
 
-func (s still) Manifest(context.Context, rewrite.Target, rewrite.Accept) (*cache.Manifest, cache.Outcome, error) {
+func (s still) Manifest(context.Context, oci.Target, rewrite.Accept) (*cache.Manifest, cache.Outcome, error) {
 	return s.manifests["docker.io/library/nginx:1"], s.outcome, nil
 }
 
-func (s still) Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*cache.Manifest, cache.Outcome, error) {
+func (s still) Describe(ctx context.Context, t oci.Target, a rewrite.Accept) (*cache.Manifest, cache.Outcome, error) {
 	return s.Manifest(ctx, t, a)
 }
 

@@ -31,7 +31,7 @@ type exchange struct {
 	ns      string
 	caller  *access.Caller // nil where nobody was asked for
 	at      netip.Addr     // of the client; not valid where that is the peer
-	target  rewrite.Target // its Upstream is empty where none was found
+	target  oci.Target     // its Upstream is empty where none was found
 	outcome cache.Outcome
 	status  int
 	err     error // why it is not answered, or not to the end

@@ -48,7 +48,7 @@ func (s *shelf) call(ctx context.Context) error {
 	return s.err
 }
 
-func (s *shelf) Manifest(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*cache.Manifest, cache.Outcome, error) {
+func (s *shelf) Manifest(ctx context.Context, t oci.Target, a rewrite.Accept) (*cache.Manifest, cache.Outcome, error) {
 	if err := s.call(ctx); err != nil {
 		return nil, s.outcome, err
 	}
@@ -59,7 +59,7 @@ func (s *shelf) Manifest(ctx context.Context, t rewrite.Target, a rewrite.Accept
 	return m, s.outcome, nil
 }
 
-func (s *shelf) Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*cache.Manifest, cache.Outcome, error) {
+func (s *shelf) Describe(ctx context.Context, t oci.Target, a rewrite.Accept) (*cache.Manifest, cache.Outcome, error) {
 	m, o, err := s.Manifest(ctx, t, a)
 	if err != nil {
 		return nil, o, err
@@ -69,7 +69,7 @@ func (s *shelf) Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept
 	return &d, o, nil
 }
 
-func (s *shelf) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (cache.Blob, cache.Outcome, error) {
+func (s *shelf) Blob(ctx context.Context, t oci.Target, hint oci.Span) (cache.Blob, cache.Outcome, error) {
 	if err := s.call(ctx); err != nil {
 		return nil, s.outcome, err
 	}
@@ -82,7 +82,7 @@ func (s *shelf) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (cach
 	return nil, s.outcome, oci.Errorf(oci.CodeBlobUnknown, "no blob %s", t)
 }
 
-func (s *shelf) Stat(ctx context.Context, t rewrite.Target) (int64, cache.Outcome, error) {
+func (s *shelf) Stat(ctx context.Context, t oci.Target) (int64, cache.Outcome, error) {
 	b, o, err := s.Blob(ctx, t, oci.Span{})
 	if err != nil {
 		return 0, o, err
@@ -90,11 +90,11 @@ func (s *shelf) Stat(ctx context.Context, t rewrite.Target) (int64, cache.Outcom
 	return b.Size(), o, nil
 }
 
-func (s *shelf) Tags(ctx context.Context, t rewrite.Target) ([]string, cache.Outcome, error) {
+func (s *shelf) Tags(ctx context.Context, t oci.Target) ([]string, cache.Outcome, error) {
 	return s.tags, s.outcome, s.call(ctx)
 }
 
-func (s *shelf) Referrers(ctx context.Context, t rewrite.Target) ([]v1.Descriptor, cache.Outcome, error) {
+func (s *shelf) Referrers(ctx context.Context, t oci.Target) ([]v1.Descriptor, cache.Outcome, error) {
 	return s.referrers, s.outcome, s.call(ctx)
 }
 

@@ -21,7 +21,7 @@ import (
 type Grants interface {
 	// Admit gives nil where the caller may have what t names. private says that an
 	// answer is for this caller alone. from is the caller's address.
-	Admit(ctx context.Context, t rewrite.Target, kind rewrite.Resource, authorization []byte, from netip.Addr) (private bool, err error)
+	Admit(ctx context.Context, t oci.Target, kind rewrite.Resource, authorization []byte, from netip.Addr) (private bool, err error)
 	// Visible gives those of the repositories, "docker.io/library/nginx", that the
 	// caller may see.
 	Visible(names []string, authorization []byte) []string

@@ -19,7 +19,7 @@ import (
 // doorkeeper lets "Basic alice" have all of docker.io, and nobody else.
 type doorkeeper struct{}
 
-func (doorkeeper) Admit(_ context.Context, t rewrite.Target, _ rewrite.Resource, authorization []byte, _ netip.Addr) (bool, error) {
+func (doorkeeper) Admit(_ context.Context, t oci.Target, _ rewrite.Resource, authorization []byte, _ netip.Addr) (bool, error) {
 	switch {
 	case t.Upstream != "docker.io":
 		return false, nil

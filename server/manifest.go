@@ -30,7 +30,7 @@ func (x *exchange) manifest() {
 		return
 	}
 	x.digestHeaders(m.Digest)
-	if m.Negotiated || x.target.Tag != "" && rewrite.IsIndex(m.MediaType) {
+	if m.Negotiated || x.target.Tag != "" && oci.IsIndex(m.MediaType) {
 		// Both answers, for a cache that has kept one must not give it to who
 		// takes the other only.
 		x.known(headerVary, valueAccept)

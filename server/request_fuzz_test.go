@@ -42,14 +42,14 @@ type wary struct {
 	t *testing.T // of the message that is being answered
 }
 
-func (w *wary) look(target rewrite.Target) {
+func (w *wary) look(target oci.Target) {
 	if target.Upstream != "docker.io" && target.Upstream != "ghcr.io" {
 		w.t.Errorf("the upstream is %q", target.Upstream)
 	}
-	if err := rewrite.CheckName(target.Repository); err != nil {
+	if err := oci.CheckName(target.Repository); err != nil {
 		w.t.Errorf("the repository is %q: %v", target.Repository, err)
 	}
-	if _, err := rewrite.ParseDigest(string(target.Digest)); err != nil && target.Digest != "" {
+	if _, err := oci.ParseDigest(string(target.Digest)); err != nil && target.Digest != "" {
 		w.t.Errorf("the digest is %q", target.Digest)
 	}
 	if strings.ContainsAny(target.Tag, "/\\%:\x00 ") || strings.HasPrefix(target.Tag, ".") || len(target.Tag) > 128 {
@@ -57,17 +57,17 @@ func (w *wary) look(target rewrite.Target) {
 	}
 }
 
-func (w *wary) Manifest(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*cache.Manifest, cache.Outcome, error) {
+func (w *wary) Manifest(ctx context.Context, t oci.Target, a rewrite.Accept) (*cache.Manifest, cache.Outcome, error) {
 	w.look(t)
 	return w.shelf.Manifest(ctx, t, a)
 }
 
-func (w *wary) Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*cache.Manifest, cache.Outcome, error) {
+func (w *wary) Describe(ctx context.Context, t oci.Target, a rewrite.Accept) (*cache.Manifest, cache.Outcome, error) {
 	w.look(t)
 	return w.shelf.Describe(ctx, t, a)
 }
 
-func (w *wary) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (cache.Blob, cache.Outcome, error) {
+func (w *wary) Blob(ctx context.Context, t oci.Target, hint oci.Span) (cache.Blob, cache.Outcome, error) {
 	w.look(t)
 	if hint.To != oci.Open && (hint.From < 0 || hint.To <= hint.From) {
 		w.t.Errorf("the hint is %v", hint)
@@ -75,17 +75,17 @@ func (w *wary) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (cache
 	return w.shelf.Blob(ctx, t, hint)
 }
 
-func (w *wary) Stat(ctx context.Context, t rewrite.Target) (int64, cache.Outcome, error) {
+func (w *wary) Stat(ctx context.Context, t oci.Target) (int64, cache.Outcome, error) {
 	w.look(t)
 	return w.shelf.Stat(ctx, t)
 }
 
-func (w *wary) Tags(ctx context.Context, t rewrite.Target) ([]string, cache.Outcome, error) {
+func (w *wary) Tags(ctx context.Context, t oci.Target) ([]string, cache.Outcome, error) {
 	w.look(t)
 	return w.shelf.Tags(ctx, t)
 }
 
-func (w *wary) Referrers(ctx context.Context, t rewrite.Target) ([]v1.Descriptor, cache.Outcome, error) {
+func (w *wary) Referrers(ctx context.Context, t oci.Target) ([]v1.Descriptor, cache.Outcome, error) {
 	w.look(t)
 	return w.shelf.Referrers(ctx, t)
 }

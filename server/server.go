@@ -37,18 +37,18 @@ import (
 // counts with an error too.
 type Content interface {
 	// Manifest gives a manifest or index, its Bytes included.
-	Manifest(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*cache.Manifest, cache.Outcome, error)
+	Manifest(ctx context.Context, t oci.Target, a rewrite.Accept) (*cache.Manifest, cache.Outcome, error)
 	// Describe is Manifest for HEAD; Bytes may be nil.
-	Describe(ctx context.Context, t rewrite.Target, a rewrite.Accept) (*cache.Manifest, cache.Outcome, error)
+	Describe(ctx context.Context, t oci.Target, a rewrite.Accept) (*cache.Manifest, cache.Outcome, error)
 	// Blob opens a blob; the server closes it. hint is the span that will be sent
 	// first. A From of -n stands for the last n bytes: the size may not be known.
-	Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (cache.Blob, cache.Outcome, error)
+	Blob(ctx context.Context, t oci.Target, hint oci.Span) (cache.Blob, cache.Outcome, error)
 	// Stat gives a blob's size in bytes, for HEAD.
-	Stat(ctx context.Context, t rewrite.Target) (int64, cache.Outcome, error)
+	Stat(ctx context.Context, t oci.Target) (int64, cache.Outcome, error)
 	// Tags gives all tags, sorted.
-	Tags(ctx context.Context, t rewrite.Target) ([]string, cache.Outcome, error)
+	Tags(ctx context.Context, t oci.Target) ([]string, cache.Outcome, error)
 	// Referrers gives the manifests whose subject is t.Digest.
-	Referrers(ctx context.Context, t rewrite.Target) ([]v1.Descriptor, cache.Outcome, error)
+	Referrers(ctx context.Context, t oci.Target) ([]v1.Descriptor, cache.Outcome, error)
 	// Repositories gives up to n names of what is cached, as
 	// "docker.io/library/nginx", sorted: the first that sort behind after, of one
 	// upstream only if upstream is not empty. Fewer than n are the last ones.

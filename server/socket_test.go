@@ -22,7 +22,6 @@ import (
 
 	"github.com/entrepot-dev/entrepot/cache"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // filed is a Content of one blob, in a file that all share.
@@ -32,7 +31,7 @@ type filed struct {
 	size int64
 }
 
-func (f filed) Blob(context.Context, rewrite.Target, oci.Span) (cache.Blob, cache.Outcome, error) {
+func (f filed) Blob(context.Context, oci.Target, oci.Span) (cache.Blob, cache.Outcome, error) {
 	return f, cache.Outcome{Status: cache.Hit}, nil
 }
 

@@ -27,7 +27,6 @@ import (
 	"github.com/entrepot-dev/entrepot/cache"
 	"github.com/entrepot-dev/entrepot/metrics"
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // patience is how long a test waits for what must happen; it ends nothing that
@@ -119,7 +118,7 @@ type sized struct {
 	size int64
 }
 
-func (s sized) Blob(ctx context.Context, t rewrite.Target, hint oci.Span) (cache.Blob, cache.Outcome, error) {
+func (s sized) Blob(ctx context.Context, t oci.Target, hint oci.Span) (cache.Blob, cache.Outcome, error) {
 	b, o, err := s.shelf.Blob(ctx, t, hint)
 	return sizedBlob{b, s.size}, o, err
 }

@@ -8,7 +8,7 @@ import (
 
 	"github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // FuzzHeaders reads what an upstream says beside its bodies: how long to wait, what
@@ -51,9 +51,9 @@ func FuzzLists(f *testing.F) {
 	f.Add([]byte(`{"manifests":null,"manifests":[null]}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		var list []v1.Descriptor
-		_, _ = rewrite.ReadDescriptors(bytes.NewReader(raw), nil, func(d v1.Descriptor) error { list = append(list, d); return nil })
+		_, _ = oci.ReadDescriptors(bytes.NewReader(raw), nil, func(d v1.Descriptor) error { list = append(list, d); return nil })
 		for _, d := range distinct(list) {
-			if _, err := rewrite.ParseDigest(string(d.Digest)); err != nil || d.Size < 0 || d.Data != nil {
+			if _, err := oci.ParseDigest(string(d.Digest)); err != nil || d.Size < 0 || d.Data != nil {
 				t.Errorf("%q: the descriptor %+v", raw, d)
 			}
 			if tag := referrersTag(d.Digest); len(tag) > 97 {

@@ -41,7 +41,7 @@ const (
 type listKind[E any] struct {
 	// name is for messages: "a list of tags".
 	name string
-	// read reads a page, see rewrite.ReadTags.
+	// read reads a page, see oci.ReadTags.
 	read func(r io.Reader, buffered func(int64) error, add func(E) error) (isList bool, err error)
 	// cost gives the bytes that an entry takes; hash one of what distinguishes it.
 	cost func(E) int64
@@ -50,13 +50,13 @@ type listKind[E any] struct {
 }
 
 var tagLists = listKind[string]{
-	name: "a list of tags", read: rewrite.ReadTags, most: maxTags,
+	name: "a list of tags", read: oci.ReadTags, most: maxTags,
 	cost: func(t string) int64 { return int64(len(t)) + int64(unsafe.Sizeof(t)) },
 	hash: func(h *maphash.Hash, t string) { _, _ = h.WriteString(t); _ = h.WriteByte(0) },
 }
 
 var referrerLists = listKind[v1.Descriptor]{
-	name: "a list of referrers", read: rewrite.ReadDescriptors, most: maxReferrers,
+	name: "a list of referrers", read: oci.ReadDescriptors, most: maxReferrers,
 	cost: func(d v1.Descriptor) int64 {
 		n := int64(unsafe.Sizeof(d)) + int64(len(d.MediaType)+len(d.Digest)+len(d.ArtifactType))
 		for _, u := range d.URLs {
@@ -108,9 +108,9 @@ func (r *Registry) Referrers(ctx context.Context, repo string, d digest.Digest) 
 	m, err := r.fetchManifest(ctx, tag, referrersTag(d))
 	var e *oci.Error
 	switch {
-	case err == nil && rewrite.IsIndex(m.MediaType) && d.Algorithm().FromBytes(m.Bytes) != d:
+	case err == nil && oci.IsIndex(m.MediaType) && d.Algorithm().FromBytes(m.Bytes) != d:
 		all = nil
-		if _, err := rewrite.ReadDescriptors(bytes.NewReader(m.Bytes), nil, func(d v1.Descriptor) error { all = append(all, d); return nil }); err != nil {
+		if _, err := oci.ReadDescriptors(bytes.NewReader(m.Bytes), nil, func(d v1.Descriptor) error { all = append(all, d); return nil }); err != nil {
 			return nil, r.garbledTag(repo, d)
 		}
 		return distinct(all), nil

@@ -17,7 +17,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // manifestTypes is what we take, the newest first. Schema 1 is not among them:
@@ -28,7 +27,7 @@ var manifestTypes = []string{
 	oci.MediaTypeDockerManifestList,
 	oci.MediaTypeDockerManifest,
 	oci.MediaTypeOCIArtifactManifest,
-	rewrite.MediaTypeORASArtifactManifest,
+	oci.MediaTypeORASArtifactManifest,
 }
 
 func (r *Registry) manifestAsk(op, method, repo, ref string) *ask {
@@ -68,7 +67,7 @@ func (r *Registry) Resolve(ctx context.Context, repo, ref string) (v1.Descriptor
 		if isGzip(res.Header) {
 			d.Size = -1 // that is the size of the compressed form
 		}
-		if rewrite.IsSchema1(d.MediaType) {
+		if oci.IsSchema1(d.MediaType) {
 			return r.schema1(res)
 		}
 		return nil
@@ -242,11 +241,11 @@ func (r *Registry) refuse(ep *endpoint) {
 // what its shape shows. What is no manifest by any of them is a failure of the
 // endpoint, so that another is tried.
 func (r *Registry) manifestType(res *answer, raw []byte) (string, *failure) {
-	t := rewrite.MediaTypeOf(raw, res.Header.Get("Content-Type"))
-	if rewrite.IsSchema1(t) {
+	t := oci.MediaTypeOf(raw, res.Header.Get("Content-Type"))
+	if oci.IsSchema1(t) {
 		return "", r.schema1(res)
 	}
-	if _, err := rewrite.Parse(raw, t); err != nil {
+	if _, err := oci.ParseManifest(raw, t); err != nil {
 		return "", r.garbled(res, "sent what is not a manifest for %s", res.ask.what)
 	}
 	return t, nil
@@ -262,7 +261,7 @@ func (r *Registry) schema1(res *answer) *failure {
 // send a general type.
 func declaredType(h http.Header) string {
 	t, _, err := mime.ParseMediaType(h.Get("Content-Type"))
-	if err != nil || !rewrite.IsIndex(t) && !rewrite.IsManifest(t) && !rewrite.IsSchema1(t) {
+	if err != nil || !oci.IsIndex(t) && !oci.IsManifest(t) && !oci.IsSchema1(t) {
 		return ""
 	}
 	return t
@@ -271,7 +270,7 @@ func declaredType(h http.Header) string {
 // headerDigest gives Docker-Content-Digest; "" where it is missing, wrong, or of
 // an algorithm that is not served.
 func headerDigest(h http.Header) digest.Digest {
-	d, err := rewrite.ParseDigest(strings.TrimSpace(h.Get("Docker-Content-Digest")))
+	d, err := oci.ParseDigest(strings.TrimSpace(h.Get("Docker-Content-Digest")))
 	if err != nil {
 		return ""
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/entrepot-dev/entrepot/cache"
-	"github.com/entrepot-dev/entrepot/rewrite"
+	"github.com/entrepot-dev/entrepot/oci"
 )
 
 func newExplain(p *process) *cobra.Command {
@@ -109,7 +109,7 @@ func writeExplanation(w io.Writer, e *cache.Explanation, now time.Time) error {
 	}
 	for _, m := range e.Manifests {
 		name := "manifest"
-		if rewrite.IsIndex(m.MediaType) {
+		if oci.IsIndex(m.MediaType) {
 			name = "index"
 		}
 		if m.Platform != "" {

@@ -1,4 +1,4 @@
-package rewrite
+package oci
 
 import (
 	"strings"
@@ -15,7 +15,7 @@ func TestLargeDocumentsAreReadInTurns(t *testing.T) {
 	large := append(small[:len(small):len(small)], strings.Repeat(" ", largeDocument)...)
 	for name, read := range map[string]func(b []byte) string{
 		"Parse": func(b []byte) string {
-			p, err := Parse(b, "")
+			p, err := ParseManifest(b, "")
 			if err != nil {
 				t.Error(err)
 				return ""

@@ -1,4 +1,4 @@
-package rewrite
+package oci
 
 import (
 	"encoding/json"
@@ -6,8 +6,6 @@ import (
 	"strings"
 
 	"github.com/opencontainers/image-spec/specs-go/v1"
-
-	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // Kind says whether a document names the parts of one image or artifact, or
@@ -15,10 +13,10 @@ import (
 type Kind uint8
 
 const (
-	// Manifest names a config and layers or blobs.
-	Manifest Kind = iota + 1
-	// Index names manifests; Docker calls it a manifest list.
-	Index
+	// KindManifest names a config and layers or blobs.
+	KindManifest Kind = iota + 1
+	// KindIndex names manifests; Docker calls it a manifest list.
+	KindIndex
 )
 
 // Parsed is what a cache must know of a manifest or index. It shares no memory
@@ -107,20 +105,20 @@ func (l *lenient) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// Parse reads a manifest or index of at most oci.MaxManifestSize bytes.
+// ParseManifest reads a manifest or index of at most oci.MaxManifestSize bytes.
 // mediaType is the declared one and may be empty. It gives MANIFEST_INVALID
 // for what is neither, or could be read as both (CVE-2021-41190), and
 // UNSUPPORTED, in words, for Docker's schema 1. Large documents are parsed in turns:
 // Parse may wait for others that run, and for nothing else.
-func Parse(b []byte, mediaType string) (p *Parsed, err error) {
+func ParseManifest(b []byte, mediaType string) (p *Parsed, err error) {
 	inTurn(len(b), func() { p, err = parse(b, mediaType) })
 	return p, err
 }
 
 // parse is Parse without waiting.
 func parse(b []byte, mediaType string) (*Parsed, error) {
-	if len(b) > oci.MaxManifestSize {
-		return nil, oci.Errorf(oci.CodeManifestInvalid, "the manifest has %d bytes; at most %d are taken", len(b), oci.MaxManifestSize)
+	if len(b) > MaxManifestSize {
+		return nil, Errorf(CodeManifestInvalid, "the manifest has %d bytes; at most %d are taken", len(b), MaxManifestSize)
 	}
 	mediaType = mediaTypeOf(b, mediaType)
 	if IsSchema1(mediaType) {
@@ -133,24 +131,24 @@ func parse(b []byte, mediaType string) (*Parsed, error) {
 				return p, nil
 			}
 		}
-		return nil, &oci.Error{Code: oci.CodeManifestInvalid, Message: "the manifest is no valid JSON of a manifest or index", Err: err}
+		return nil, &Error{Code: CodeManifestInvalid, Message: "the manifest is no valid JSON of a manifest or index", Err: err}
 	}
 	p := &Parsed{MediaType: mediaType, ArtifactType: doc.ArtifactType, Annotations: doc.Annotations}
 	switch {
 	case IsIndex(mediaType):
 		if doc.Config.Descriptor != nil || doc.Layers.Descriptors != nil {
-			return nil, oci.Errorf(oci.CodeManifestInvalid, "the index also has the config or layers of a manifest")
+			return nil, Errorf(CodeManifestInvalid, "the index also has the config or layers of a manifest")
 		}
-		p.Kind, p.Doubled = Index, doc.Manifests.times > 1
+		p.Kind, p.Doubled = KindIndex, doc.Manifests.times > 1
 		p.add(doc.Manifests.Descriptors...)
 	case IsManifest(mediaType):
 		if doc.Manifests.Descriptors != nil {
-			return nil, oci.Errorf(oci.CodeManifestInvalid, "the manifest also has the manifests of an index")
+			return nil, Errorf(CodeManifestInvalid, "the manifest also has the manifests of an index")
 		}
-		p.Kind = Manifest
-		if mediaType == oci.MediaTypeOCIArtifactManifest {
+		p.Kind = KindManifest
+		if mediaType == MediaTypeOCIArtifactManifest {
 			if doc.Blobs.err != nil {
-				return nil, &oci.Error{Code: oci.CodeManifestInvalid, Message: "the manifest is no valid JSON of a manifest or index", Err: doc.Blobs.err}
+				return nil, &Error{Code: CodeManifestInvalid, Message: "the manifest is no valid JSON of a manifest or index", Err: doc.Blobs.err}
 			}
 			p.Doubled = doc.Blobs.times > 1
 			p.add(doc.Blobs.Descriptors...)
@@ -170,7 +168,7 @@ func parse(b []byte, mediaType string) (*Parsed, error) {
 		if p := opaque(b, mediaType); p != nil {
 			return p, nil
 		}
-		return nil, oci.Errorf(oci.CodeManifestInvalid, "%q is no media type of a manifest or index", mediaType)
+		return nil, Errorf(CodeManifestInvalid, "%q is no media type of a manifest or index", mediaType)
 	}
 	if doc.Subject != nil && checkDigest(string(doc.Subject.Digest)) == nil {
 		p.Subject = doc.Subject
@@ -196,25 +194,25 @@ func (p *Parsed) add(ds ...v1.Descriptor) {
 // IsForeign tells whether a layer is one that registries need not have: its
 // bytes lie elsewhere, or may not be distributed.
 func IsForeign(d v1.Descriptor) bool {
-	return len(d.URLs) > 0 || d.MediaType == oci.MediaTypeDockerForeignLayer ||
+	return len(d.URLs) > 0 || d.MediaType == MediaTypeDockerForeignLayer ||
 		strings.HasPrefix(d.MediaType, "application/vnd.oci.image.layer.nondistributable.")
 }
 
 // IsIndex tells whether mediaType is that of an index or manifest list.
 func IsIndex(mediaType string) bool {
-	return mediaType == v1.MediaTypeImageIndex || mediaType == oci.MediaTypeDockerManifestList
+	return mediaType == v1.MediaTypeImageIndex || mediaType == MediaTypeDockerManifestList
 }
 
 // IsManifest tells whether mediaType is that of a manifest of one image or
 // artifact; schema 1 is not among them.
 func IsManifest(mediaType string) bool {
-	return mediaType == v1.MediaTypeImageManifest || mediaType == oci.MediaTypeDockerManifest ||
-		mediaType == oci.MediaTypeOCIArtifactManifest
+	return mediaType == v1.MediaTypeImageManifest || mediaType == MediaTypeDockerManifest ||
+		mediaType == MediaTypeOCIArtifactManifest
 }
 
 // IsSchema1 tells whether mediaType is one of Docker's schema 1.
 func IsSchema1(mediaType string) bool {
-	return mediaType == oci.MediaTypeDockerSchema1 || mediaType == oci.MediaTypeDockerSchema1Signed
+	return mediaType == MediaTypeDockerSchema1 || mediaType == MediaTypeDockerSchema1Signed
 }
 
 // MediaTypeOf gives the media type of a manifest's bytes. The one in the bytes
@@ -250,7 +248,7 @@ func mediaTypeOf(b []byte, declared string) string {
 		Signatures    present     `json:"signatures"`
 		FSLayers      present     `json:"fsLayers"`
 	}
-	if len(b) <= oci.MaxManifestSize && json.Unmarshal(b, &doc) != nil {
+	if len(b) <= MaxManifestSize && json.Unmarshal(b, &doc) != nil {
 		doc.MediaType.is, doc.SchemaVersion.is, doc.Config, doc.Layers, doc.Manifests, doc.FSLayers = "", 0, false, false, false, false
 	}
 	switch own := doc.MediaType.is; {
@@ -258,22 +256,22 @@ func mediaTypeOf(b []byte, declared string) string {
 		return own
 	case isRegistryType(declared):
 		return declared
-	case own != "" && strings.EqualFold(own, declared) && isMediaType(own):
+	case own != "" && strings.EqualFold(own, declared) && IsMediaType(own):
 		return own // one that is not known here
 	case doc.SchemaVersion.is == 1 && bool(doc.FSLayers && doc.Signatures):
-		return oci.MediaTypeDockerSchema1Signed
+		return MediaTypeDockerSchema1Signed
 	case doc.SchemaVersion.is == 1 && bool(doc.FSLayers):
-		return oci.MediaTypeDockerSchema1
+		return MediaTypeDockerSchema1
 	case bool(doc.Manifests):
 		return v1.MediaTypeImageIndex
 	case bool(doc.Config || doc.Layers):
 		return v1.MediaTypeImageManifest
-	case strings.Contains(own, "/") && !strings.Contains(own, "*") && isMediaType(own):
+	case strings.Contains(own, "/") && !strings.Contains(own, "*") && IsMediaType(own):
 		return own
-	case declared != "*" && isMediaType(declared):
+	case declared != "*" && IsMediaType(declared):
 		return declared
 	}
-	return oci.MediaTypeOctetStream
+	return MediaTypeOctetStream
 }
 
 // lax is a field that keeps its zero value if the document has something else there.
@@ -293,8 +291,8 @@ func isRegistryType(mediaType string) bool {
 }
 
 func schema1Refused() error {
-	return &oci.Error{
-		Code:    oci.CodeManifestInvalid,
+	return &Error{
+		Code:    CodeManifestInvalid,
 		Status:  404,
 		Message: "the image is stored in Docker's schema 1, which is not served: push it again with a current client",
 	}

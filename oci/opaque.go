@@ -1,4 +1,4 @@
-package rewrite
+package oci
 
 import (
 	"bytes"
@@ -6,8 +6,6 @@ import (
 	"strings"
 
 	"github.com/opencontainers/image-spec/specs-go/v1"
-
-	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // MediaTypeORASArtifactManifest is the type of artifact manifests that ORAS and Azure used
@@ -36,14 +34,14 @@ func opaque(b []byte, mediaType string) *Parsed {
 			image = true
 		}
 	}
-	p := &Parsed{Kind: Manifest, MediaType: mediaType, Opaque: true}
+	p := &Parsed{Kind: KindManifest, MediaType: mediaType, Opaque: true}
 	switch {
 	case index && image:
 		return nil
 	case IsIndex(mediaType) && index:
-		p.Kind = Index
+		p.Kind = KindIndex
 	case IsManifest(mediaType) && image:
-	case own != "" && own == mediaType && isMediaType(own) && !isRegistryType(own):
+	case own != "" && own == mediaType && IsMediaType(own) && !isRegistryType(own):
 	default:
 		return nil
 	}
@@ -79,7 +77,7 @@ const maxEmbedded = 64
 // Registries need not have such content: clients take it from the manifest. It waits as
 // Parse does.
 func Embedded(b []byte) (found []v1.Descriptor) {
-	if len(b) > oci.MaxManifestSize || !bytes.Contains(b, []byte(`"data"`)) {
+	if len(b) > MaxManifestSize || !bytes.Contains(b, []byte(`"data"`)) {
 		return nil
 	}
 	inTurn(len(b), func() { found = embedded(b) })

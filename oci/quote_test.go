@@ -1,4 +1,4 @@
-package rewrite
+package oci
 
 import (
 	"strings"
@@ -14,11 +14,11 @@ func TestMessagesQuoteNoPassword(t *testing.T) {
 		"@x":                          `"@x"`,
 		"a\nb":                        `"a\nb"`,
 	} {
-		if got := quote(s); got != want {
+		if got := Quote(s); got != want {
 			t.Errorf("quote(%q) = %s, want %s", s, got, want)
 		}
 	}
-	if got := quote(strings.Repeat("x", 1000)); len(got) > 200 {
+	if got := Quote(strings.Repeat("x", 1000)); len(got) > 200 {
 		t.Errorf("a long name has %d bytes in a message", len(got))
 	}
 }

@@ -1,4 +1,4 @@
-package rewrite
+package oci
 
 import (
 	"encoding/json"
@@ -8,8 +8,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
-
-	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // registrysChildren reads a document as distribution does, field by field with the
@@ -24,7 +22,7 @@ func registrysChildren(b []byte, mediaType string) (ds []digest.Digest, err erro
 		}
 		err = json.Unmarshal(b, &doc)
 		list = doc.Manifests
-	case oci.MediaTypeOCIArtifactManifest:
+	case MediaTypeOCIArtifactManifest:
 		var doc struct {
 			Blobs []v1.Descriptor `json:"blobs"`
 		}
@@ -49,7 +47,7 @@ func registrysChildren(b []byte, mediaType string) (ds []digest.Digest, err erro
 // sameChildren checks that Parse finds the children in b that a registry does.
 func sameChildren(t *testing.T, b []byte, declared string) {
 	t.Helper()
-	p, err := Parse(b, declared)
+	p, err := ParseManifest(b, declared)
 	if err != nil || p.Doubled {
 		return // nothing is taken for named
 	}
@@ -76,9 +74,9 @@ var misleading = []struct {
 	{fmt.Sprintf(`{"mediaType":%q,"layers":[],"blobs":[{"digest":%q,"size":1}]}`, dockerManifest, a256), false},
 	{fmt.Sprintf(`{"mediaType":%q,"layers":[],"blobs":"no list"}`, ociManifest), false},
 	{fmt.Sprintf(`{"mediaType":%q,"manifests":[],"blobs":[{"digest":%q,"size":1}]}`, ociIndex, a256), false},
-	{fmt.Sprintf(`{"mediaType":%q,"blobs":[],"layers":[{"digest":%q,"size":1}]}`, oci.MediaTypeOCIArtifactManifest, a256), false},
-	{fmt.Sprintf(`{"mediaType":%q,"blobs":[],"config":{"digest":%q,"size":1}}`, oci.MediaTypeOCIArtifactManifest, a256), false},
-	{fmt.Sprintf(`{"mediaType":%q,"blobs":[{"digest":%q,"size":1}]}`, oci.MediaTypeOCIArtifactManifest, a256), true},
+	{fmt.Sprintf(`{"mediaType":%q,"blobs":[],"layers":[{"digest":%q,"size":1}]}`, MediaTypeOCIArtifactManifest, a256), false},
+	{fmt.Sprintf(`{"mediaType":%q,"blobs":[],"config":{"digest":%q,"size":1}}`, MediaTypeOCIArtifactManifest, a256), false},
+	{fmt.Sprintf(`{"mediaType":%q,"blobs":[{"digest":%q,"size":1}]}`, MediaTypeOCIArtifactManifest, a256), true},
 	{fmt.Sprintf(`{"mediaType":%q,"layers":[{"digest":%q,"size":1}],"layers":[]}`, ociManifest, a256), false},
 	{fmt.Sprintf(`{"mediaType":%q,"layers":[{"urls":["https://a.test"]}],"layers":[{"digest":%q,"size":1}]}`, ociManifest, a256), false},
 	{fmt.Sprintf(`{"mediaType":%q,"layers":[],"LAYERS":[{"digest":%q,"size":1}]}`, ociManifest, a256), false},
@@ -91,7 +89,7 @@ var misleading = []struct {
 
 func TestADocumentNamesWhatRegistriesCheck(t *testing.T) {
 	for _, c := range misleading {
-		p, err := Parse([]byte(c.body), "")
+		p, err := ParseManifest([]byte(c.body), "")
 		if err != nil {
 			t.Errorf("%s: %v", c.body, err)
 			continue

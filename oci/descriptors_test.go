@@ -1,4 +1,4 @@
-package rewrite
+package oci
 
 import (
 	"encoding/json"
@@ -49,7 +49,7 @@ func TestAManifestTakesMemoryInProportionToItsBytes(t *testing.T) {
 	} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		p, err := Parse([]byte(doc), "")
+		p, err := ParseManifest([]byte(doc), "")
 		runtime.ReadMemStats(&after)
 		per := (after.TotalAlloc - before.TotalAlloc) / uint64(len(doc))
 		if per > most {

@@ -1,27 +1,25 @@
-package rewrite
+package oci
 
 import (
 	"strings"
-
-	"github.com/entrepot-dev/entrepot/oci"
 )
 
-// maxName is the longest repository name in bytes; many clients limit host and
+// MaxName is the longest repository name in bytes; many clients limit host and
 // name together to this (distribution-spec, "Pulling manifests").
-const maxName = 255
+const MaxName = 255
 
 // CheckName tells, as NAME_INVALID, why name is no repository's name by the
 // distribution-spec's grammar; nil where it is one.
 func CheckName(name string) error {
-	if len(name) > maxName {
-		return oci.Errorf(oci.CodeNameInvalid, "repository name %s has %d characters; at most %d are allowed", quote(name), len(name), maxName)
+	if len(name) > MaxName {
+		return Errorf(CodeNameInvalid, "repository name %s has %d characters; at most %d are allowed", Quote(name), len(name), MaxName)
 	}
 	for rest, more := name, true; more; {
 		var component string
 		component, rest, more = strings.Cut(rest, "/")
 		if !isComponent(component) {
-			return oci.Errorf(oci.CodeNameInvalid, "%s is no repository name: parts of lower-case letters and digits, "+
-				"joined by single '.', '_', '__' or '-', are separated by '/'", quote(name))
+			return Errorf(CodeNameInvalid, "%s is no repository name: parts of lower-case letters and digits, "+
+				"joined by single '.', '_', '__' or '-', are separated by '/'", Quote(name))
 		}
 	}
 	return nil
@@ -49,8 +47,8 @@ func isComponent(s string) bool {
 	return s != "" && separators == 0
 }
 
-// isTag is the grammar [a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}.
-func isTag(s string) bool {
+// IsTag is the grammar [a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}.
+func IsTag(s string) bool {
 	for i := range len(s) {
 		c := s[i]
 		switch {
@@ -63,9 +61,9 @@ func isTag(s string) bool {
 	return s != "" && len(s) <= 128
 }
 
-// isHost tells whether s can be the name of a registry: a host name or address
+// IsHost tells whether s can be the name of a registry: a host name or address
 // with or without a port, in lower case.
-func isHost(s string) bool {
+func IsHost(s string) bool {
 	host, port, hasPort := strings.Cut(s, ":")
 	if strings.HasPrefix(s, "[") { // [2001:db8::1]:5000
 		end := strings.IndexByte(s, ']')
@@ -86,7 +84,7 @@ func isHost(s string) bool {
 	if hasPort && (port == "" || len(port) > 5 || strings.Trim(port, "0123456789") != "") {
 		return false
 	}
-	if host == "" || len(s) > maxName {
+	if host == "" || len(s) > MaxName {
 		return false
 	}
 	for i := range len(host) {

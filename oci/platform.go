@@ -1,4 +1,4 @@
-package rewrite
+package oci
 
 import (
 	"slices"
@@ -6,8 +6,6 @@ import (
 
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/image-spec/specs-go/v1"
-
-	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // ParsePlatform reads "os/arch" or "os/arch/variant" and gives it normalised:
@@ -15,11 +13,11 @@ import (
 // from the machine that this runs on.
 func ParsePlatform(s string) (v1.Platform, error) {
 	if n := strings.Count(s, "/"); n < 1 || n > 2 {
-		return v1.Platform{}, oci.Errorf(oci.CodeUnknown, "platform %q is not of the form os/arch or os/arch/variant", s)
+		return v1.Platform{}, Errorf(CodeUnknown, "platform %q is not of the form os/arch or os/arch/variant", s)
 	}
 	p, err := platforms.Parse(s)
 	if err != nil {
-		return v1.Platform{}, oci.Errorf(oci.CodeUnknown, "platform %q is not of the form os/arch or os/arch/variant: %w", s, err)
+		return v1.Platform{}, Errorf(CodeUnknown, "platform %q is not of the form os/arch or os/arch/variant: %w", s, err)
 	}
 	return platforms.Normalize(p), nil
 }
@@ -32,7 +30,7 @@ func ParsePlatform(s string) (v1.Platform, error) {
 func SelectPlatform(index *Parsed, want string) (v1.Descriptor, error) {
 	c, err := ChoosePlatform(index, want)
 	if err == nil && !c.Found {
-		err = oci.Errorf(oci.CodeManifestUnknown,
+		err = Errorf(CodeManifestUnknown,
 			"the index does not say which of its manifests is for %s, and the client takes no index; ask with an Accept that takes one", want)
 	}
 	return c.Manifest, err
@@ -97,10 +95,10 @@ func ChoosePlatform(index *Parsed, want string) (Choice, error) {
 	case len(unnamed) > 0, len(c.Nested) > 0:
 		return c, nil
 	case len(there) == 0:
-		return c, oci.Errorf(oci.CodeManifestUnknown,
+		return c, Errorf(CodeManifestUnknown,
 			"the index names no manifest for a platform, and the client takes no index; ask with an Accept that takes one")
 	}
-	return c, oci.Errorf(oci.CodeManifestUnknown,
+	return c, Errorf(CodeManifestUnknown,
 		"the image has no manifest for %s, and the client takes no index; it is there for %s", want, strings.Join(there, ", "))
 }
 

@@ -1,4 +1,4 @@
-package rewrite
+package oci
 
 import (
 	"errors"
@@ -6,12 +6,10 @@ import (
 	"testing"
 
 	"github.com/opencontainers/image-spec/specs-go/v1"
-
-	"github.com/entrepot-dev/entrepot/oci"
 )
 
 func indexOf(names ...string) *Parsed {
-	p := &Parsed{Kind: Index}
+	p := &Parsed{Kind: KindIndex}
 	for _, name := range names {
 		d := descriptor("sha256:"+name, nil)
 		if name != "none" {
@@ -59,8 +57,8 @@ func TestPlatformsManifestIsChosen(t *testing.T) {
 	} {
 		d, err := SelectPlatform(c.index, c.want)
 		if says, fails := strings.CutPrefix(c.got, "!"); fails {
-			var e *oci.Error
-			if !errors.As(err, &e) || e.Code != oci.CodeManifestUnknown || !strings.Contains(e.Message, says) || strings.Contains(e.Message, "unknown") {
+			var e *Error
+			if !errors.As(err, &e) || e.Code != CodeManifestUnknown || !strings.Contains(e.Message, says) || strings.Contains(e.Message, "unknown") {
 				t.Errorf("%s: %v, %v; want MANIFEST_UNKNOWN with %q", c.name, d, err, says)
 			}
 			continue

@@ -1,11 +1,9 @@
-package rewrite
+package oci
 
 import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
-
-	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // ParseDigest reads a digest strictly: sha256 or sha512 and all their
@@ -27,14 +25,14 @@ func checkDigest(s string) error {
 	case digest.SHA512:
 		want = 128
 	default:
-		return oci.Errorf(oci.CodeDigestInvalid, "digest %s is of no algorithm that is served here; sha256 and sha512 are", quote(s))
+		return Errorf(CodeDigestInvalid, "digest %s is of no algorithm that is served here; sha256 and sha512 are", Quote(s))
 	}
 	if len(hex) != want {
-		return oci.Errorf(oci.CodeDigestInvalid, "digest %s has %d characters after the colon, not %d", quote(s), len(hex), want)
+		return Errorf(CodeDigestInvalid, "digest %s has %d characters after the colon, not %d", Quote(s), len(hex), want)
 	}
 	for i := range len(hex) {
 		if c := hex[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return oci.Errorf(oci.CodeDigestInvalid, "digest %s has a character that is no lower-case hex digit", quote(s))
+			return Errorf(CodeDigestInvalid, "digest %s has a character that is no lower-case hex digit", Quote(s))
 		}
 	}
 	return nil

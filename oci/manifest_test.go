@@ -1,4 +1,4 @@
-package rewrite
+package oci
 
 import (
 	"bytes"
@@ -9,8 +9,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
-
-	"github.com/entrepot-dev/entrepot/oci"
 )
 
 const (
@@ -29,12 +27,12 @@ func TestParseFindsWhatADocumentIsMadeOf(t *testing.T) {
 			{"mediaType":"bad","digest":"md5:d41d8cd98f00b204e9800998ecf8427e","size":2},
 			{"mediaType":"bad","digest":%q,"size":-1}],
 		"subject":{"mediaType":%q,"digest":%q,"size":7},
-		"annotations":{"k":"v"}}`, ociManifest, a256, b256, oci.MediaTypeDockerForeignLayer, sum512, b256, c256, ociManifest, c256)
-	p, err := Parse([]byte(manifest), "")
+		"annotations":{"k":"v"}}`, ociManifest, a256, b256, MediaTypeDockerForeignLayer, sum512, b256, c256, ociManifest, c256)
+	p, err := ParseManifest([]byte(manifest), "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.Kind != Manifest || p.MediaType != ociManifest || p.ArtifactType != "application/vnd.oci.image.config.v1+json" || p.Annotations["k"] != "v" {
+	if p.Kind != KindManifest || p.MediaType != ociManifest || p.ArtifactType != "application/vnd.oci.image.config.v1+json" || p.Annotations["k"] != "v" {
 		t.Errorf("got %+v", p)
 	}
 	if p.Subject == nil || p.Subject.Digest != c256 || p.Config.Digest != a256 {
@@ -54,14 +52,14 @@ func TestParseFindsWhatADocumentIsMadeOf(t *testing.T) {
 	}
 
 	index := fmt.Sprintf(`{"schemaVersion":2,"artifactType":"a/t","manifests":[{"mediaType":%q,"digest":%q,"size":1}]}`, ociManifest, a256)
-	p, err = Parse([]byte(index), "text/plain")
-	if err != nil || p.Kind != Index || p.MediaType != ociIndex || p.ArtifactType != "a/t" || len(p.Children) != 1 {
+	p, err = ParseManifest([]byte(index), "text/plain")
+	if err != nil || p.Kind != KindIndex || p.MediaType != ociIndex || p.ArtifactType != "a/t" || len(p.Children) != 1 {
 		t.Errorf("index: %+v, %v", p, err)
 	}
 
-	artifact := fmt.Sprintf(`{"mediaType":%q,"artifactType":"a/t","blobs":[{"mediaType":"x","digest":%q,"size":1}]}`, oci.MediaTypeOCIArtifactManifest, a256)
-	p, err = Parse([]byte(artifact), "")
-	if err != nil || p.Kind != Manifest || len(p.Children) != 1 {
+	artifact := fmt.Sprintf(`{"mediaType":%q,"artifactType":"a/t","blobs":[{"mediaType":"x","digest":%q,"size":1}]}`, MediaTypeOCIArtifactManifest, a256)
+	p, err = ParseManifest([]byte(artifact), "")
+	if err != nil || p.Kind != KindManifest || len(p.Children) != 1 {
 		t.Errorf("artifact manifest: %+v, %v", p, err)
 	}
 }
@@ -77,10 +75,10 @@ func TestParseRefusesWhatIsNoManifest(t *testing.T) {
 		fmt.Sprintf(`{"mediaType":%q,"layers":[],"manifests":[]}`, ociIndex):                     "also has the config or layers",
 		`{"schemaVersion":1,"fsLayers":[],"signatures":[]}`:                                      "schema 1",
 		`{"schemaVersion":1,"fsLayers":[]}`:                                                      "schema 1",
-		`{"config":{}` + strings.Repeat(" ", oci.MaxManifestSize) + `}`:                          "at most",
+		`{"config":{}` + strings.Repeat(" ", MaxManifestSize) + `}`:                              "at most",
 	} {
-		p, err := Parse([]byte(body), "")
-		var e *oci.Error
+		p, err := ParseManifest([]byte(body), "")
+		var e *Error
 		if !errors.As(err, &e) || !strings.Contains(e.Message, says) {
 			t.Errorf("Parse(%.100s): %+v, %v; want an error with %q", body, p, err, says)
 		}
@@ -97,8 +95,8 @@ func TestMediaTypeIsTheBodysThenTheDeclaredThenTheShapes(t *testing.T) {
 		{`{"manifests":[]}`, "application/json", ociIndex},
 		{`{"config":{}}`, "application/octet-stream", ociManifest},
 		{`{"layers":[]}`, "", ociManifest},
-		{`{"schemaVersion":1,"fsLayers":[],"signatures":[]}`, "application/json", oci.MediaTypeDockerSchema1Signed},
-		{`{"schemaVersion":1,"fsLayers":[]}`, "", oci.MediaTypeDockerSchema1},
+		{`{"schemaVersion":1,"fsLayers":[],"signatures":[]}`, "application/json", MediaTypeDockerSchema1Signed},
+		{`{"schemaVersion":1,"fsLayers":[]}`, "", MediaTypeDockerSchema1},
 		{`not json`, "application/x-thing", "application/x-thing"},
 		{`not json`, "evil\r\nX: y", "application/octet-stream"},
 		{`not json`, "", "application/octet-stream"},
@@ -117,15 +115,15 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"mediaType":"`+dockerList+`","manifests":null}`), dockerManifest)
 	f.Fuzz(func(t *testing.T, b []byte, declared string) {
 		before := bytes.Clone(b)
-		if m := MediaTypeOf(b, declared); !isMediaType(m) {
+		if m := MediaTypeOf(b, declared); !IsMediaType(m) {
 			t.Errorf("media type %q", m)
 		}
-		p, err := Parse(b, declared)
+		p, err := ParseManifest(b, declared)
 		if !bytes.Equal(b, before) {
 			t.Error("the bytes were changed")
 		}
 		if err != nil {
-			var e *oci.Error
+			var e *Error
 			if !errors.As(err, &e) {
 				t.Errorf("error %v is not typed", err)
 			}
@@ -136,7 +134,7 @@ func FuzzParse(f *testing.F) {
 				t.Errorf("child %+v", c)
 			}
 		}
-		if p.Kind == Index {
+		if p.Kind == KindIndex {
 			d, err := SelectPlatform(p, "linux/amd64")
 			if err == nil && IsAttestation(d) {
 				t.Errorf("chose %+v", d)

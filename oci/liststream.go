@@ -1,4 +1,4 @@
-package rewrite
+package oci
 
 import (
 	"encoding/json"
@@ -29,7 +29,7 @@ func ReadTags(r io.Reader, buffered func(int64) error, add func(string) error) (
 	tag := ""
 	return readList(r, buffered, "tags", "name", func(dec *json.Decoder) (bool, error) {
 		tag = ""
-		if err := decodeElement(dec, &tag); err != nil || tag == "" || !isTag(tag) {
+		if err := decodeElement(dec, &tag); err != nil || tag == "" || !IsTag(tag) {
 			return false, err
 		}
 		return true, add(tag)

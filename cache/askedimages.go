@@ -164,8 +164,9 @@ func (r *askedRepository) image(a *index.Asked, t oci.Target) AskedImage {
 
 // parsed reads what is here of a manifest; nil where that is nothing.
 func (r *askedRepository) parsed(up, repo string, d digest.Digest) *oci.Parsed {
-	l, ok := r.cache.link(up, repo, d)
-	if !ok || !l.Manifest || !r.cache.hasRight(oci.Target{Upstream: up, Repository: repo, Digest: d}) {
+	t := oci.Target{Upstream: up, Repository: repo, Digest: d}
+	l, ok := r.cache.records.Link(t)
+	if !ok || !l.Manifest || !r.cache.hasRight(t) {
 		return nil
 	}
 	m, ok := r.cache.peekManifest(d)

@@ -156,10 +156,10 @@ func (c *Cache) Stat(ctx context.Context, t oci.Target) (int64, Outcome, error) 
 // manifest, else "". It allocates nothing for what is hot. Memory may not know a link yet
 // that has just been put, or not any more, so the index decides.
 func (c *Cache) manifestTypeOf(t oci.Target) string {
-	l, ok := c.memory.link(t.Upstream, t.Repository, t.Digest)
+	l, ok := c.records.LinkInMemory(t)
 	if !ok {
 		t = owned(t)
-		l, ok = c.link(t.Upstream, t.Repository, t.Digest)
+		l, ok = c.records.Link(t)
 	}
 	switch {
 	case !ok:
@@ -266,7 +266,7 @@ func (c *Cache) confirm(ctx context.Context, up *upstream, t oci.Target, known k
 		if err != nil {
 			return index.Link{}, c.noteWord(known, digestKey("blob:", t), err)
 		}
-		l, ok := c.link(t.Upstream, t.Repository, t.Digest)
+		l, ok := c.records.Link(t)
 		if !ok {
 			// No manifest here names it: it may be one. containerd asks so if the manifest
 			// is refused, and keeps the type that it is told (containerd#13007).
@@ -616,7 +616,7 @@ func (c *Cache) fillTask(up *upstream, t oci.Target, w wanted, stored bool) fill
 			if rec, ok := change.Blobs[t.Digest]; ok {
 				c.rememberVerified(t.Digest, rec.Stamp, rec.Verified)
 			}
-			l, ok := c.link(t.Upstream, t.Repository, t.Digest)
+			l, ok := c.records.Link(t)
 			if proof := l.Proof.Max(proof); !ok || l.Size != size || l.Proof != proof {
 				l.Size, l.Proof = size, proof
 				if !ok {

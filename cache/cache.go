@@ -25,6 +25,8 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/entrepot-dev/entrepot/cache/index"
+	"github.com/entrepot-dev/entrepot/cache/memory"
+	"github.com/entrepot-dev/entrepot/cache/records"
 	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/metrics"
 	"github.com/entrepot-dev/entrepot/oci"
@@ -101,9 +103,12 @@ type Cache struct {
 	log           *zap.Logger
 	metrics       *metrics.Metrics
 
-	store    *store.Store
-	index    *index.Index
-	memory   *memory
+	store *store.Store
+	index *index.Index
+	// records is what is known of tags, links and lists, and memory the part of the same
+	// tier that has content.
+	records  *records.Records
+	memory   contentMemory
 	disk     *disk
 	verifier *verifier
 	// passages bounds what is passed on without being kept.
@@ -176,17 +181,7 @@ type Cache struct {
 	// moves counts the tags that have moved.
 	moves atomic.Uint64
 
-	tagsMu  sync.Mutex
-	tagsGen uint64 // counts changes of tag records, see lookUpTag
-
-	// drops counts what was dropped of tags and links. It changes under the lock of
-	// each.
-	drops atomic.Uint64
-
 	completing platformFetches
-
-	linksMu  sync.Mutex
-	linksGen uint64 // counts drops of links, see link
 }
 
 type upstream struct {
@@ -292,16 +287,18 @@ func Open(o Options) (*Cache, error) {
 	}
 	c.current.Store(set)
 
-	if c.memory, err = newMemory(o.MemoryBytes, c.metrics); err != nil {
+	tier, err := memory.New(o.MemoryBytes, c.metrics)
+	if err != nil {
 		return nil, err
 	}
+	c.memory = contentMemory{tier}
 	adopter := store.AdopterFor(o.Dir)
 	if o.files == nil {
 		o.files = store.OS{Adopter: adopter}
 	}
 	c.missing = readMissing(o.Dir, adopter)
 	if c.store, err = store.OpenOn(o.files, o.Dir); err != nil {
-		c.memory.close()
+		c.memory.Close()
 		return nil, err
 	}
 	c.store.Foreign(func(path string) {
@@ -312,10 +309,11 @@ func Open(o Options) (*Cache, error) {
 	}
 	var aside string
 	if c.index, aside, err = index.OpenWith(filepath.Join(o.Dir, "index.db"), index.Options{Adopt: adopter.File, ReadOnly: c.store.ReadOnly()}); err != nil {
-		c.memory.close()
+		c.memory.Close()
 		err = store.Denied(o.Dir, filepath.Join(o.Dir, "index.db"), err)
 		return nil, errors.Join(err, c.store.Close())
 	}
+	c.records = records.New(c.index, tier)
 	if aside != "" {
 		c.log.Warn("index damaged; quarantined, restoring from its backup and from the cached content",
 			zap.String("quarantined", aside))
@@ -323,7 +321,7 @@ func Open(o Options) (*Cache, error) {
 	// An index without its content would forget all of it, and a disk that is mounted later
 	// would hide what was stored meanwhile.
 	if missing := (*store.BlobsMissingError)(nil); errors.As(c.checkReadable(), &missing) {
-		c.memory.close()
+		c.memory.Close()
 		return nil, errors.Join(missing, c.index.Close(), c.store.Close())
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
@@ -374,7 +372,7 @@ func (c *Cache) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("close the cache: fetches do not end: %w", ctx.Err())
 	}
-	c.memory.close()
+	c.memory.Close()
 	return errors.Join(c.index.Close(), c.store.Close())
 }
 

@@ -123,7 +123,7 @@ func TestWhatIsHotIsFoundWithoutAnAllocation(t *testing.T) {
 			if _, err := ask(); err != nil {
 				t.Fatalf("%s: %v", what, err)
 			}
-			c.memory.lru.Wait()
+			c.memory.Wait()
 		}
 		// All goroutines' are counted: what works behind, now and then, is not in
 		// the best of a few runs.

@@ -29,7 +29,7 @@ func (c *Cache) noteDenied(d digest.Digest, err error) (denied bool) {
 func (c *Cache) tellDenied(t oci.Target, err error) error {
 	d := t.Digest
 	if d == "" && t.AsOf.IsZero() {
-		rec, _ := c.lookUpTag(t)
+		rec, _ := c.records.Tag(t)
 		d = rec.Digest
 	}
 	if why := c.denial(string(d)); why != nil && !errors.Is(err, fs.ErrPermission) {

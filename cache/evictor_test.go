@@ -508,7 +508,7 @@ func TestEvictionAndFillsOfOneDigestAgree(t *testing.T) {
 					t.Errorf("layer %d: %d bytes, %v", n, got.Len(), err)
 				}
 				b.Close()
-				c.memory.drop(name{kind: ofManifest, reference: string(documents[n].Digest)})
+				c.memory.Drop(manifestName(documents[n].Digest))
 				if m, _, err := c.Manifest(t.Context(), digested("library/app", documents[n].Digest), rewrite.Accept{}); err != nil || digest.FromBytes(m.Bytes) != documents[n].Digest {
 					t.Errorf("manifest %d: %v", n, err)
 				}

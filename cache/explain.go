@@ -112,7 +112,7 @@ func (c *Cache) explainTag(e *Explanation, up *upstream, t oci.Target) {
 	k := tagKey(t)
 	rule := up.rules.rule(t.Repository, t.Tag)
 	e.Rule = rule.Match
-	rec, ok := c.lookUpTag(t)
+	rec, ok := c.records.Tag(t)
 	if !ok {
 		e.Reason = "the tag has not been asked for"
 		if err, ok := c.negative.get(ownAccount, k); ok {
@@ -167,7 +167,7 @@ func (c *Cache) explainMove(e *Explanation, rule TagRule, rec index.Tag) {
 func (c *Cache) explainManifest(e *Explanation, seen map[digest.Digest]bool, t oci.Target, d v1.Descriptor) (*oci.Parsed, bool) {
 	em := ExplainedManifest{Digest: d.Digest, MediaType: d.MediaType, Platform: oci.PlatformName(d.Platform)}
 	var p *oci.Parsed
-	if l, ok := c.link(t.Upstream, t.Repository, d.Digest); ok && l.Manifest && c.hasRight(withDigest(t, d.Digest)) {
+	if l, ok := c.records.Link(withDigest(t, d.Digest)); ok && l.Manifest && c.hasRight(withDigest(t, d.Digest)) {
 		if m, ok := c.keptManifest(d.Digest, l.MediaType); ok {
 			em.Stored, em.MediaType = true, m.MediaType
 			e.count(seen, d.Digest, int64(len(m.Bytes)))

@@ -189,14 +189,14 @@ func (g *collector) repository(r repository, linked *digestSet) error {
 		return nil
 	}
 	if len(gone) > 0 {
-		n, err := c.dropTags(r, slices.Sorted(maps.Keys(gone)), g.watch)
+		n, err := c.records.DropTags(r.upstream, r.name, slices.Sorted(maps.Keys(gone)), g.watch)
 		if g.done.Tags += n; err != nil {
 			return err
 		}
 	}
-	dropped, err := c.dropLinks(r.upstream, r.name, stale, g.watch)
+	dropped, err := c.records.DropLinks(r.upstream, r.name, stale, g.watch)
 	g.done.Links += len(dropped)
-	return errors.Join(err, c.dropLists(lists, g.watch))
+	return errors.Join(err, c.records.DropLists(lists, g.watch))
 }
 
 // content removes what is not in linked.

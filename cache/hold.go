@@ -62,7 +62,7 @@ func (c *Cache) follow(t oci.Target, rule TagRule, rec index.Tag) index.Tag {
 	if !rule.watches() {
 		return rec
 	}
-	was, known := c.lookUpTag(t)
+	was, known := c.records.Tag(t)
 	if !known {
 		// Who deletes a tag and pushes it anew has moved it, too.
 		was, known = c.lastKnown(t)
@@ -87,7 +87,7 @@ func (c *Cache) lastKnown(t oci.Target) (index.Tag, bool) {
 	list := c.index.History(t.Upstream, t.Repository, t.Tag)
 	for i := len(list) - 1; i >= 0; i-- {
 		if d := list[i].Digest; d != "" {
-			link, _ := c.link(t.Upstream, t.Repository, d)
+			link, _ := c.records.Link(withDigest(t, d))
 			return index.Tag{Digest: d, MediaType: link.MediaType, Size: link.Size, Checked: list[i].Last}, true
 		}
 	}
@@ -172,7 +172,7 @@ func (c *Cache) Accept(_ context.Context, t oci.Target) (*Acceptance, error) {
 	if err != nil {
 		return nil, err
 	}
-	rec, ok := c.lookUpTag(t)
+	rec, ok := c.records.Tag(t)
 	if t.Tag == "" || !ok {
 		return nil, oci.Errorf(oci.CodeManifestUnknown, "%s is no tag that is known here", t)
 	}
@@ -184,9 +184,8 @@ func (c *Cache) Accept(_ context.Context, t oci.Target) (*Acceptance, error) {
 		a.From = rec.Held.Digest
 	}
 	rec.Held, rec.Since = nil, time.Time{}
-	if err := c.index.PutTag(t.Upstream, t.Repository, t.Tag, rec); err != nil {
+	if err := c.records.Put(index.Change{Upstream: t.Upstream, Repository: t.Repository, Tag: t.Tag, Record: rec}); err != nil {
 		return nil, fmt.Errorf("accept %s: %w", t, err)
 	}
-	c.rememberTag(t, rec)
 	return a, nil
 }

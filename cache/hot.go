@@ -41,7 +41,7 @@ func (c *Cache) hotManifest(up *upstream, t oci.Target, indexes bool) (*readyMan
 		if !t.AsOf.IsZero() {
 			return nil, out
 		}
-		rec, ok := c.memory.tag(t.Upstream, t.Repository, t.Tag)
+		rec, ok := c.records.TagInMemory(t)
 		if !ok || rec.Previous != "" || rec.Held != nil {
 			return nil, out
 		}
@@ -52,7 +52,7 @@ func (c *Cache) hotManifest(up *upstream, t oci.Target, indexes bool) (*readyMan
 		}
 		d, out, mediaType = rec.Digest, rule.outcome(Hit, age), rec.MediaType
 	}
-	link, ok := c.memory.judgedLink(t.Upstream, t.Repository, d, c.settings().number)
+	link, ok := c.records.JudgedLink(withDigest(t, d), c.settings().number)
 	if !ok || !link.Manifest {
 		return nil, out
 	}
@@ -69,7 +69,7 @@ func (c *Cache) hotManifest(up *upstream, t oci.Target, indexes bool) (*readyMan
 
 // hotBlob gives the blob that t names where it is small and in memory; else nil.
 func (c *Cache) hotBlob(t oci.Target) Blob {
-	if l, ok := c.memory.judgedLink(t.Upstream, t.Repository, t.Digest, c.settings().number); !ok || l.Manifest {
+	if l, ok := c.records.JudgedLink(t, c.settings().number); !ok || l.Manifest {
 		return nil
 	}
 	b, d := c.memory.smallBlob(t.Digest)
@@ -82,7 +82,7 @@ func (c *Cache) hotBlob(t oci.Target) Blob {
 // hotFile gives the blob that t names where it is large, its file is open, and
 // memory knows that it is verified and by when to do so again; else nil.
 func (c *Cache) hotFile(ctx context.Context, t oci.Target) Blob {
-	if l, ok := c.memory.judgedLink(t.Upstream, t.Repository, t.Digest, c.settings().number); !ok || l.Manifest {
+	if l, ok := c.records.JudgedLink(t, c.settings().number); !ok || l.Manifest {
 		return nil
 	}
 	known, d := c.memory.verifiedBlob(t.Digest)

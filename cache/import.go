@@ -58,11 +58,9 @@ type Import struct {
 	images  []ImportedImage
 	changes map[repository]*index.Change
 	tags    []index.Change
-	// relinked are the links that were other ones, by their names in memory.
-	relinked []name
-	steps    int // what was looked at, see maxImportSteps
-	noted    int // bytes of referrers' annotations
-	broken   bool
+	steps   int // what was looked at, see maxImportSteps
+	noted   int // bytes of referrers' annotations
+	broken  bool
 }
 
 // imported is content of an import.
@@ -543,7 +541,7 @@ func (i *Import) Finish() (*Imported, error) {
 		return c.Tag == "" && len(c.Links)+len(c.Blobs)+len(c.Referrers) == 0
 	})
 	if len(changes) > 0 {
-		if err := c.index.Put(changes...); err != nil {
+		if err := c.records.PutAll(changes...); err != nil {
 			return nil, i.failed(err, 0)
 		}
 	}
@@ -557,32 +555,16 @@ func (i *Import) Finish() (*Imported, error) {
 	return done, nil
 }
 
-// tell has the memory tier look at what has changed.
+// tell forgets what was remembered of upstreams that had not what is here now.
 func (i *Import) tell(changes []index.Change) {
 	c := i.cache
 	for _, change := range changes {
 		t := oci.Target{Upstream: change.Upstream, Repository: change.Repository, Tag: change.Tag}
 		if change.Tag != "" {
-			c.forgetTag(t)
 			c.paused.drop(tagKey(t))
 		}
-		for subject := range change.Referrers {
-			c.memory.dropList(listKey(index.Referrers, withDigest(t, subject)))
-		}
 	}
-	c.linksMu.Lock()
-	c.linksGen++
-	c.memory.dropAll(i.relinked)
-	c.linksMu.Unlock()
 	c.negative.clear()
-}
-
-// forgetTag has a tag looked up in the index anew.
-func (c *Cache) forgetTag(t oci.Target) {
-	c.tagsMu.Lock()
-	defer c.tagsMu.Unlock()
-	c.tagsGen++
-	c.memory.dropTag(t)
 }
 
 // incoming gives what stands against the limit of what is being imported: the bytes

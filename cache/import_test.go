@@ -455,7 +455,7 @@ func TestADiskThatDiesDuringAnImportShowsNothingOfIt(t *testing.T) {
 			t.Fatalf("after %d operations: %v", n, err)
 		}
 		files.left.Store(1 << 30)
-		if _, ok := c.lookUpTag(target); ok != done {
+		if _, ok := c.records.Tag(target); ok != done {
 			t.Errorf("after %d operations the tag is there: %v", n, ok)
 		}
 		if err := c.Close(t.Context()); err != nil {

@@ -117,7 +117,7 @@ func tellDigests(list []digest.Digest) string {
 // addTag has t's tag stand for rec.
 func (i *Import) addTag(up *upstream, t oci.Target, rec index.Tag, image *ImportedImage) {
 	c := i.cache
-	was, known := c.lookUpTag(t)
+	was, known := c.records.Tag(t)
 	if known && was.Digest != rec.Digest {
 		image.Previous = was.Digest
 	}
@@ -257,14 +257,12 @@ func (w *importWalk) count(d v1.Descriptor, e *imported) error {
 // one, whoever names it as what.
 func (w *importWalk) link(d digest.Digest, l index.Link) {
 	t := w.target
-	now, ok := w.cache.link(t.Upstream, t.Repository, d)
+	now, ok := w.cache.records.Link(withDigest(t, d))
 	l.Proof = l.Proof.Max(now.Proof).Max(w.change.Links[d].Proof)
 	switch {
 	case ok && now.Manifest && !l.Manifest:
 		now.Proof = l.Proof
 		l = now
-	case ok && now != l:
-		w.relinked = append(w.relinked, name{ofLink, t.Upstream, t.Repository, string(d)})
 	}
 	if w.change.Links[d].Manifest && !l.Manifest {
 		return

@@ -162,7 +162,7 @@ func TestAHeadBringsASmallBlobIntoMemory(t *testing.T) {
 	if size, out, err := c.Stat(t.Context(), digested("app", d)); err != nil || size != int64(len(layer)) || out.Status != Hit {
 		t.Fatalf("HEAD: %d, %s, %v, want %d, %s", size, out.Status, err, len(layer), Hit)
 	}
-	c.memory.lru.Wait()
+	c.memory.Wait()
 	if got, small, _ := c.memory.blob(d); !small || !bytes.Equal(got, layer) {
 		t.Errorf("in memory: %d bytes, small is %t; want all %d", len(got), small, len(layer))
 	}
@@ -189,7 +189,7 @@ func TestTouchedContentIsVerifiedOnceAndServed(t *testing.T) {
 	if stamp == before.Stamp {
 		t.Fatal("the touch did not change the stamp")
 	}
-	c.memory.lru.Wait()
+	c.memory.Wait()
 	if _, _, known := c.memory.blob(d); known == nil || known.stamp != stamp {
 		t.Errorf("in memory: %+v, want the stamp %+v", known, stamp)
 	}

@@ -115,7 +115,7 @@ func (c *Cache) unknownTag(t oci.Target) error {
 // kept tells how much is here of the manifest that t names; of those that it names
 // itself where deep is set.
 func (c *Cache) kept(t oci.Target, deep bool) Kept {
-	if l, ok := c.link(t.Upstream, t.Repository, t.Digest); !ok || !l.Manifest || !c.holds(t.Digest) || !c.hasRight(t) {
+	if l, ok := c.records.Link(t); !ok || !l.Manifest || !c.holds(t.Digest) || !c.hasRight(t) {
 		return KeptNone
 	}
 	m, ok := c.keptManifest(t.Digest, "")

@@ -164,14 +164,14 @@ func TestPullAsOfATime(t *testing.T) {
 		if err := c.store.Remove(first.Digest); err != nil {
 			t.Fatal(err)
 		}
-		c.memory.lru.Clear()
+		c.memory.Clear()
 		wantManifest(t, c, asOf(target, born), first, Miss)
 		wantManifest(t, c, asOf(target, born), first, Hit)
 		// Where it is not there either, what is known is said.
 		if err := c.store.Remove(first.Digest); err != nil {
 			t.Fatal(err)
 		}
-		c.memory.lru.Clear()
+		c.memory.Clear()
 		hub.mu.Lock()
 		delete(hub.manifests["app"], first.Digest)
 		hub.mu.Unlock()

@@ -44,7 +44,7 @@ func (c *Cache) dropDeadLinks(promised map[digest.Digest]bool) {
 	drop := func() {
 		// What has come meanwhile stays.
 		dead = slices.DeleteFunc(dead, func(d digest.Digest) bool { return !leadsNowhere(d) })
-		gone, err := c.dropLinks(of.upstream, of.name, dead, nil)
+		gone, err := c.records.DropLinks(of.upstream, of.name, dead, nil)
 		if err != nil {
 			c.log.Warn("links to evicted content could not be dropped", zap.Error(err))
 		}

@@ -140,13 +140,12 @@ func (c *Cache) listNow(ctx context.Context, t oci.Target, kind string, fetch fu
 		l.Checked = time.Now()
 		c.paused.drop(k)
 		if kind == index.Referrers && len(l.Referrers) == 0 && !c.isCachedManifest(t) {
-			c.memory.setList(k, l)
+			c.records.RememberList(kind, t, l)
 			return l, nil // anybody can make up digests without end: this is not written
 		}
-		if err := c.index.PutList(kind, t.Upstream, t.Repository, string(t.Digest), l); err != nil {
+		if err := c.records.PutList(kind, t, l); err != nil {
 			c.log.Warn("a list could not be kept", zap.Stringer("reference", t), zap.Error(err))
 		}
-		c.memory.setList(k, l)
 		return l, nil
 	})
 	switch {
@@ -166,7 +165,7 @@ func (c *Cache) listNow(ctx context.Context, t oci.Target, kind string, fetch fu
 // isCachedManifest reports whether t's digest is that of a manifest that is cached
 // under t's repository.
 func (c *Cache) isCachedManifest(t oci.Target) bool {
-	l, ok := c.link(t.Upstream, t.Repository, t.Digest)
+	l, ok := c.records.Link(t)
 	return ok && l.Manifest && c.holds(t.Digest)
 }
 
@@ -178,19 +177,15 @@ func listKey(kind string, t oci.Target) string {
 // index; ok is false if neither has it. Those who ask for one list at the same time share
 // what is read. The error is ctx's, or that too many lists are being read.
 func (c *Cache) keptList(ctx context.Context, k string, t oci.Target, kind string) (l index.List, ok bool, err error) {
-	if l, ok := c.memory.list(k); ok {
+	if l, ok := c.records.ListInMemory(kind, t); ok {
 		return l, true, nil
 	}
 	f, err := share(ctx, c, key("kept", k), func(ctx context.Context) (index.List, error) {
 		return readingList(ctx, c, func() (index.List, error) {
-			if l, ok := c.memory.list(k); ok {
-				return l, nil
-			}
-			l, ok := c.index.List(kind, t.Upstream, t.Repository, string(t.Digest))
+			l, ok := c.records.List(kind, t)
 			if !ok {
 				return l, errNotKept
 			}
-			c.memory.setList(k, l)
 			return l, nil
 		})
 	})

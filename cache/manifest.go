@@ -507,7 +507,7 @@ const maxNamedLinks = 512
 // and to what m names. What the repository has served as a manifest stays one,
 // whatever another document calls it.
 func (c *Cache) linksOf(t oci.Target, m *oci.Manifest, p *oci.Parsed, proof index.Proof) index.Change {
-	self, _ := c.link(t.Upstream, t.Repository, m.Digest)
+	self, _ := c.records.Link(withDigest(t, m.Digest))
 	links := map[digest.Digest]index.Link{
 		m.Digest: {MediaType: m.MediaType, Size: int64(len(m.Bytes)), Manifest: true, Proof: proof.Max(self.Proof)},
 	}
@@ -519,7 +519,7 @@ func (c *Cache) linksOf(t oci.Target, m *oci.Manifest, p *oci.Parsed, proof inde
 		if oci.IsForeign(d) || p.Doubled {
 			continue // the registry may not have it: naming it says nothing
 		}
-		l, ok := c.link(t.Upstream, t.Repository, d.Digest)
+		l, ok := c.records.Link(withDigest(t, d.Digest))
 		if ok && l.Manifest || d.Digest == m.Digest {
 			continue
 		}
@@ -548,47 +548,15 @@ func (c *Cache) linkManifest(t oci.Target, m *oci.Manifest, proof index.Proof) {
 	}
 }
 
-// put keeps a change in the index and in memory. What the disk does not take is
-// in memory for a while at least.
+// put keeps a change in the records. What the disk does not take is in memory for a while at
+// least.
 func (c *Cache) put(change index.Change) {
 	t := oci.Target{Upstream: change.Upstream, Repository: change.Repository, Tag: change.Tag}
 	change.Moved = func(from digest.Digest) { c.moved(t, from, change.Record) }
-	drops := c.drops.Load()
-	if err := c.index.Put(change); err != nil {
+	if err := c.records.Put(change); err != nil {
 		c.disk.failed("write the index", err, 0)
 	}
-	// What has been dropped since, memory is not to know either.
-	c.linksMu.Lock()
-	if drops == c.drops.Load() {
-		for d, l := range change.Links {
-			c.memory.setLink(change.Upstream, change.Repository, d, l)
-		}
-	}
-	c.linksMu.Unlock()
 	if change.Tag != "" {
 		c.negative.drop(ownAccount, tagKey(t))
-		if !c.rememberTagUnless(t, change.Record, drops) {
-			c.forgetTag(t)
-		}
 	}
-}
-
-// link returns the link of a repository to d; false if there is none. What it proves
-// is for rightTo to say.
-func (c *Cache) link(up, repo string, d digest.Digest) (index.Link, bool) {
-	if l, ok := c.memory.link(up, repo, d); ok {
-		return l, true
-	}
-	c.linksMu.Lock()
-	gen := c.linksGen
-	c.linksMu.Unlock()
-	l, ok := c.index.Link(up, repo, d)
-	if ok {
-		c.linksMu.Lock()
-		defer c.linksMu.Unlock()
-		if gen == c.linksGen { // else l may be what has just been dropped
-			c.memory.setLink(up, repo, d, l)
-		}
-	}
-	return l, ok
 }

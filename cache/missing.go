@@ -140,13 +140,13 @@ func (c *Cache) Missing(resolve func(reference string) (oci.Target, error)) []Mi
 func (c *Cache) has(t oci.Target) bool {
 	d := t.Digest
 	if d == "" {
-		rec, ok := c.lookUpTag(t)
+		rec, ok := c.records.Tag(t)
 		if !ok {
 			return false
 		}
 		d = rec.Digest
 	}
-	_, linked := c.link(t.Upstream, t.Repository, d)
+	_, linked := c.records.Link(withDigest(t, d))
 	return linked && c.holds(d)
 }
 

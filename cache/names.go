@@ -37,28 +37,12 @@ func (e *evictor) boundNames(limit int64) {
 // dropNames makes the index as small as its share says.
 func (c *Cache) dropNames() {
 	before, tags, links := c.index.Bytes(), 0, 0
-	err := c.index.DropNames(c.rankOfName, func(areLinks bool, dropped []index.Name) {
-		list := make([]name, 0, len(dropped))
-		for _, n := range dropped {
-			kind := ofTag
-			if areLinks {
-				kind = ofLink
-			}
-			list = append(list, name{kind, n.Upstream, n.Repository, n.Reference})
-		}
+	err := c.records.DropNames(c.rankOfName, func(areLinks bool, n int) {
 		if areLinks {
-			links += len(dropped)
-			c.linksMu.Lock()
-			defer c.linksMu.Unlock()
-			c.linksGen++
+			links += n
 		} else {
-			tags += len(dropped)
-			c.tagsMu.Lock()
-			defer c.tagsMu.Unlock()
-			c.tagsGen++
+			tags += n
 		}
-		c.drops.Add(1)
-		c.memory.dropAll(list)
 	})
 	fields := []zap.Field{zap.Int("tags", tags), zap.Int("links", links), zap.Int64("before", before), zap.Int64("after", c.index.Bytes())}
 	if err != nil {

@@ -135,7 +135,7 @@ func (p *passage) readAll() error {
 	if p.size <= smallBlob {
 		t := p.target
 		p.cache.memory.setBlob(t.Digest, content)
-		l, _ := p.cache.link(t.Upstream, t.Repository, t.Digest)
+		l, _ := p.cache.records.Link(t)
 		l.Size, l.Proof = p.size, index.Fetched
 		p.cache.put(index.Change{Upstream: t.Upstream, Repository: t.Repository, Links: map[digest.Digest]index.Link{t.Digest: l}})
 	}

@@ -174,7 +174,7 @@ func (p *purge) chooseTarget(t oci.Target) error {
 	c := p.cache
 	r := p.repo(repository{t.Upstream, t.Repository})
 	if t.Tag != "" {
-		rec, ok := c.peekTag(t)
+		rec, ok := c.records.PeekTag(t)
 		if !ok {
 			return oci.Errorf(oci.CodeManifestUnknown, "%s is not in the cache", t)
 		}
@@ -185,7 +185,7 @@ func (p *purge) chooseTarget(t oci.Target) error {
 		p.done.Images = append(p.done.Images, t.String())
 		return nil
 	}
-	if _, ok := c.peekLink(t.Upstream, t.Repository, t.Digest); !ok {
+	if _, ok := c.records.PeekLink(t); !ok {
 		return oci.Errorf(oci.CodeManifestUnknown, "%s is not in the cache", t)
 	}
 	if err := p.mayGo(t, t.Digest); err != nil {
@@ -526,19 +526,19 @@ func (p *purge) forget(r repository, images *repoPurge) error {
 		}
 		return nil
 	}
-	n, err := c.dropTags(r, slices.Sorted(maps.Keys(images.tags)), p.watch)
+	n, err := c.records.DropTags(r.upstream, r.name, slices.Sorted(maps.Keys(images.tags)), p.watch)
 	if p.done.Tags += n; err != nil {
 		return err
 	}
 	if err := p.unpin(r, images); err != nil {
 		return err
 	}
-	dropped, err := c.dropLinks(r.upstream, r.name, going, p.watch)
+	dropped, err := c.records.DropLinks(r.upstream, r.name, going, p.watch)
 	p.done.Links += len(dropped)
 	if err != nil {
 		return err
 	}
-	return c.dropLists(lists, p.watch)
+	return c.records.DropLists(lists, p.watch)
 }
 
 // unpin drops the pins of what goes.

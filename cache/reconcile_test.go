@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/entrepot-dev/entrepot/cache/index"
+	"github.com/entrepot-dev/entrepot/cache/records"
 	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/rewrite"
@@ -245,9 +246,11 @@ func TestWhatAnIndexThatIsNotRestoredLacksIsNotDenied(t *testing.T) {
 		}
 		was := c.index
 		c.index = lost
+		c.records = records.New(lost, c.memory.Tier)
 		defer func() {
 			synctest.Wait() // what was verified for a request is recorded behind it
 			c.index = was
+			c.records = records.New(was, c.memory.Tier)
 			if err := lost.Close(); err != nil {
 				t.Error(err)
 			}
@@ -312,9 +315,11 @@ func TestDenialThatIsLateForALostIndexChangesNothing(t *testing.T) {
 				lost := lostIndex(t, filepath.Join(o.Dir, "index.backup"))
 				was := c.index
 				c.index = lost
+				c.records = records.New(lost, c.memory.Tier)
 				defer func() {
 					synctest.Wait() // what was verified for a request is recorded behind it
 					c.index = was
+					c.records = records.New(was, c.memory.Tier)
 					if err := lost.Close(); err != nil {
 						t.Error(err)
 					}

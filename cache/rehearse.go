@@ -210,7 +210,7 @@ func (img *rehearsedImage) rehearse(todo RehearseImage) (err error) {
 	}
 	tree, err := img.cache.Tree(img.ctx, img.target, TreeOptions{Platforms: img.platforms, Referrers: img.Referrers})
 	if err != nil {
-		if rec, ok := img.cache.lookUpTag(img.target); ok && img.target.Tag != "" {
+		if rec, ok := img.cache.records.Tag(img.target); ok && img.target.Tag != "" {
 			if denied := img.cache.store.Denial(rec.Digest); denied != nil {
 				img.fail("%s is here and cannot be read: %v", rec.Digest, denied)
 				return nil
@@ -235,7 +235,7 @@ func (img *rehearsedImage) rehearse(todo RehearseImage) (err error) {
 func (img *rehearsedImage) tag() bool {
 	t := img.target
 	rule := img.up.rules.rule(t.Repository, t.Tag)
-	rec, ok := img.cache.lookUpTag(t)
+	rec, ok := img.cache.records.Tag(t)
 	if !ok {
 		img.fail("the tag is not known here")
 		return false
@@ -392,10 +392,7 @@ func (img *rehearsedImage) content(n *Node, platform string) bool {
 // referrers looks whether clients would be told what refers to n.
 func (img *rehearsedImage) referrers(n *Node) {
 	t := withDigest(img.target, n.Digest)
-	l, known := img.cache.memory.list(listKey(index.Referrers, t))
-	if !known {
-		l, known = img.cache.index.List(index.Referrers, t.Upstream, t.Repository, string(t.Digest))
-	}
+	l, known := img.cache.records.List(index.Referrers, t)
 	what := "the list of what refers to " + string(n.Digest)
 	if !known {
 		img.fail("%s is not here", what)

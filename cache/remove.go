@@ -6,9 +6,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/zap"
 
-	"github.com/entrepot-dev/entrepot/cache/index"
+	"github.com/entrepot-dev/entrepot/cache/memory"
 	"github.com/entrepot-dev/entrepot/cache/store"
-	"github.com/entrepot-dev/entrepot/oci"
 )
 
 // evicted counts what went, and what would have if nobody had been about to
@@ -71,55 +70,9 @@ func (c *Cache) dropBatch(done *evicted, batch []digest.Digest, stays func(diges
 
 // forgetContent drops content from memory, so that who asks for it finds that it is gone.
 func (c *Cache) forgetContent(ds []digest.Digest) {
-	names := make([]name, 0, 2*len(ds))
+	names := make([]memory.Name, 0, 2*len(ds))
 	for _, d := range ds {
-		names = append(names, name{kind: ofManifest, reference: string(d)}, blobName(d))
+		names = append(names, manifestName(d), blobName(d))
 	}
-	c.memory.dropAll(names)
-}
-
-// dropTags forgets tags, but those that w has seen to be put again.
-func (c *Cache) dropTags(r repository, tags []string, w *index.Watch) (dropped int, err error) {
-	dropped, err = c.index.DropTags(r.upstream, r.name, tags, w)
-	names := make([]name, 0, len(tags))
-	for _, tag := range tags {
-		names = append(names, name{ofTag, r.upstream, r.name, tag})
-	}
-	c.tagsMu.Lock()
-	defer c.tagsMu.Unlock()
-	c.tagsGen++
-	c.drops.Add(1)
-	c.memory.dropAll(names)
-	return dropped, err
-}
-
-// dropLinks has a repository serve these digests no more, but for those that w has seen to
-// be linked again.
-func (c *Cache) dropLinks(up, repo string, ds []digest.Digest, w *index.Watch) (dropped []digest.Digest, err error) {
-	if len(ds) == 0 {
-		return nil, nil
-	}
-	dropped, err = c.index.DropLinks(up, repo, ds, w)
-	names := make([]name, 0, len(dropped))
-	for _, d := range dropped {
-		names = append(names, name{ofLink, up, repo, string(d)})
-	}
-	c.linksMu.Lock()
-	defer c.linksMu.Unlock()
-	c.linksGen++
-	c.drops.Add(1)
-	c.memory.dropAll(names)
-	return dropped, err
-}
-
-// dropLists forgets lists, but those of which w has seen that something was put.
-func (c *Cache) dropLists(list []index.ListName, w *index.Watch) error {
-	err := c.index.DropLists(list, w)
-	names := make([]name, 0, len(list))
-	for _, l := range list {
-		t := oci.Target{Upstream: l.Upstream, Repository: l.Repository, Digest: digest.Digest(l.Of)}
-		names = append(names, name{kind: ofList, reference: listKey(l.Kind, t)})
-	}
-	c.memory.dropAll(names)
-	return err
+	c.memory.Drop(names...)
 }

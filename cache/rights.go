@@ -34,20 +34,13 @@ const (
 // a request for t needs before it is served stored content.
 func (c *Cache) rightTo(t oci.Target) (l index.Link, linked bool, r right) {
 	set := c.settings()
-	if l, ok := c.memory.judgedLink(t.Upstream, t.Repository, t.Digest, set.number); ok {
+	if l, ok := c.records.JudgedLink(t, set.number); ok {
 		return l, true, maySend
 	}
-	c.linksMu.Lock()
-	gen := c.linksGen
-	c.linksMu.Unlock()
-	l, linked = c.link(t.Upstream, t.Repository, t.Digest)
-	if r = c.judge(set, t, l, linked); linked && r == maySend {
-		c.linksMu.Lock()
-		defer c.linksMu.Unlock()
-		if gen == c.linksGen { // else it may have just been dropped
-			c.memory.setJudgedLink(t.Upstream, t.Repository, t.Digest, l, set.number)
-		}
-	}
+	l, linked = c.records.JudgeLink(t, set.number, func(l index.Link, linked bool) bool {
+		r = c.judge(set, t, l, linked)
+		return r == maySend
+	})
 	return l, linked, r
 }
 

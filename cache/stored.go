@@ -30,7 +30,7 @@ func (c *Cache) Named(ctx context.Context) ([]oci.Target, error) {
 	known := map[oci.Target]bool{} // by a tag or an index
 	var list []oci.Target
 	for _, t := range tags {
-		if rec, ok := c.peekTag(t); ok {
+		if rec, ok := c.records.PeekTag(t); ok {
 			known[withDigest(t, rec.Digest)] = true
 		}
 		if _, err := c.upstream(t.Upstream); err != nil {
@@ -99,7 +99,7 @@ func (c *Cache) StandsFor(t oci.Target) (digest.Digest, time.Time, error) {
 		_, at, _ := c.Stored(t)
 		return t.Digest, at, nil
 	}
-	rec, ok := c.peekTag(t)
+	rec, ok := c.records.PeekTag(t)
 	if !ok {
 		return "", time.Time{}, c.unknownTag(t)
 	}
@@ -116,7 +116,7 @@ func (c *Cache) StandsFor(t oci.Target) (digest.Digest, time.Time, error) {
 // Stored gives the size in bytes of the content of t's digest, and when it was stored,
 // where it is and t's repository may serve it.
 func (c *Cache) Stored(t oci.Target) (size int64, at time.Time, ok bool) {
-	if l, linked := c.peekLink(t.Upstream, t.Repository, t.Digest); !c.mayHave(t, l, linked) || c.isUnfit(t.Digest) {
+	if l, linked := c.records.PeekLink(t); !c.mayHave(t, l, linked) || c.isUnfit(t.Digest) {
 		return 0, time.Time{}, false
 	}
 	stamp, err := c.store.Stamp(t.Digest)

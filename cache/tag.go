@@ -50,7 +50,7 @@ func (c *Cache) resolve(ctx context.Context, up *upstream, t oci.Target, way str
 // the upstream confirms it, else as it was last known.
 func (c *Cache) stands(ctx context.Context, up *upstream, t oci.Target, rule TagRule, way string, ask learn) (resolved, Outcome, error) {
 	k, known := tagKey(t), c.known()
-	if rec, ok := c.lookUpTag(t); ok {
+	if rec, ok := c.records.Tag(t); ok {
 		age := time.Since(rec.Checked)
 		if rule.fresh(age) {
 			return resolved{Tag: rec}, rule.outcome(Hit, age), nil
@@ -177,7 +177,7 @@ func (c *Cache) check(ctx context.Context, up *upstream, t oci.Target, rec index
 	if now, ok := c.overtaken(t, asked); ok {
 		return resolved{Tag: now}, nil
 	}
-	if now, ok := c.lookUpTag(t); ok && now.Digest == rec.Digest {
+	if now, ok := c.records.Tag(t); ok && now.Digest == rec.Digest {
 		rec = now // a move may have been accepted meanwhile
 	}
 	rec.Checked = asked
@@ -190,7 +190,7 @@ func (c *Cache) check(ctx context.Context, up *upstream, t oci.Target, rec index
 			c.keepTag(t, sighting{rec, index.SeenRevalidation})
 			return resolved{Tag: rec}, nil
 		}
-		c.touchTag(t, rec)
+		c.records.TouchTag(t, rec)
 		return resolved{Tag: rec}, nil
 	}
 	if _, ok := c.store.Has(rec.Digest); ok {
@@ -265,7 +265,7 @@ func confirmed(err, head error) error {
 // overtaken gives what t's tag is known to stand for where that was asked for after
 // asked: an answer to an earlier question, which comes later, is no news.
 func (c *Cache) overtaken(t oci.Target, asked time.Time) (index.Tag, bool) {
-	rec, ok := c.lookUpTag(t)
+	rec, ok := c.records.Tag(t)
 	return rec, ok && rec.Checked.After(asked) && !rec.Checked.After(time.Now())
 }
 
@@ -277,7 +277,7 @@ func (c *Cache) noteFailure(up *upstream, t oci.Target, asked time.Time, k knowl
 	name := tagKey(t)
 	var e *oci.Error
 	errors.As(err, &e)
-	rec, known := c.lookUpTag(t)
+	rec, known := c.records.Tag(t)
 	rule := up.rules.rule(t.Repository, t.Tag)
 	_, overtaken := c.overtaken(t, asked)
 	switch {
@@ -286,7 +286,7 @@ func (c *Cache) noteFailure(up *upstream, t oci.Target, asked time.Time, k knowl
 		c.observeAbsent(t, asked)
 		if !rec.Gone {
 			rec.Gone = true
-			c.touchTag(t, rec)
+			c.records.TouchTag(t, rec)
 		}
 		c.paused.put(name, err, max(rule.TTL, failurePause))
 	case oci.IsAbsent(err):
@@ -305,26 +305,6 @@ func (c *Cache) noteFailure(up *upstream, t oci.Target, asked time.Time, k knowl
 	return err
 }
 
-// lookUpTag gives the record of t's tag.
-func (c *Cache) lookUpTag(t oci.Target) (index.Tag, bool) {
-	if rec, ok := c.memory.tag(t.Upstream, t.Repository, t.Tag); ok {
-		return rec, true
-	}
-	c.tagsMu.Lock()
-	gen := c.tagsGen
-	c.tagsMu.Unlock()
-	rec, ok := c.index.Tag(t.Upstream, t.Repository, t.Tag)
-	if !ok {
-		return rec, false
-	}
-	c.tagsMu.Lock()
-	defer c.tagsMu.Unlock()
-	if gen == c.tagsGen { // else rec may be what another has just replaced
-		c.memory.setTag(t, rec)
-	}
-	return rec, true
-}
-
 // observeAbsent notes in the ledger that the upstream, asked at asked, has no such tag.
 func (c *Cache) observeAbsent(t oci.Target, asked time.Time) {
 	if err := c.index.ObserveAbsent(t.Upstream, t.Repository, t.Tag, asked); err != nil {
@@ -337,34 +317,8 @@ func (c *Cache) keepTag(t oci.Target, s sighting) {
 	c.put(index.Change{Upstream: t.Upstream, Repository: t.Repository, Tag: t.Tag, Record: s.Tag, How: s.how})
 }
 
-// touchTag keeps a record that was confirmed.
-func (c *Cache) touchTag(t oci.Target, rec index.Tag) {
-	c.index.Touch(t.Upstream, t.Repository, t.Tag, rec)
-	c.rememberTag(t, rec)
-}
-
-func (c *Cache) rememberTag(t oci.Target, rec index.Tag) {
-	c.tagsMu.Lock()
-	defer c.tagsMu.Unlock()
-	c.tagsGen++
-	c.memory.setTag(t, rec)
-}
-
-// rememberTagUnless is rememberTag, unless something was dropped since there were so many
-// drops; then it gives false.
-func (c *Cache) rememberTagUnless(t oci.Target, rec index.Tag, drops uint64) bool {
-	c.tagsMu.Lock()
-	defer c.tagsMu.Unlock()
-	if drops != c.drops.Load() {
-		return false
-	}
-	c.tagsGen++
-	c.memory.setTag(t, rec)
-	return true
-}
-
 func (c *Cache) dropTag(t oci.Target) {
-	if _, err := c.dropTags(repository{t.Upstream, t.Repository}, []string{t.Tag}, nil); err != nil {
+	if _, err := c.records.DropTags(t.Upstream, t.Repository, []string{t.Tag}, nil); err != nil {
 		c.log.Warn("a deleted tag could not be forgotten", zap.Stringer("reference", t), zap.Error(err))
 	}
 }

@@ -146,7 +146,7 @@ func (c *Cache) tree(ctx context.Context, up *upstream, t oci.Target, rec *index
 	w := &walk{ctx: ctx, cache: c, up: up, target: t, TreeOptions: o, seen: map[digest.Digest]*Node{}}
 	tree := &Tree{Target: t, Root: &Node{Descriptor: v1.Descriptor{Digest: t.Digest}}}
 	if t.Tag != "" && rec == nil {
-		if known, ok := c.peekTag(t); ok {
+		if known, ok := c.records.PeekTag(t); ok {
 			rec = &known
 		}
 	}
@@ -266,7 +266,7 @@ func (w *walk) links(children []v1.Descriptor) []*index.Link {
 	list := w.cache.index.LinksTo(w.target.Upstream, w.target.Repository, ds)
 	for i, l := range list {
 		if l == nil {
-			if l, ok := w.cache.rememberedLink(w.target.Upstream, w.target.Repository, ds[i]); ok {
+			if l, ok := w.cache.records.PeekLinkInMemory(w.at(ds[i])); ok {
 				list[i] = &l
 			}
 		}
@@ -282,7 +282,7 @@ func (w *walk) at(d digest.Digest) oci.Target { return withDigest(w.target, d) }
 func (w *walk) read(n *Node, root, ask bool) {
 	c, d := w.cache, n.Digest
 	var m *oci.Manifest
-	if l, ok := c.peekLink(w.target.Upstream, w.target.Repository, d); d != "" && ok && l.Manifest && c.mayHave(w.at(d), l, ok) {
+	if l, ok := c.records.PeekLink(w.at(d)); d != "" && ok && l.Manifest && c.mayHave(w.at(d), l, ok) {
 		if m, n.Stored = c.storedManifest(d); !n.Stored {
 			m, ok = c.rememberedManifest(d)
 		}
@@ -510,7 +510,7 @@ func (w *walk) expandReferrers(n *Node, depth int) error {
 	}
 	list, known, tags := c.index.ReferrersOf(t.Upstream, t.Repository, n.Digest, signatures)
 	if !known {
-		list, known = c.rememberedList(index.Referrers, t)
+		list, known = c.records.PeekListInMemory(index.Referrers, t)
 	}
 	n.ReferrersListed = known
 	if !known && depth == 0 && w.Ask {

@@ -186,7 +186,7 @@ func (img *warmingImage) stands() (d digest.Digest, kept bool, err error) {
 		return t.Digest, true, nil
 	}
 	rule := up.rules.rule(t.Repository, t.Tag)
-	rec, known := c.lookUpTag(t)
+	rec, known := c.records.Tag(t)
 	age := time.Since(rec.Checked)
 	if known && rule.fresh(age) {
 		return rec.Digest, true, nil
@@ -250,7 +250,7 @@ func (img *warmingImage) count() {
 func (img *warmingImage) keepTag(t oci.Target) (digest.Digest, error) {
 	c, up := img.cache, img.up
 	k := c.known()
-	rec, known := c.lookUpTag(t)
+	rec, known := c.records.Tag(t)
 	var f flight[resolved]
 	var err error
 	switch {
@@ -380,7 +380,7 @@ func (img *warmingImage) below(work *sync.WaitGroup, t oci.Target, m *oci.Manife
 // linksMissing tells whether t's repository does not know what its manifest names.
 func (img *warmingImage) linksMissing(t oci.Target, p *oci.Parsed) bool {
 	for _, d := range p.Children {
-		if _, ok := img.cache.link(t.Upstream, t.Repository, d.Digest); !ok && !oci.IsForeign(d) {
+		if _, ok := img.cache.records.Link(withDigest(t, d.Digest)); !ok && !oci.IsForeign(d) {
 			return true
 		}
 	}
@@ -800,7 +800,7 @@ func (img *warmingImage) cosign(work *sync.WaitGroup, subject, t oci.Target) {
 	if oci.IsAbsent(err) {
 		return
 	}
-	if rec, known := img.cache.lookUpTag(t); err != nil && known {
+	if rec, known := img.cache.records.Tag(t); err != nil && known {
 		desc.Digest, err = rec.Digest, nil
 	}
 	if err != nil || desc.Digest == "" {

@@ -144,7 +144,7 @@ func TestADryRunFetchesManifestsAlone(t *testing.T) {
 		if img.Pulls != 4 || img.BytesToFetch < 3000 || img.Digest != idx.Digest || hub.count()["blob"] != 0 {
 			t.Errorf("got %+v, asked %v", img, hub.count())
 		}
-		if _, known := c.lookUpTag(tagged("app", "1")); known {
+		if _, known := c.records.Tag(tagged("app", "1")); known {
 			t.Error("a dry run has kept the tag")
 		}
 		wantManifest(t, c, digested("app", amd64.Digest), amd64, Hit)
@@ -196,7 +196,7 @@ func TestWarmTellsWhatCanNotBeHad(t *testing.T) {
 		// What it has of the platforms is here, and its tag stands for it.
 		wantManifest(t, c, tagged("app", "1"), idx, Hit)
 		// The tag of what is not all here is not kept, and what came of it is.
-		if _, known := c.lookUpTag(tagged("broken", "1")); known {
+		if _, known := c.records.Tag(tagged("broken", "1")); known {
 			t.Error("the tag of an image that is not all here was kept")
 		}
 		wantBlob(t, c, digested("broken", digest.FromBytes([]byte("there"))), []byte("there"), Hit)

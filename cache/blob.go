@@ -134,6 +134,9 @@ func (c *Cache) blob(ctx context.Context, t oci.Target, hint oci.Span) (Blob, Ou
 		_, verified := f.fill.verified()
 		out.Unverified = hint != oci.Whole && !verified
 	}
+	if p, ok := b.(*passage); ok {
+		out.Unverified = hint != oci.Whole && p.content == nil
+	}
 	return b, out, c.noteWord(known, k, c.tellLost(t.Digest, err))
 }
 

@@ -270,6 +270,25 @@ func TestWrongBytesThatArePassedOnNeverMakeAWholeAnswer(t *testing.T) {
 	}
 }
 
+func TestAPieceThatIsPassedOnIsMarkedAsUnverified(t *testing.T) {
+	layer := content(32, 500_000)
+	hub := newRegistry()
+	hub.addBlob("app", layer)
+	files := &failing{}
+	c := open(t, Options{files: files}, map[string]*registry{"docker.io": hub})
+	files.fail(syscall.ENOSPC, 0)
+	for _, span := range []oci.Span{oci.Whole, {From: 0, To: 1000}, {From: 1000, To: 2000}} {
+		b, out, err := c.Blob(t.Context(), digested("app", digest.FromBytes(layer)), span)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := span != oci.Whole; out.Unverified != want {
+			t.Errorf("%v: unverified is %t, want %t", span, out.Unverified, want)
+		}
+		b.Close()
+	}
+}
+
 func TestPassagesAreBoundedAndWhoComesTooManyIsToldWhen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		layer := content(32, 500_000)

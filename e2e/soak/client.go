@@ -132,12 +132,12 @@ func (c *client) do(ctx context.Context, method, path string, headers ...string)
 	return nil, errRefused
 }
 
-// read takes a body to its end and compares it with want. Only a body that ends as
-// its length says counts as complete. early is set where it is a range that ends
-// before a blob's last chunk, which alone waits for the digest: such a range is
-// given out while nobody can know yet that its bytes are wrong.
-func (c *client) read(ctx context.Context, res *http.Response, what string, want []byte, early bool) error {
+// read reads a body to its end and compares it with want. Only a body that ends as its
+// length says counts as complete. A complete body may have wrong bytes only if it is a range
+// that the proxy marks as unverified.
+func (c *client) read(ctx context.Context, res *http.Response, what string, want []byte) error {
 	defer res.Body.Close()
+	early := isUnverified(res)
 	if res.ContentLength != int64(len(want)) {
 		// A fetch that began before anybody knew the size believes its upstream
 		// until the digest tells otherwise. The answer must not be complete then.
@@ -206,7 +206,7 @@ func (c *client) manifest(ctx context.Context, e *entry, ref string) (*image.Ima
 		res.Body.Close()
 		return nil, "", wrongf("%s is of type %q, and %q is said", ref, m.MediaType, got)
 	}
-	return i, d, c.read(ctx, res, "manifest "+ref, m.Bytes, false)
+	return i, d, c.read(ctx, res, "manifest "+ref, m.Bytes)
 }
 
 func (c *client) tag() string {
@@ -248,7 +248,7 @@ func (c *client) blob(ctx context.Context, e *entry, d digest.Digest, want []byt
 		res.Body.Close()
 		return wrongf("%s is answered %s as %q", d, res.Status, got)
 	}
-	return c.read(ctx, res, "blob "+d.String(), want, false)
+	return c.read(ctx, res, "blob "+d.String(), want)
 }
 
 // someBlob gives one of e's blobs that is not empty, the larger the likelier.
@@ -281,8 +281,11 @@ func (c *client) ranged(ctx context.Context, e *entry) error {
 	return nil
 }
 
-// lastChunk is how much of a blob's end waits for its digest.
-const lastChunk = 64 << 10
+// isUnverified reports whether the proxy says that res, a range, was sent before the
+// digest of the whole blob was verified.
+func isUnverified(res *http.Response) bool {
+	return res.StatusCode == http.StatusPartialContent && strings.Contains(res.Header.Get("Cache-Status"), "unverified-range")
+}
 
 func (c *client) span(ctx context.Context, e *entry, d digest.Digest, content []byte, spec string, from, to int) error {
 	res, err := c.do(ctx, http.MethodGet, e.path("blobs", d.String()), "Range", spec)
@@ -291,7 +294,7 @@ func (c *client) span(ctx context.Context, e *entry, d digest.Digest, content []
 	}
 	want := fmt.Sprintf("bytes %d-%d/%d", from, to-1, len(content))
 	got := res.Header.Get("Content-Range")
-	early := to <= len(content)-lastChunk
+	early := isUnverified(res)
 	if res.StatusCode == http.StatusPartialContent && !strings.HasSuffix(got, fmt.Sprintf("/%d", len(content))) {
 		// Of another size: see read.
 		if _, err := io.Copy(io.Discard, res.Body); err != nil {
@@ -309,7 +312,7 @@ func (c *client) span(ctx context.Context, e *entry, d digest.Digest, content []
 		res.Body.Close()
 		return wrongf("%s of %s: %s %q, want 206 %q", spec, d, res.Status, got, want)
 	}
-	return c.read(ctx, res, spec+" of "+d.String(), content[from:to], early)
+	return c.read(ctx, res, spec+" of "+d.String(), content[from:to])
 }
 
 // chunks gets a blob as containerd does: eight ranges without an end at once, each
@@ -446,7 +449,7 @@ func (c *client) slow(ctx context.Context, e *entry) error {
 		return err
 	}
 	res.Body = &slowBody{ReadCloser: res.Body, ctx: ctx, left: 20}
-	return c.read(ctx, res, "blob "+d.String(), content, false)
+	return c.read(ctx, res, "blob "+d.String(), content)
 }
 
 type slowBody struct {

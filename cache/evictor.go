@@ -30,9 +30,14 @@ const (
 	// abandoned is the age at which a part that nobody goes on with goes before
 	// anything that is whole.
 	abandoned = 24 * time.Hour
-	// lookEvery is how often the file system is asked how much is free, for
-	// others may fill it.
-	lookEvery = 30 * time.Second
+	// lookEvery is how often at least the file system is asked how much is free if others
+	// could fill it in that time, and lookRarely if they could not.
+	lookEvery  = 30 * time.Second
+	lookRarely = 10 * time.Minute
+	// othersBytes and othersFiles are how much others may take of the file system in a
+	// second.
+	othersBytes = 1 << 30
+	othersFiles = 100_000
 	// lookApart is how long the looks that fills ask for are apart, of which there
 	// may be thousands in a second.
 	lookApart = 20 * time.Millisecond
@@ -95,6 +100,8 @@ type evictor struct {
 	stuckAt       int64
 	// evicted counts the blobs that were evicted since links were looked through.
 	evicted int64
+	// quiet is held.quiet as it was last found.
+	quiet time.Duration
 	// trimming is set while they are.
 	trimming atomic.Bool
 	// full is set while nothing more may be evicted, though more should be, and idle is what
@@ -119,14 +126,16 @@ func (e *evictor) soon() {
 func (e *evictor) run() {
 	var flush, again, rest <-chan time.Time
 	woken := false // while it rests
-	look := time.NewTicker(lookEvery)
+	look := time.NewTimer(lookEvery)
 	defer look.Stop()
-	unused := time.NewTicker(unusedFor)
-	defer unused.Stop()
+	var unused <-chan time.Time // while files are open that nobody may ask for any more
 	for {
 		select {
-		case <-unused.C:
-			e.cache.store.CloseUnused()
+		case <-unused:
+			unused = nil
+			if e.cache.store.CloseUnused() > 0 {
+				unused = time.After(unusedFor)
+			}
 		case <-e.wake:
 			if rest != nil {
 				woken = true
@@ -140,10 +149,14 @@ func (e *evictor) run() {
 			}
 		case <-look.C:
 			again = e.keepWithin()
+			look.Reset(min(max(e.quiet, lookEvery), lookRarely))
 		case <-again:
 			again = e.keepWithin()
 		case <-e.cache.uses.wake:
 			flush = time.After(usesEvery)
+			if unused == nil {
+				unused = time.After(unusedFor)
+			}
 		case <-flush:
 			flush = nil
 			e.takeUses()
@@ -195,6 +208,9 @@ type held struct {
 	mustFiles, wantFiles int64
 	// idle are the parts that no fill goes on with.
 	idle []store.Unfinished
+	// quiet is how long others need at least to take so much of the file system that
+	// something has to go.
+	quiet time.Duration
 }
 
 func (h held) used() int64 { return h.blobs + h.parts + h.coming + h.index }
@@ -256,7 +272,10 @@ func (e *evictor) look() (held, error) {
 	e.idle.Store(idle + here + coming)
 	h.index = min(c.index.Bytes(), h.limit/2)
 	c.index.BoundLists(h.limit / listShare)
-	h.mustFiles, h.wantFiles = e.inodes()
+	h.mustFiles, h.wantFiles, h.quiet = e.inodes()
+	if least := c.settings().MinFree.of(size); least > 0 {
+		h.quiet = min(h.quiet, time.Duration(max(0, free-least)/othersBytes)*time.Second)
+	}
 	c.limit.Store(h.limit)
 	c.metrics.CacheLimit.Set(float64(h.limit))
 	c.metrics.CacheParts.Set(float64(onDisk))
@@ -276,6 +295,7 @@ func (e *evictor) keepWithin() (again <-chan time.Time) {
 		e.cache.log.Warn("the room that the cache takes could not be found out", zap.Error(err))
 		return nil
 	}
+	e.quiet = h.quiet
 	e.boundNames(h.limit)
 	need := evict.Need{Limit: h.limit, Must: h.used() - hundredths(h.limit, highWatermark), Want: h.used() - hundredths(h.limit, lowWatermark)}
 	if need.Must <= 0 && h.mustFiles <= 0 {
@@ -324,19 +344,19 @@ func (d evicted) short(h held, need evict.Need) bool {
 }
 
 // inodes returns how many files have to go so that the file system does not run out of
-// inodes, and how many should.
-func (e *evictor) inodes() (must, want int64) {
+// inodes, how many should, and how long others need at least to change that.
+func (e *evictor) inodes() (must, want int64, quiet time.Duration) {
 	free, total, err := e.cache.store.Inodes()
 	if err != nil || total == 0 {
-		return 0, 0 // such a file system has no bound on them
+		return 0, 0, lookRarely // such a file system has no bound on them
 	}
 	least := hundredths(total, int64(max(e.cache.settings().MinFree.Percent, leastInodes)))
 	// On a small file system that is soon used up, while the evictor looks.
 	least = max(least, min(total/10, fewInodes))
 	if free >= least {
-		return 0, 0
+		return 0, 0, time.Duration((free-least)/othersFiles) * time.Second
 	}
-	return least - free, 2*least - free
+	return least - free, 2*least - free, 0
 }
 
 // hundredths gives n hundredths of limit.

@@ -133,8 +133,9 @@ func (s *shelf) dropAll() {
 	}
 }
 
-// sweep keeps no longer what nobody has used since the last sweep.
-func (s *shelf) sweep() {
+// sweep keeps no longer what nobody has used since the last sweep, and returns how many
+// files it still keeps.
+func (s *shelf) sweep() (left int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.kept {
@@ -143,6 +144,7 @@ func (s *shelf) sweep() {
 		}
 	}
 	s.seen = s.clock
+	return len(s.kept)
 }
 
 // letGo is for who holds the lock. To close what was only read waits for
@@ -198,7 +200,7 @@ func newContent(f *os.File) *Content { return &Content{file: f, fd: f.Fd(), shel
 func (s *Store) CloseIdle() { s.shelf.dropAll() }
 
 // CloseUnused closes those of them that nobody has asked for since it was last
-// called.
-func (s *Store) CloseUnused() { s.shelf.sweep() }
+// called, and returns how many are left.
+func (s *Store) CloseUnused() (left int) { return s.shelf.sweep() }
 
 var _ io.ReaderAt = (*Content)(nil)

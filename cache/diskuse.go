@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"github.com/entrepot-dev/entrepot/cache/index"
 )
 
 // DiskUse is what the cache has on disk.
@@ -30,9 +28,8 @@ type UpstreamDiskUse struct {
 	Size  int64 `json:"size"`
 }
 
-// DiskUse tells what the cache has on disk, by upstream. It goes once through what the
-// index knows of stored content, and looks at no image but those that are pinned. An error
-// is ctx's, of the index, or of the disk.
+// DiskUse tells what the cache has on disk, by upstream. It reads kept counters, and looks at
+// no image but those that are pinned. An error is ctx's, of the index, or of the disk.
 func (c *Cache) DiskUse(ctx context.Context) (*DiskUse, error) {
 	u := &DiskUse{Upstreams: map[string]UpstreamDiskUse{}}
 	u.Blobs, u.Size = c.index.Totals()
@@ -43,24 +40,12 @@ func (c *Cache) DiskUse(ctx context.Context) (*DiskUse, error) {
 		}
 		u.Limit = h.limit
 	}
-	used := map[string]*UpstreamDiskUse{}
-	err := c.index.Stored(func(_ index.BlobKey, b index.Blob, from []string) bool {
-		for _, upstream := range from {
-			use := used[upstream]
-			if use == nil {
-				use = &UpstreamDiskUse{}
-				used[upstream] = use
-			}
-			use.Blobs++
-			use.Size += b.Stamp.Size
-		}
-		return ctx.Err() == nil
-	})
+	used, err := c.index.Usage(func() bool { return ctx.Err() != nil })
 	if err := errors.Join(context.Cause(ctx), err); err != nil {
 		return nil, fmt.Errorf("read the index: %w", err)
 	}
-	for upstream, use := range used {
-		u.Upstreams[upstream] = *use
+	for upstream, n := range used {
+		u.Upstreams[upstream] = UpstreamDiskUse{Blobs: n.Blobs, Size: n.Bytes}
 	}
 	var p pins
 	pinned, err := p.protected(ctx, c)

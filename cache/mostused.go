@@ -118,7 +118,7 @@ func (c *Cache) mostUsedRoots(ctx context.Context, n int) (map[digest.Digest]str
 			least = &last
 		}
 	}
-	err = c.index.Stored(func(key index.BlobKey, b index.Blob, _ []string) bool {
+	err = c.index.Stored(func(key index.BlobKey, b index.Blob) bool {
 		r := root{uses: b.Uses, used: b.Used}
 		if least != nil && order(r, *least) >= 0 {
 			return true

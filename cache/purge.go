@@ -303,18 +303,30 @@ func (p *purge) decide() (*digestSet, error) {
 			going.add(d)
 		}
 	}
-	// What another repository may serve stays.
-	err := p.cache.index.LinkNames(func(upstream, repo, d []byte) bool {
-		if !going.hasText(d) {
-			return true
-		}
-		named := digest.Digest(d)
-		if images := p.repos[repository{string(upstream), string(repo)}]; images == nil || !images.going.has(named) {
-			going.drop(named)
+	return going, p.spare(going)
+}
+
+// fewLookups is how many links at most are looked for one by one: that takes as long as to
+// read some more.
+const fewLookups = 200_000
+
+// spare takes out of going what another repository may serve.
+func (p *purge) spare(going *digestSet) error {
+	spare := func(upstream, repo string, d digest.Digest) bool {
+		if images := p.repos[repository{upstream, repo}]; images == nil || !images.going.has(d) {
+			going.drop(d)
 		}
 		return p.ctx.Err() == nil
-	})
-	return going, errors.Join(context.Cause(p.ctx), err)
+	}
+	repos, err := p.cache.index.Repositories()
+	if err == nil && going.len() <= fewLookups/max(1, len(repos)) {
+		err = p.cache.index.LinksOf(repos, going.list(), spare)
+	} else if err == nil {
+		err = p.cache.index.LinkNames(func(upstream, repo, d []byte) bool {
+			return !going.hasText(d) || spare(string(upstream), string(repo), digest.Digest(d))
+		})
+	}
+	return errors.Join(context.Cause(p.ctx), err)
 }
 
 // run removes what was decided: first what makes it found, then the content, and what

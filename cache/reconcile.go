@@ -47,6 +47,9 @@ func (c *Cache) reconcile() {
 			c.log.Warn("where content of an older version came from could not be found out; it is fetched again where access differs", zap.Error(err))
 		}
 	}
+	if _, err := c.index.Usage(func() bool { return c.ctx.Err() != nil }); err != nil {
+		c.log.Warn("what each upstream has stored could not be counted", zap.Error(err))
+	}
 	if added+dropped > 0 {
 		blobs, bytes := c.index.Totals()
 		c.log.Info("the index agrees with what is stored again", zap.Int("found", added), zap.Int("lost", dropped),

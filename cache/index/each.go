@@ -3,6 +3,8 @@ package index
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -96,6 +98,40 @@ func (ix *Index) ReferrersOf(upstream, repo string, d digest.Digest, tags []stri
 
 // isManifest is in the JSON of each Link with Manifest: quotes in strings are escaped.
 var isManifest = []byte(`"manifest":true`)
+
+// lookupsChunk is in how many repositories LinksOf looks in one transaction.
+const lookupsChunk = 200
+
+// LinksOf calls fn for each link of repositories, as Repositories gives them, to one of ds,
+// until fn gives false. It looks for each of these links by its name. fn must not call the
+// Index, and may be called more than once for a link.
+func (ix *Index) LinksOf(repos []string, ds []digest.Digest, fn func(upstream, repo string, d digest.Digest) bool) error {
+	for some := range slices.Chunk(repos, lookupsChunk) {
+		more := true
+		err := ix.view(func(tx *tx) error {
+			b := tx.Bucket(linksBucket)
+			var key []byte
+			for _, name := range some {
+				upstream, repo, _ := strings.Cut(name, "/")
+				key = append(append(append(append(key[:0], upstream...), separator...), repo...), separator...)
+				own := len(key)
+				for _, d := range ds {
+					if key = append(key[:own], d...); b.Get(key) == nil {
+						continue
+					}
+					if more = fn(upstream, repo, d); !more {
+						return nil
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil || !more {
+			return err
+		}
+	}
+	return nil
+}
 
 // LinkNames calls fn for each digest that any repository may serve, as Links does, without
 // the cost of decoding the links: without an allocation. The slices are valid until fn

@@ -369,7 +369,7 @@ func create(bolt *bbolt.DB, aside string) error {
 		put := func(key, value []byte) error {
 			return b.Bucket(metaBucket).Put(key, sealed(metaBucket, key, value))
 		}
-		err := errors.Join(put(totalsKey, totals{}.encode()), put(sourcedKey, []byte{1}))
+		err := errors.Join(put(totalsKey, totals{}.encode()), put(sourcedKey, []byte{1}), put(usageKey, []byte(`{"counted":true}`)))
 		if aside != "" {
 			return errors.Join(err, put(asideKey, []byte(filepath.Base(aside))))
 		}

@@ -86,8 +86,14 @@ func putSource(tx *tx, d digest.Digest, upstream string) error {
 	if key == nil {
 		return nil
 	}
-	if v := b.Get(key); len(v) > 0 && v[0] == sourceSent {
+	v := b.Get(key)
+	if len(v) > 0 && v[0] == sourceSent {
 		return nil
+	}
+	if v == nil {
+		if err := countSource(tx, blobKey(d), upstream); err != nil {
+			return err
+		}
 	}
 	return b.Put(key, []byte{sourceSent})
 }
@@ -101,6 +107,9 @@ func assumeSource(tx *tx, d digest.Digest, upstream, repo string) error {
 	v := b.Get(key)
 	switch {
 	case len(v) == 0:
+		if err := countSource(tx, blobKey(d), upstream); err != nil {
+			return err
+		}
 		return b.Put(key, append([]byte{sourceAssumed}, repo...))
 	case v[0] == sourceAssumed && string(v[1:]) != repo:
 		return b.Put(key, []byte{sourceAssumed})
@@ -191,56 +200,15 @@ func KeyOf(d digest.Digest) BlobKey { return blobKey(d) }
 // Digest undoes KeyOf.
 func (k BlobKey) Digest() digest.Digest { return blobDigest(k) }
 
-// Stored calls fn for what is known of stored content, with the upstreams that its bytes
-// came from, in the order of digests, until fn gives false. What changes meanwhile may or
-// may not be seen. The key and the slice are valid until fn returns, and fn must not call
-// the Index. It goes through the records once, and holds none.
-func (ix *Index) Stored(fn func(key BlobKey, b Blob, from []string) bool) error {
+// Stored calls fn for what is known of stored content, in the order of digests, until fn
+// gives false. What changes meanwhile may or may not be seen. The key is valid until fn
+// returns, and fn must not call the Index. It goes through the records once, and holds none.
+func (ix *Index) Stored(fn func(key BlobKey, b Blob) bool) error {
 	if err := ix.flush(); err != nil {
 		return err
 	}
-	names := map[string]string{}
-	var from []string
-	var next []byte
-	for more := true; more; {
-		err := ix.walk(func(tx *tx) error {
-			blobs, sources := tx.Bucket(blobsBucket).Cursor(), tx.Bucket(metaBucket).Cursor()
-			key, value := blobs.Seek(next)
-			source, _ := sources.Seek(slices.Concat(sourcePrefix, key))
-			for i := 0; key != nil && i < blobsChunk; i++ {
-				from = from[:0]
-				for {
-					of, ok := bytes.CutPrefix(source, sourcePrefix)
-					if !ok {
-						break
-					}
-					upstream, its := bytes.CutPrefix(of, key)
-					if !its && bytes.Compare(of, key) > 0 {
-						break
-					}
-					if its {
-						name, known := names[string(upstream)]
-						if !known {
-							name = string(upstream)
-							names[name] = name
-						}
-						from = append(from, name)
-					}
-					source, _ = sources.Next()
-				}
-				if b, ok := decodeBlob(value); ok && !fn(key, b, from) {
-					key = nil
-					break
-				}
-				key, value = blobs.Next()
-			}
-			more = key != nil
-			next = bytes.Clone(key)
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return ix.chunks(blobsBucket, blobsChunk, func(key, value []byte) bool {
+		b, ok := decodeBlob(value)
+		return !ok || fn(key, b)
+	}, nil)
 }

@@ -38,12 +38,17 @@ func (ix *Index) setBlob(tx *tx, key []byte, b *Blob) error {
 		change = totals{-1, -old.Stamp.Size}
 	}
 	var err error
-	if b == nil {
-		err = errors.Join(bucket.Delete(key), dropSources(tx, key))
-	} else {
+	if b != nil {
 		change.blobs++
 		change.bytes += b.Stamp.Size
-		err = bucket.Put(key, b.encode())
+	}
+	if change != (totals{}) {
+		err = countUse(tx, key, change)
+	}
+	if b == nil {
+		err = errors.Join(err, bucket.Delete(key), dropSources(tx, key))
+	} else {
+		err = errors.Join(err, bucket.Put(key, b.encode()))
 	}
 	if err != nil || change == (totals{}) {
 		return err

@@ -87,9 +87,10 @@ func (c *client) run(ctx context.Context) {
 	}
 }
 
-// do sends a request. It returns an answer of status 200, 206 or 304; all others are
-// counted and are errors. They are violations unless they say "not now" or the registry
-// itself denies what is there, and those of a calm source unless a quirk explains them.
+// do sends a request. It returns an answer of status 200, 206 or 304; it counts all others,
+// and returns an error. They are violations unless they say "not now", or a quirk explains
+// them because the registry itself denies what is there. Those of a calm source are
+// violations unless a quirk explains them.
 func (c *client) do(ctx context.Context, method, path string, headers ...string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.w.url+path, nil)
 	if err != nil {
@@ -114,7 +115,7 @@ func (c *client) do(ctx context.Context, method, path string, headers ...string)
 	body, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
 	c.w.note(func(r *report) { r.refused[res.StatusCode]++ })
 	s, repo, op := c.w.asked(method, path)
-	excused := s.calm && c.w.excused(s, repo, op, res.StatusCode, began)
+	excused := c.w.excused(s, repo, op, res.StatusCode, began)
 	switch {
 	case s.calm && !excused:
 		return nil, wrongf("%s %s: %s %s: no quirk of this repository explains it", method, path, res.Status, body)

@@ -55,10 +55,29 @@ func harmless(calm bool) []quirk {
 			q.Name == "ranges the first bytes" || q.Name == "ranges one byte late"
 		hides := !calm && q.Name == "no digest headers"
 		if !own && !refuses && !hides && len(q.Faults) > 0 {
-			all = append(all, quirk{name: q.Name, faults: q.Faults})
+			ours := quirk{name: q.Name, faults: q.Faults}
+			if !calm {
+				// While a limit keeps a GET from deciding, a client's HEAD gets what the
+				// registry says to HEADs.
+				ours.says = headStatus(q.Name)
+				ours.may = []operation{opManifestHead}
+			}
+			all = append(all, ours)
 		}
 	}
 	return all
+}
+
+// headStatus returns the status by which a registry with the named quirk denies to a HEAD of
+// a manifest that the manifest is there, or that the client may have it; 0 if it doesn't.
+func headStatus(quirk string) int {
+	switch {
+	case quirk == "HEAD of manifests 404", quirk == "a bare 404 to manifest HEAD", strings.HasPrefix(quirk, "a page of an ingress"):
+		return http.StatusNotFound
+	case quirk == "HEAD of manifests 401", quirk == "HEAD of manifests 403":
+		return http.StatusForbidden
+	}
+	return 0
 }
 
 // harmful are the quirks in which one repository, or one operation, fails.
@@ -107,7 +126,7 @@ func (win *window) excuses(s *source, repo string, op operation, status int, beg
 	return (win.repo == "" || win.everywhere || win.repo == repo) && (notNow || status == win.says) && slices.Contains(win.may, op)
 }
 
-// excused says whether anything explains that repo of the calm source s refuses op.
+// excused reports whether a quirk explains that repo of the source s refuses op.
 func (w *world) excused(s *source, repo string, op operation, status int, began time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

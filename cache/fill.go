@@ -403,10 +403,7 @@ func (f *fill) write(ctx context.Context, w *writer) error {
 			return err // the others will not do better
 		}
 		if errors.Is(err, errWhole) {
-			if f.retire(w) {
-				return nil
-			}
-			continue // the others are gone
+			return nil // accept has taken w off
 		}
 		if f.isWhole(ctx, w) {
 			if !f.next(w) {
@@ -583,7 +580,8 @@ func (f *fill) ask(w *writer) oci.Span {
 }
 
 // accept checks that body carries what w asked for, which was its claim when that ended
-// at end, and learns from it.
+// at end, and learns from it. If another writer is better placed to take the body, accept
+// takes w off and returns errWhole.
 func (f *fill) accept(w *writer, body *oci.Body, end int64) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -628,17 +626,20 @@ func (f *fill) accept(w *writer, body *oci.Body, end int64) error {
 		// that is there already if there is one.
 		f.whole, f.eager = true, true
 		if len(f.writers) > 1 && w.at > 0 {
+			// At once, so that no other writer stops where w would have begun.
+			f.writers = slices.DeleteFunc(f.writers, func(o *writer) bool { return o == w })
 			for _, o := range f.writers {
-				if o != w && o.reach > o.end {
-					o.end = min(o.reach, f.freeUpTo(o, w))
+				if o.reach > o.end {
+					o.end = min(o.reach, f.freeUpTo(o))
 				}
 			}
+			f.wake()
 			return errWhole
 		}
 		if len(f.writers) == 1 && f.have.Len() == 0 {
 			w.at = 0
 		}
-		w.end = f.freeUpTo(w, nil)
+		w.end = f.freeUpTo(w)
 	}
 	if !f.opened {
 		f.opened, f.status = true, body.Status
@@ -647,9 +648,9 @@ func (f *fill) accept(w *writer, body *oci.Body, end int64) error {
 	return nil
 }
 
-// freeUpTo gives the end of the bytes from where w is that are neither here nor claimed by
-// a writer other than w and leaves. f.mu is held.
-func (f *fill) freeUpTo(w, leaves *writer) int64 {
+// freeUpTo returns the end of the bytes from where w is that are neither here nor claimed by
+// another writer. f.mu is held.
+func (f *fill) freeUpTo(w *writer) int64 {
 	end := f.size
 	for _, r := range f.have.Runs() {
 		if r.From > w.at {
@@ -657,7 +658,7 @@ func (f *fill) freeUpTo(w, leaves *writer) int64 {
 		}
 	}
 	for _, o := range f.writers {
-		if o != w && o != leaves && o.at >= w.at {
+		if o != w && o.at >= w.at {
 			end = min(end, o.at)
 		}
 	}

@@ -424,6 +424,22 @@ func TestFillOfAnUpstreamWithoutRangesGoesOn(t *testing.T) {
 	}
 }
 
+// Two writers have asked for parts, and the upstream sends the whole to both. The one that
+// leaves its claim to the other does so at once.
+func TestAWriterThatLeavesItsClaimToAnotherDoesSoAtOnce(t *testing.T) {
+	const size = 1 << 20
+	f := newTestFill(&source{content: content(4, size)}, &memoryPart{})
+	first, last := &writer{at: 0, end: size - 10}, &writer{at: size - 10, end: size}
+	f.writers = []*writer{first, last}
+	whole := func() *oci.Body { return &oci.Body{Span: oci.Span{From: 0, To: size}, Size: size} }
+	if err := f.accept(last, whole(), size); !errors.Is(err, errWhole) {
+		t.Errorf("the last bytes' writer gets %v, want %v", err, errWhole)
+	}
+	if err := f.accept(first, whole(), size-10); err != nil || first.end != size {
+		t.Errorf("the first bytes' writer takes the bytes up to %d, %v; want all %d", first.end, err, size)
+	}
+}
+
 func TestFillOfWrongBytesIsNeverCompleteAndNeverKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		right := content(5, 2<<20)

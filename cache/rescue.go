@@ -123,7 +123,7 @@ func (f *fill) secondBody(ctx, watch context.Context, w *writer, patience time.D
 		}
 		f.mu.Lock()
 		if f.whole = true; f.size >= 0 {
-			w.end = f.freeUpTo(w, nil)
+			w.end = f.freeUpTo(w)
 		}
 		f.mu.Unlock()
 	}

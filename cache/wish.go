@@ -79,7 +79,7 @@ func (f *fill) claimFor(w *writer, wi *wish) bool {
 		far.end = wi.at
 	}
 	w.at = wi.at
-	w.end = min(f.freeUpTo(w, nil), wi.at+f.ahead(wi))
+	w.end = min(f.freeUpTo(w), wi.at+f.ahead(wi))
 	return true
 }
 

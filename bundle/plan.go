@@ -105,9 +105,9 @@ const maxTold = 20
 func (e *MissingError) Error() string {
 	var s strings.Builder
 	if len(e.Images) == 1 {
-		s.WriteString("an image is not here whole, so that there is no bundle:\n")
+		s.WriteString("an image is not cached completely, so no bundle was written:\n")
 	} else {
-		fmt.Fprintf(&s, "%d images are not here whole, so that there is no bundle:\n", len(e.Images))
+		fmt.Fprintf(&s, "%d images are not cached completely, so no bundle was written:\n", len(e.Images))
 	}
 	var flags []string // of warm, in their order
 	again := map[string][]string{}

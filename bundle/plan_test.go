@@ -139,7 +139,7 @@ func TestPlanRefusesWhatIsNotWholeAndLeavesItOutOfAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := Make(t.Context(), w, Choice{Images: []Wanted{{Target: target("library/app", "whole", "")}, {Target: target("library/app", "part", "")}}})
-	want := "an image is not here whole, so that there is no bundle:\n" +
+	want := "an image is not cached completely, so no bundle was written:\n" +
 		"  docker.io/library/app:part: missing: layer " + lost.String() + "\n" +
 		"fetch them first: entrepot warm docker.io/library/app:part\n" +
 		"or name the platforms to take with --platform"

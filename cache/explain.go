@@ -63,7 +63,7 @@ type ExplainedManifest struct {
 	// Platform is "linux/arm/v7"; empty where the index says none.
 	Platform string `json:"platform,omitempty"`
 	Stored   bool   `json:"stored"`
-	// Blobs are its config and layers; empty where the manifest is not here.
+	// Blobs are its config and layers; empty if the manifest is not cached.
 	Blobs []ExplainedBlob `json:"blobs,omitempty"`
 }
 
@@ -92,9 +92,9 @@ func (c *Cache) Explain(_ context.Context, t oci.Target) (*Explanation, error) {
 	root, ok := c.explainManifest(e, seen, t, v1.Descriptor{Digest: e.Digest, MediaType: e.MediaType})
 	switch {
 	case !ok && t.Tag == "":
-		e.Reason = "it is not here"
+		e.Reason = "it is not cached"
 	case !ok && e.Status != Blocked:
-		e.Reason = "the tag is known, and what it stands for is not here"
+		e.Reason = "the tag is known, and what it stands for is not cached"
 		e.Status = Miss
 	case t.Tag == "":
 		e.Status = Hit

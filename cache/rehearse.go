@@ -364,7 +364,7 @@ func (img *rehearsedImage) content(n *Node, platform string) bool {
 		img.fail("%s can not be read: %v", what, n.Missing)
 		return false
 	case !n.Stored || !stored:
-		img.fail("%s is not here", what)
+		img.fail("%s is not cached", what)
 		return false
 	case !linked:
 		img.fail("%s is here, and not known to be of %s/%s", what, img.target.Upstream, img.target.Repository)
@@ -395,7 +395,7 @@ func (img *rehearsedImage) referrers(n *Node) {
 	l, known := img.cache.records.List(index.Referrers, t)
 	what := "the list of what refers to " + string(n.Digest)
 	if !known {
-		img.fail("%s is not here", what)
+		img.fail("%s is not cached", what)
 		return
 	}
 	rule := img.up.rules.rule(t.Repository, "*")

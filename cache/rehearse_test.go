@@ -73,7 +73,7 @@ func TestARehearsalFindsWhatIsMissing(t *testing.T) {
 
 		// Of another platform there is nothing, and nobody knows what refers to it.
 		more := rehearse(t, c, RehearseOptions{Platforms: []string{"linux/arm64", "linux/amd64"}, Referrers: true}, tagged("app", "1"), tagged("single", "1"))
-		more.Images[0].want(t, RehearsedFailed, "the list of what refers to "+string(amd64.Digest), "linux/arm64: manifest", "is not here", "manifest sha256:",
+		more.Images[0].want(t, RehearsedFailed, "the list of what refers to "+string(amd64.Digest), "linux/arm64: manifest", "is not cached", "manifest sha256:",
 			"the list of what refers to "+string(attestation.Digest), "the list of what refers to "+string(idx.Digest))
 		if got := more.Images[0].Platforms; len(got) != 2 || got[0].OK || got[1].OK {
 			t.Errorf("got %+v", got)
@@ -92,7 +92,7 @@ func TestARehearsalFindsWhatIsMissing(t *testing.T) {
 		}
 		rehearse(t, c, RehearseOptions{}, tagged("app", "1")).Images[0].want(t, RehearsedOK)
 		rehearse(t, c, RehearseOptions{Verify: true}, tagged("app", "1")).Images[0].want(t, RehearsedFailed, "linux/amd64: layer "+string(layer)+" is damaged")
-		rehearse(t, c, RehearseOptions{}, tagged("app", "1")).Images[0].want(t, RehearsedFailed, "linux/amd64: layer "+string(layer)+" is not here")
+		rehearse(t, c, RehearseOptions{}, tagged("app", "1")).Images[0].want(t, RehearsedFailed, "linux/amd64: layer "+string(layer)+" is not cached")
 		if err := os.WriteFile(file, content(1, 10), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -101,7 +101,7 @@ func TestARehearsalFindsWhatIsMissing(t *testing.T) {
 			t.Fatal(err)
 		}
 		rehearse(t, c, RehearseOptions{Platforms: []string{"linux/arm64"}}, tagged("app", "1")).Images[0].want(t, RehearsedOK)
-		rehearse(t, c, RehearseOptions{Platforms: []string{"linux/arm64"}, Referrers: true}, tagged("app", "1")).Images[0].want(t, RehearsedFailed, "manifest "+string(signature.Digest)+" is not here")
+		rehearse(t, c, RehearseOptions{Platforms: []string{"linux/arm64"}, Referrers: true}, tagged("app", "1")).Images[0].want(t, RehearsedFailed, "manifest "+string(signature.Digest)+" is not cached")
 		if after := hub.count(); !maps.Equal(before, after) {
 			t.Errorf("rehearsing asked the upstream: %v, before %v", after, before)
 		}

@@ -44,10 +44,10 @@ func TestExplainSaysWhatIsHere(t *testing.T) {
 	before := h.Counts()
 	want(explain("docker.io/library/app:1.0"),
 		"docker.io/library/app:1.0: hit", i.Digest.String(), `match: "*"`, "asked again",
-		"linux/amd64", amd64.String()+" here, and 1 of its 2 blobs",
-		"linux/arm/v7", i.Platforms["linux/arm/v7"].String()+" not here")
+		"linux/amd64", amd64.String()+" cached, with 1 of its 2 blobs",
+		"linux/arm/v7", i.Platforms["linux/arm/v7"].String()+" not cached")
 	want(explain("--output", "json", "app@"+amd64.String()), `"status": "hit"`, `"stored": true`)
-	want(explain("app@"+i.Platforms["linux/arm64"].String()), "miss (it is not here)")
+	want(explain("app@"+i.Platforms["linux/arm64"].String()), "miss (it is not cached)")
 	want(explain("quay.example.test/app:1"), "not configured")
 	want(explain("No Such Name"), "is no reference")
 	if after := h.Counts(); after != before {

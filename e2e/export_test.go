@@ -142,7 +142,7 @@ func TestExportTellsWhatIsMissing(t *testing.T) {
 		dir := t.TempDir()
 		file := filepath.Join(dir, "bundle.tar")
 		missing := operate(t, p, "export", "--bundle", file, "whole:1", "part:1")
-		missing.want(t, 1, "an image is not here whole, so that there is no bundle:",
+		missing.want(t, 1, "an image is not cached completely, so no bundle was written:",
 			"  docker.io/library/part:1: missing: config for linux/amd64 "+config, "fetch them first: entrepot warm --platform linux/amd64 docker.io/library/part:1", "--platform")
 		named := operate(t, p, "export", "--bundle", file, "--platform", "linux/arm64", "part:1")
 		named.want(t, 1, "manifest for linux/arm64 "+part.Platforms["linux/arm64"].String(), "entrepot warm --platform linux/arm64 docker.io/library/part:1")

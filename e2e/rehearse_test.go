@@ -43,8 +43,8 @@ func TestARehearsalFindsTheImageThatWasLeftOut(t *testing.T) {
 		if r.Failed != 1 || r.Images[0].Status != "ok" || r.Images[0].Digest != app.Digest.String() || len(r.Images[0].Platforms) != 2 || r.Images[1].Status != "failed" {
 			t.Errorf("got %+v", r)
 		}
-		operate(t, p, "rehearse", "app:1.0", "--platform", "linux/arm/v7").want(t, 1, "linux/arm/v7: manifest "+app.Platforms["linux/arm/v7"].String()+" is not here", "linux/arm/v7 (partial)")
-		operate(t, p, "rehearse", "app:1.0", "--with-referrers").want(t, 1, "the list of what refers to "+app.Digest.String()+" is not here")
+		operate(t, p, "rehearse", "app:1.0", "--platform", "linux/arm/v7").want(t, 1, "linux/arm/v7: manifest "+app.Platforms["linux/arm/v7"].String()+" is not cached", "linux/arm/v7 (partial)")
+		operate(t, p, "rehearse", "app:1.0", "--with-referrers").want(t, 1, "the list of what refers to "+app.Digest.String()+" is not cached")
 		wantUnmoved(t, before, h.Counts())
 
 		// What is damaged on disk: by its size, and by its bytes.
@@ -107,7 +107,7 @@ func TestARehearsalOfWhatWasPulledForetellsTheCut(t *testing.T) {
 		if len(got) != 3 || got["docker.io/library/whole:1"] != "stale" || got["docker.io/library/part:1"] != "failed" || got["docker.io/library/short:1"] != "failed" || r.Stale != 1 {
 			t.Errorf("got %+v", r)
 		}
-		operate(t, p, "rehearse").want(t, 1, "docker.io/library/short:1: the tag was served without its upstream until 20", "docker.io/library/part:1: layer "+part.Layers("")[0].Digest.String()+" is not here", "PULLS")
+		operate(t, p, "rehearse").want(t, 1, "docker.io/library/short:1: the tag was served without its upstream until 20", "docker.io/library/part:1: layer "+part.Layers("")[0].Digest.String()+" is not cached", "PULLS")
 		offline := operate(t, p, "rehearse", "--offline", "-o", "json")
 		offline.json(t, &r)
 		for _, i := range r.Images {

@@ -94,6 +94,32 @@ func TestMissingListsWhatClientsDidNotGet(t *testing.T) {
 	operate(t, p, "export", "--bundle", filepath.Join(t.TempDir(), "next.tar"), "--file", list(t, "list", names)).want(t, 0)
 }
 
+// TestANameMeansTheSameForEveryCommand: a repository, a registry and a pattern select the same
+// cached images, whichever command is given them.
+func TestANameMeansTheSameForEveryCommand(t *testing.T) {
+	t.Parallel()
+	h, p := start(t, believing)
+	for _, name := range []string{"library/small", "library/other"} {
+		for n, tag := range []string{"1", "2"} {
+			h.Push(name, tag, image.New(image.Options{Seed: uint64(len(name) + n)}))
+			operate(t, p, "warm", name+":"+tag).want(t, 0)
+		}
+	}
+	small := []string{"docker.io/library/small:1", "docker.io/library/small:2"}
+	all := append([]string{"docker.io/library/other:1", "docker.io/library/other:2"}, small...)
+	for text, want := range map[string][]string{"small": small, "library/small": small, "docker.io/small": small, "small*": small, "docker.io": all, "library/*": all} {
+		for _, command := range [][]string{
+			{"ls"}, {"explain"}, {"pin"}, {"unpin"}, {"purge", "--dry-run"}, {"export", "--output", "json", "--bundle", filepath.Join(t.TempDir(), "bundle.tar")},
+		} {
+			got := operate(t, p, append(command, text)...)
+			got.want(t, 0, want...)
+			if len(want) == len(small) && strings.Contains(got.out, "library/other") {
+				t.Errorf("%s %s takes others: %s", command[0], text, got.out)
+			}
+		}
+	}
+}
+
 // TestRemediesWork runs what an error advises, and sees the error gone.
 func TestRemediesWork(t *testing.T) {
 	t.Parallel()

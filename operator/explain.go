@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/distribution/reference"
 
@@ -28,6 +29,9 @@ func (a *API) explain(r *http.Request) (any, error) {
 // docker.io/library/nginx:latest. Where a digest and a tag are given the digest
 // counts.
 func Target(router *rewrite.Router, text string) (oci.Target, error) {
+	if name, ok := router.Upstream(text); ok && strings.ContainsAny(text, ".:") {
+		return oci.Target{}, invalidf("%s is a registry and not an image: name an image of it, such as %s/team/app:1.0; `entrepot ls %s` lists those that are cached", text, name, text)
+	}
 	named, err := reference.ParseNormalizedNamed(text)
 	if err != nil {
 		return oci.Target{}, fmt.Errorf("%w: %w", invalidf("%q is no reference of an image, such as docker.io/library/nginx:1.27", text), err)

@@ -68,7 +68,7 @@ func (a *API) warm(ctx context.Context, r *http.Request, tell Tell) (any, error)
 // *Error.
 func checkNamed(images []ListedImage, platforms []string) error {
 	if len(images) > MaxImages {
-		return invalidf("%d images are named; at most %d may be", len(images), MaxImages)
+		return invalidf("the request names %d images; at most %d may be named", len(images), MaxImages)
 	}
 	return CheckPlatforms(platforms)
 }

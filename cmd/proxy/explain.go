@@ -117,11 +117,11 @@ func writeExplanation(w io.Writer, e *cache.Explanation, now time.Time) error {
 		}
 		line(name, "%s %s", m.Digest, presence(m))
 		for _, b := range m.Blobs {
-			here := "here"
+			cached := "cached"
 			if !b.Stored {
-				here = "not here"
+				cached = "not cached"
 			}
-			line("", "  %s %s %s", b.Digest, bytesOf(b.Size), here)
+			line("", "  %s %s %s", b.Digest, bytesOf(b.Size), cached)
 		}
 	}
 	if err := tw.Flush(); err != nil {
@@ -133,7 +133,7 @@ func writeExplanation(w io.Writer, e *cache.Explanation, now time.Time) error {
 
 func presence(m cache.ExplainedManifest) string {
 	if !m.Stored {
-		return "not here"
+		return "not cached"
 	}
 	stored := 0
 	for _, b := range m.Blobs {
@@ -142,7 +142,7 @@ func presence(m cache.ExplainedManifest) string {
 		}
 	}
 	if stored == len(m.Blobs) {
-		return "here"
+		return "cached"
 	}
-	return fmt.Sprintf("here, and %d of its %d blobs", stored, len(m.Blobs))
+	return fmt.Sprintf("cached, with %d of its %d blobs", stored, len(m.Blobs))
 }

@@ -35,7 +35,7 @@ read as well, and "entrepot import" by the same names, tags and digests. Nothing
 fetched, and every byte is verified. Of an index those platforms are taken that are
 here, or that --platform names; the index itself is never changed.
 
-Images that are not here whole are told, with what they lack, and there is no bundle;
+Images that are not cached completely are listed with what they lack, and no bundle is written;
 with --all they are left out and named, and it exits with 1.
 
 --output json prints a document about what is exported. Without --bundle nothing is
@@ -267,7 +267,7 @@ func (p *process) readExport(o *operation, cmd *cobra.Command, args []string) (*
 	get(err)
 	e.request.Platforms, err = platformsOf(cmd)
 	get(err)
-	e.list, err = p.readImages(o, cmd, args)
+	e.list, err = p.readImages(cmd, args, o.resolve)
 	get(err)
 	since, err := flags.GetString("since")
 	get(err)

@@ -105,11 +105,11 @@ func checkImages(cmd *cobra.Command, args []string) error {
 	return err
 }
 
-// readImages gives the images that the arguments and --file name. A reference that is
-// none is misuse.
-func (p *process) readImages(o *operation, cmd *cobra.Command, args []string) (*imageList, error) {
+// readImages gives the images that the arguments and --file name. resolve is o's resolve or
+// resolveListed. A reference that is none is misuse.
+func (p *process) readImages(cmd *cobra.Command, args []string, resolve func([]string) ([]string, error)) (*imageList, error) {
 	list := &imageList{}
-	args, err := o.resolveListed(args)
+	args, err := resolve(args)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +138,7 @@ func (p *process) readImages(o *operation, cmd *cobra.Command, args []string) (*
 		}
 	}
 	if len(list.images) > operator.MaxImages {
-		return nil, fmt.Errorf("%d images are named; at most %d may be", len(list.images), operator.MaxImages)
+		return nil, fmt.Errorf("the arguments and files name %d images; at most %d may be named", len(list.images), operator.MaxImages)
 	}
 	return list, nil
 }

@@ -241,6 +241,8 @@ func (p *process) connectAt(o *operation, named bool) (end func() error, err err
 	case errors.Is(err, errNoToken) && !anyDir && filepath.Dir(place) != dir:
 		err = fmt.Errorf("%w: the one at %s may have another cache directory than %s: %w", errNotRunning, at, o.cfg.Cache.Dir, err)
 	case errors.Is(err, errNoToken): // it says all
+	case errors.Is(err, syscall.ECONNREFUSED) && named:
+		err = fmt.Errorf("%w: none listens at %s; --admin-listen asks a proxy alone, so %s was not looked at: leave it out to work on that directory", errNotRunning, at, o.cfg.Cache.Dir)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		err = fmt.Errorf("%w: none listens at %s: start it, or name its admin.listen (--admin-listen, ENTREPOT_ADMIN_LISTEN)", errNotRunning, at)
 	case !named && isStranger(err):

@@ -28,7 +28,7 @@ A name that selects no cached image is the image with the tag latest.`
 
 // isExact reports whether text names one image, by its tag or its digest.
 func isExact(text string) bool {
-	if strings.ContainsAny(text, "*?") {
+	if strings.ContainsAny(text, "*?") || isRegistry.MatchString(text) {
 		return false
 	}
 	named, err := reference.ParseNormalizedNamed(text)
@@ -47,11 +47,14 @@ func lengthen(text string) string {
 }
 
 // isPattern reports whether text can only be a pattern: it has a wildcard, ends in the beginning
-// of a digest, or is the name of a registry, such as docker.io.
+// of a digest, or is the name of a registry, such as docker.io or registry.example:5000.
 func isPattern(text string) bool {
 	text = lengthen(text)
-	return strings.ContainsAny(text, "*?") || strings.Contains(text, ".") && !strings.ContainsAny(text, "/:@")
+	return strings.ContainsAny(text, "*?") || isRegistry.MatchString(text)
 }
+
+// isRegistry matches names of registries; no image of docker.io has a dot in its only part.
+var isRegistry = regexp.MustCompile(`^[^/:@]*\.[^/:@]*(:[0-9]{1,5})?$`)
 
 // checkReferences returns an error if one of args is neither a reference nor a pattern.
 func checkReferences(args []string) error {

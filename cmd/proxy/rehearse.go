@@ -91,7 +91,7 @@ func (p *process) rehearse(o *operation, cmd *cobra.Command, args []string) erro
 // rehearseRequest makes the request that a command line asks for.
 func (p *process) rehearseRequest(o *operation, cmd *cobra.Command, args []string) (*operator.RehearseRequest, *imageList, error) {
 	req := &operator.RehearseRequest{}
-	list, err := p.readImages(o, cmd, args)
+	list, err := p.readImages(cmd, args, o.resolveListed)
 	if err != nil {
 		return nil, nil, err
 	}

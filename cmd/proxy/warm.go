@@ -107,7 +107,7 @@ func (p *process) warm(o *operation, cmd *cobra.Command, args []string) error {
 		err = writeWarmed(p.page(), &done)
 	}
 	if err == nil && done.Failed > 0 {
-		err = fmt.Errorf("%d of %d images are not here as they should be", done.Failed, len(done.Images))
+		err = fmt.Errorf("%d of %s could not be warmed", done.Failed, count(len(done.Images), "image"))
 	}
 	return orPartial(cmd, err, done.Partial, len(done.Images))
 }
@@ -133,7 +133,7 @@ func orPartial(cmd *cobra.Command, err error, partial, all int) error {
 // warmRequest makes the request that a command line asks for.
 func (p *process) warmRequest(o *operation, cmd *cobra.Command, args []string) (*operator.WarmRequest, *imageList, error) {
 	req := &operator.WarmRequest{}
-	list, err := p.readImages(o, cmd, args)
+	list, err := p.readImages(cmd, args, o.resolveListed)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -28,7 +28,7 @@ fmt: ## format the code
 
 golden: ## write anew what is generated: golden files, the documents of commands and API
 	go test ./configs -update
-	go test ./cmd/proxy -run TestCommandsAreDocumented -update
+	go test ./cmd/proxy/app -run TestCommandsAreDocumented -update
 	go test ./operator -run TestTheDocument -update
 
 fuzz: ## every fuzz target for a minute (FUZZTIME=5m for longer)

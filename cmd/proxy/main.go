@@ -1,9 +1,6 @@
-// The entrepot command: a caching pull-through registry proxy.
+// The entrepot command under the name of its directory: see cmd/entrepot.
 package main
 
-import "os"
+import "github.com/entrepot-dev/entrepot/cmd/proxy/app"
 
-func main() {
-	p := process{args: os.Args[1:], environ: os.Environ(), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, signals: stopSignals, hangups: hangups}
-	os.Exit(p.run())
-}
+func main() { app.Main() }

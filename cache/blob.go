@@ -106,7 +106,7 @@ func (c *Cache) blob(ctx context.Context, t oci.Target, hint oci.Span) (Blob, Ou
 		}
 	}
 	k := digestKey("blob:", t)
-	if err, ok := c.negative.get(ownAccount, k); ok {
+	if err, ok := c.negative.get(k); ok {
 		return nil, Outcome{Status: Negative}, err
 	}
 	if right, err = c.awaitElsewhere(ctx, up, t, right); err != nil {
@@ -222,7 +222,7 @@ func (c *Cache) stat(ctx context.Context, t oci.Target) (int64, Outcome, error) 
 		}
 	}
 	k := digestKey("blob:", t)
-	if err, ok := c.negative.get(ownAccount, k); ok {
+	if err, ok := c.negative.get(k); ok {
 		return 0, Outcome{Status: Negative}, err
 	}
 	if link, right, err = c.prove(ctx, up, t, link, linked, known); err != nil {

@@ -115,7 +115,7 @@ func (c *Cache) explainTag(e *Explanation, up *upstream, t oci.Target) {
 	rec, ok := c.records.Tag(t)
 	if !ok {
 		e.Reason = "the tag has not been asked for"
-		if err, ok := c.negative.get(ownAccount, k); ok {
+		if err, ok := c.negative.get(k); ok {
 			e.Status, e.Reason = Negative, err.Message
 		}
 		return

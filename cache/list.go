@@ -101,7 +101,7 @@ func (c *Cache) listNow(ctx context.Context, t oci.Target, kind string, fetch fu
 		return l, rule.outcome(Hit, age), nil
 	}
 	if !known {
-		if err, ok := c.negative.get(ownAccount, k); ok {
+		if err, ok := c.negative.get(k); ok {
 			return index.List{}, Outcome{Status: Negative}, err
 		}
 	}

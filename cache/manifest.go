@@ -274,7 +274,7 @@ func (c *Cache) manifestByDigest(ctx context.Context, up *upstream, t oci.Target
 		return m, Hit, nil
 	}
 	k := digestKey("manifest:", t)
-	if err, ok := c.negative.get(ownAccount, k); ok {
+	if err, ok := c.negative.get(k); ok {
 		return nil, Negative, err
 	}
 	f, err := share(ctx, c, k, func(ctx context.Context) (*oci.Manifest, error) {
@@ -338,7 +338,7 @@ func (c *Cache) describeDigest(ctx context.Context, up *upstream, t oci.Target) 
 		}
 	}
 	k := digestKey("describe:", t)
-	if err, ok := c.negative.get(ownAccount, k); ok {
+	if err, ok := c.negative.get(k); ok {
 		return nil, Outcome{Status: Negative}, err
 	}
 	f, err := share(ctx, c, k, func(ctx context.Context) (*Manifest, error) {
@@ -381,9 +381,9 @@ func (c *Cache) noteWord(k knowledge, key string, err error) error {
 	if !c.stillKnows(k) {
 		return err
 	}
-	c.negative.note(ownAccount, key, err, c.negativeTTL)
+	c.negative.note(key, err, c.negativeTTL)
 	if !c.stillKnows(k) { // the index was lost meanwhile
-		c.negative.drop(ownAccount, key)
+		c.negative.drop(key)
 	}
 	return err
 }
@@ -557,6 +557,6 @@ func (c *Cache) put(change index.Change) {
 		c.disk.failed("write the index", err, 0)
 	}
 	if change.Tag != "" {
-		c.negative.drop(ownAccount, tagKey(t))
+		c.negative.drop(tagKey(t))
 	}
 }

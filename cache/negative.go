@@ -7,12 +7,6 @@ import (
 	"github.com/entrepot-dev/entrepot/oci"
 )
 
-// account is whose credential an upstream was asked with: what it says to one
-// it may not say to another. Today there is one for each upstream, its own.
-type account string
-
-const ownAccount account = ""
-
 // negative remembers for a short time what upstreams have said is not there, or
 // not to be had. A failure to find out is never among it. All methods are safe
 // for concurrent use.
@@ -31,24 +25,21 @@ const (
 	repeatedWithin = time.Minute
 )
 
-// get gives what was said to who of key.
-func (n *negative) get(who account, key string) (*oci.Error, bool) {
-	return n.said.get(string(who) + "\x00" + key)
-}
+// get gives what was said of key.
+func (n *negative) get(key string) (*oci.Error, bool) { return n.said.get(key) }
 
 // note remembers err, if it is an upstream's word on key: for a second or so, and for
 // twice as long each time that it is said again, up to most.
-func (n *negative) note(who account, key string, err error, most time.Duration) {
+func (n *negative) note(key string, err error, most time.Duration) {
 	var e *oci.Error
 	if (oci.IsAbsent(err) || oci.IsRefused(err)) && errors.As(err, &e) {
-		k := string(who) + "\x00" + key
 		d := firstNegativeTTL
-		if last, ok := n.lasted.get(k); ok {
+		if last, ok := n.lasted.get(key); ok {
 			d = 2 * last
 		}
 		d = min(d, most)
-		n.lasted.put(k, d, d+repeatedWithin)
-		n.said.put(k, e, d)
+		n.lasted.put(key, d, d+repeatedWithin)
+		n.said.put(key, e, d)
 	}
 }
 
@@ -59,7 +50,7 @@ func (n *negative) clear() {
 }
 
 // drop forgets key.
-func (n *negative) drop(who account, key string) {
-	n.said.drop(string(who) + "\x00" + key)
-	n.lasted.drop(string(who) + "\x00" + key)
+func (n *negative) drop(key string) {
+	n.said.drop(key)
+	n.lasted.drop(key)
 }

@@ -101,18 +101,15 @@ func TestAnUpstreamsWordIsRememberedBriefly(t *testing.T) {
 	}
 }
 
-func TestWhatWasSaidToOneAccountIsNotSaidToAnother(t *testing.T) {
+func TestOnlyAnUpstreamsWordIsRemembered(t *testing.T) {
 	var n negative
 	word := &oci.Error{Code: oci.CodeDenied, Message: "refused"}
-	n.note("alice", "key", word, time.Hour)
-	if got, ok := n.get("alice", "key"); !ok || got != word {
-		t.Errorf("alice: got %v, %v; want what was said", got, ok)
+	n.note("key", word, time.Hour)
+	if got, ok := n.get("key"); !ok || got != word {
+		t.Errorf("got %v, %v; want what was said", got, ok)
 	}
-	if got, ok := n.get("bob", "key"); ok {
-		t.Errorf("bob: got %v, want nothing", got)
-	}
-	n.note("bob", "other", &oci.Error{Code: oci.CodeUnavailable, Message: "failed"}, time.Hour)
-	if got, ok := n.get("bob", "other"); ok {
+	n.note("other", &oci.Error{Code: oci.CodeUnavailable, Message: "failed"}, time.Hour)
+	if got, ok := n.get("other"); ok {
 		t.Errorf("a failure was remembered: %v", got)
 	}
 }

@@ -106,7 +106,7 @@ func (c *Cache) fetchAhead(up *upstream, p *plan) {
 // fillAhead begins the fill of t's blob, of size bytes, unless that is here, on
 // its way, or known to be absent.
 func (c *Cache) fillAhead(up *upstream, t oci.Target, size int64) *blobFill {
-	if _, absent := c.negative.get(ownAccount, digestKey("blob:", t)); absent || c.holds(t.Digest) || c.anyFillOf(t.Digest) != nil {
+	if _, absent := c.negative.get(digestKey("blob:", t)); absent || c.holds(t.Digest) || c.anyFillOf(t.Digest) != nil {
 		return nil
 	}
 	l, linked, right := c.rightTo(t)

@@ -374,7 +374,7 @@ func TestDenialThatIsLateForALostIndexChangesNothing(t *testing.T) {
 					tagKey(tagged("library/app", "1")), digestKey("manifest:", digested("library/app", image.Digest)),
 					digestKey("describe:", digested("library/app", image.Digest)), digestKey("blob:", digested("library/app", d)),
 				} {
-					if err, ok := c.negative.get(ownAccount, k); ok {
+					if err, ok := c.negative.get(k); ok {
 						t.Errorf("%q is remembered as denied: %v", k, err)
 					}
 				}

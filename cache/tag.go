@@ -57,7 +57,7 @@ func (c *Cache) stands(ctx context.Context, up *upstream, t oci.Target, rule Tag
 		}
 		return c.revalidate(ctx, up, t, rule, rec, known)
 	}
-	if err, ok := c.negative.get(ownAccount, k); ok {
+	if err, ok := c.negative.get(k); ok {
 		return resolved{}, Outcome{Status: Negative}, err
 	}
 	f, err := share(ctx, c, way+k, func(ctx context.Context) (resolved, error) { return ask(ctx, up, t, known) })

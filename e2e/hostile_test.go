@@ -181,7 +181,7 @@ func hostilities(elsewhere string) map[string]hostility {
 		"gzip-nonsense":      {path: tag, answer: saying(manifest, "\x1f\x8b"+strings.Repeat("x", 1000), "Content-Encoding", "gzip"), statuses: failed},
 		"short-manifest":     {path: tag, answer: once("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nContent-Type: " + manifest + "\r\n\r\n{}"), statuses: failed},
 		"two-lengths":        {path: tag, answer: once("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}}"), statuses: failed},
-		"lying-digest":       {path: tag, answer: saying(manifest, naming(1), "Docker-Content-Digest", zeroes), statuses: []int{200}},
+		"lying-digest":       {path: tag, answer: saying(manifest, naming(1), "Docker-Content-Digest", zeroes), statuses: failed},
 		"another-digest":     {path: "manifests/" + zeroes, answer: saying(manifest, naming(1)), statuses: failed},
 		"index-in-index":     {path: tag, headers: []string{"Accept", manifest}, answer: saying(index, `{"mediaType":"`+index+`","manifests":[{"mediaType":"`+index+`","digest":"`+zeroes+`","platform":{"os":"linux","architecture":"amd64"}}]}`), statuses: failed},
 		"index-of-itself":    {path: tag, headers: []string{"Accept", manifest}, answer: saying(index, `{"mediaType":"`+index+`","manifests":[{"mediaType":"`+manifest+`","digest":"`+zeroes+`","platform":{"os":"linux","architecture":"amd64"}}]}`), statuses: failed},

@@ -100,7 +100,8 @@ func TestSlowReadersOfListsTakeLittleMemory(t *testing.T) {
 	t.Run("one list", func(t *testing.T) {
 		answered, end := reluctant(t, p, readers, func(int) string { return path })
 		defer end()
-		if answered["200"] != readers {
+		// With the race detector making the list takes so long that some don't get their turn.
+		if answered["200"] != readers && !(proxy.Raced && answered["200"]+answered["503"] == readers) {
 			t.Errorf("want all of %d answered, for they share the list; got %v", readers, answered)
 		}
 		unmoved(t, "slow readers of a list", alone, others(t, p, small...))
@@ -110,12 +111,14 @@ func TestSlowReadersOfListsTakeLittleMemory(t *testing.T) {
 	t.Run("as many lists as readers", func(t *testing.T) {
 		const readers = 40
 		page := func(i int) string { return fmt.Sprintf("/v2/library/long/tags/list?n=%d", tags-1-i) }
+		refusals := func() int { return int(p.Metrics(t).Sum("entrepot_refused_total", "limit", "lists")) }
+		earlier := refusals()
 		answered, end := reluctant(t, p, readers, page)
 		if answered["200"] < 4 || answered["503"] < 10 || answered["200"]+answered["503"] != readers {
 			t.Errorf("want some answered and the others refused for now, got %v", answered)
 		}
-		if n := p.Metrics(t).Sum("entrepot_refused_total", "limit", "lists"); int(n) != answered["503"] {
-			t.Errorf("%d were refused, and %v are counted", answered["503"], n)
+		if n := refusals() - earlier; n != answered["503"] {
+			t.Errorf("%d were refused, and %d are counted", answered["503"], n)
 		}
 		refused := ask(t, p, http.MethodGet, page(readers))
 		refused.wantError(t, http.StatusServiceUnavailable, "UNAVAILABLE")

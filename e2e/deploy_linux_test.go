@@ -39,7 +39,7 @@ const (
 // the systemd unit say: the program of the Dockerfile's build in a root file system with
 // nothing else, read-only, as the user, with the arguments, the environment and the volumes of
 // the file, in network and mount namespaces of its own, where the files' ports are free. There
-// it also runs the README's commands.
+// it also runs the commands of README.md and docs/getting-started.md.
 func TestReadyFilesAreStartedAsTheyAre(t *testing.T) {
 	binary := os.Getenv(deployVariable)
 	if binary == "" {
@@ -720,7 +720,7 @@ func testSystemdUnit(t *testing.T, binary string) {
 	p.stop()
 }
 
-// testReadme runs the README's commands as they stand there, in turn, with registries that
+// testReadme runs the commands of README.md and docs/getting-started.md as they stand there, in turn, with registries that
 // have its images.
 func testReadme(t *testing.T, binary string) {
 	if _, err := exec.LookPath("curl"); err != nil {
@@ -753,9 +753,13 @@ func testReadme(t *testing.T, binary string) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		return cmd
 	}
-	text, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
+	var text []byte
+	for _, page := range []string{"../README.md", "../docs/getting-started.md"} {
+		b, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = append(text, b...)
 	}
 	var running *service // until the next one
 	end := func() {

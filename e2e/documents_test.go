@@ -47,3 +47,62 @@ func TestDocumentsNameTestsThatThereAre(t *testing.T) {
 		t.Errorf("only %d tests are named", named)
 	}
 }
+
+var (
+	markdownLink = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	heading      = regexp.MustCompile(`(?m)^#{1,6} +(.+?) *$`)
+	codeBlock    = regexp.MustCompile("(?ms)^ *```.*?^ *```")
+	notInAnchor  = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+)
+
+// TestLinksBetweenPagesLead follows each relative link of each page, to its file and its heading.
+func TestLinksBetweenPagesLead(t *testing.T) {
+	anchors := map[string]map[string]bool{}
+	anchorsOf := func(path string) map[string]bool {
+		if anchors[path] == nil {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			anchors[path] = map[string]bool{}
+			for _, m := range heading.FindAllStringSubmatch(codeBlock.ReplaceAllString(string(text), ""), -1) {
+				title := markdownLink.ReplaceAllString(m[1], "")
+				anchors[path][strings.ReplaceAll(notInAnchor.ReplaceAllString(strings.ToLower(title), ""), " ", "-")] = true
+			}
+		}
+		return anchors[path]
+	}
+	links := 0
+	err := filepath.WalkDir("..", func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || filepath.Ext(path) != ".md" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, m := range markdownLink.FindAllStringSubmatch(codeBlock.ReplaceAllString(string(text), ""), -1) {
+			file, anchor, _ := strings.Cut(m[1], "#")
+			if strings.Contains(file, ":") {
+				continue // another site
+			}
+			links++
+			target := path
+			if file != "" {
+				target = filepath.Join(filepath.Dir(path), file)
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s: %s leads nowhere", path, m[1])
+			} else if anchor != "" && !anchorsOf(target)[anchor] {
+				t.Errorf("%s: %s leads to no heading", path, m[1])
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if links < 100 {
+		t.Errorf("only %d links were found", links)
+	}
+}

@@ -15,10 +15,10 @@ var update = flag.Bool("update", false, "write what is generated of the commands
 // regenerate is what to run where the documents and the commands differ.
 const regenerate = "go test ./cmd/proxy/app -run TestCommandsAreDocumented -update"
 
-// TestCommandsAreDocumented holds the README's table of commands and docs/commands.md
+// TestCommandsAreDocumented holds the table of commands in docs/README.md and docs/commands.md
 // to what the commands say of themselves. With -update it writes both anew.
 func TestCommandsAreDocumented(t *testing.T) {
-	const readme, reference = "../../../README.md", "../../../docs/commands.md"
+	const readme, reference = "../../../docs/README.md", "../../../docs/commands.md"
 	const begin, end = "<!-- commands: generated -->\n", "<!-- /commands -->\n"
 	old := readText(t, readme)
 	before, rest, ok := strings.Cut(old, begin)
@@ -99,14 +99,14 @@ func documentedCommands(c *cobra.Command) []*cobra.Command {
 	return list
 }
 
-// commandTable is the README's.
+// commandTable is that of docs/README.md.
 func commandTable(commands []*cobra.Command) string {
 	var s strings.Builder
 	s.WriteString("| command | what it does |\n|---|---|\n")
 	cell := strings.NewReplacer("|", `\|`, "\n", " ")
 	for _, c := range commands[1:] {
 		usage := strings.TrimSuffix(c.UseLine(), " [flags]")
-		fmt.Fprintf(&s, "| [`%s`](docs/commands.md#%s) | %s |\n", cell.Replace(usage), anchor(c), cell.Replace(c.Short))
+		fmt.Fprintf(&s, "| [`%s`](commands.md#%s) | %s |\n", cell.Replace(usage), anchor(c), cell.Replace(c.Short))
 	}
 	return s.String()
 }

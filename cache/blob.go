@@ -130,8 +130,8 @@ func (c *Cache) blob(ctx context.Context, t oci.Target, hint oci.Span) (Blob, Ou
 	b, st, err := c.fetchBlob(ctx, up, t, wanted{proved: right == maySend, joins: c.mayJoin(t, link, linked), size: link.Size, hint: hint, known: known})
 	out := Outcome{Status: st}
 	if f, ok := b.(*follower); ok && st != Hit {
-		out.Forwarded, out.Stored = f.fill.origin()
-		_, verified := f.fill.verified()
+		var verified bool
+		out.Forwarded, verified, out.Stored = f.origin()
 		out.Unverified = hint != oci.Whole && !verified
 	}
 	if p, ok := b.(*passage); ok {
@@ -457,9 +457,7 @@ func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t oci.Target, w wan
 		}
 		if err == nil {
 			var b *follower
-			if b, err = follow(ctx, f.fill, told); err == nil {
-				b.attached = true
-				b.pass = &passage{ctx: ctx, cache: c, up: up, target: t, size: told}
+			if b, err = followAttached(ctx, f.fill, told, &passage{ctx: ctx, cache: c, up: up, target: t, size: told}); err == nil {
 				if here && !mine {
 					return b, Hit, nil
 				}
@@ -577,17 +575,17 @@ func (c *Cache) fillTask(up *upstream, t oci.Target, w wanted, stored bool) fill
 			}
 			p, have, size, err := c.store.Part(t.Digest, t.Upstream)
 			if err != nil {
-				return nil, store.Spans{}, -1, &diskError{err}
+				return nil, store.Spans{}, -1, onDisk(err)
 			}
 			if err := c.reserve(key, max(0, w.size, size)); err != nil {
 				leave := p.Close
 				if have.Len() == 0 {
 					leave = p.Discard
 				}
-				return nil, store.Spans{}, -1, errors.Join(&diskError{err}, leave())
+				return nil, store.Spans{}, -1, errors.Join(onDisk(err), leave())
 			}
 			if err := c.wantRoom(max(w.size, size) - have.Len()); err != nil {
-				return nil, store.Spans{}, -1, errors.Join(&diskError{err}, p.Discard())
+				return nil, store.Spans{}, -1, errors.Join(onDisk(err), p.Discard())
 			}
 			if !w.joins {
 				have, size = store.Spans{}, -1 // it may be on another repository's account
@@ -685,7 +683,8 @@ func (c *Cache) runFill(f *blobFill, up *upstream, t oci.Target) {
 			c.log.Info("a blob is passed on and not cached: it does not fit beside those that are being fetched",
 				zap.Stringer("reference", t), zap.Error(err))
 		} else if isOfDisk(err) {
-			c.disk.failed("keep a blob", err, max(0, f.size))
+			size, _ := f.verified()
+			c.disk.failed("keep a blob", err, max(0, size))
 		} else if !oci.IsAbsent(err) && !oci.IsReported(err) {
 			c.log.Warn("a blob could not be fetched", zap.Stringer("reference", t), zap.Error(err))
 		}

@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"cmp"
 	"errors"
 	"slices"
 	"sync/atomic"
@@ -465,11 +464,4 @@ func (c *Cache) runningFills() map[digest.Digest][]*blobFill {
 		list[k.digest] = append(list[k.digest], f)
 	}
 	return list
-}
-
-// expected gives the size of what f fetches in bytes, as far as it is known.
-func (f *fill) expected() int64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return cmp.Or(max(f.size, 0), f.have.Len())
 }

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,7 +116,7 @@ type fillTask struct {
 // only way to a committed file, and up to maxWriters writers, each on a span of
 // its own of one sparse file. It knows neither HTTP nor the index.
 type fill struct {
-	fillTask
+	task fillTask
 	// least is the smallest segment, every what may be lost to a crash, lead what is
 	// compared where parts meet: minSegment, saveEvery and leadSize, but in tests.
 	least, every, lead int64
@@ -124,7 +125,7 @@ type fill struct {
 	changed  chan struct{} // closed and replaced when what stands below changes
 	waiting  int           // readers and verifier that wait for changed
 	part     part
-	size     int64 // -1 until known; hides the task's
+	size     int64 // -1 until known
 	have     store.Spans
 	growth   growth
 	came     int64 // bytes that have come from an upstream, wrong ones included
@@ -183,7 +184,7 @@ type writer struct {
 const unbounded = int64(1) << 62
 
 func newFill(t fillTask) *fill {
-	return &fill{fillTask: t, least: minSegment, every: saveEvery, lead: leadSize,
+	return &fill{task: t, least: minSegment, every: saveEvery, lead: leadSize,
 		size: t.size, eager: t.piece == oci.Span{}, disputed: -1, candidate: -1, tried: -1, changed: make(chan struct{})}
 }
 
@@ -211,7 +212,7 @@ func (f *fill) run(ctx context.Context) error {
 		// Of a disk that fails, what was written is not to be relied on, or is
 		// in the way of what is smaller.
 		return errors.Join(err, p.Discard())
-	case errors.Is(err, errSizes) && f.fillTask.size < 0:
+	case errors.Is(err, errSizes) && f.task.size < 0:
 		// One of two upstreams, or of an earlier fill and this one, was wrong
 		// about the size. The part would pass that on to the next fill.
 		return errors.Join(err, p.Discard())
@@ -230,7 +231,7 @@ func (f *fill) end(err error) {
 }
 
 func (f *fill) fetch(ctx context.Context) error {
-	p, have, size, err := f.begin()
+	p, have, size, err := f.task.begin()
 	if err != nil {
 		return err
 	}
@@ -249,7 +250,7 @@ func (f *fill) fetch(ctx context.Context) error {
 		err := f.round(ctx)
 		switch {
 		case errors.Is(err, errMismatch):
-			f.mismatched(err)
+			f.task.mismatched(err)
 		case errors.Is(err, errSeam):
 		case errors.Is(err, errSizes) && f.leaveStale():
 			// What an earlier fill left is of another size.
@@ -271,7 +272,7 @@ func (f *fill) fetch(ctx context.Context) error {
 			err = p.Reset()
 		}
 		if err != nil {
-			return &diskError{err}
+			return onDisk(err)
 		}
 	}
 }
@@ -293,7 +294,7 @@ func (f *fill) round(ctx context.Context) error {
 	f.group, f.ctx, f.writers, f.growth = g, ctx, nil, growth{}
 	f.inRound(func() error { return f.verify(ctx) })
 	f.judgeSize()
-	if f.piece != (oci.Span{}) && !(f.eager && f.size < 0) {
+	if f.task.piece != (oci.Span{}) && !(f.eager && f.size < 0) {
 		f.startPieces()
 	}
 	if f.eager {
@@ -412,7 +413,7 @@ func (f *fill) write(ctx context.Context, w *writer) error {
 			continue
 		}
 		if f.hasSpare(w) {
-			f.resumed()
+			f.task.resumed()
 			continue
 		}
 		if tries >= maxTries || !f.mayRetry(err) {
@@ -421,7 +422,7 @@ func (f *fill) write(ctx context.Context, w *writer) error {
 			}
 			return err
 		}
-		f.resumed()
+		f.task.resumed()
 		select {
 		case <-time.After(max(pause.NextBackOff(), comeBack(err))):
 		case <-ctx.Done():
@@ -488,7 +489,7 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 	f.mu.Unlock()
 	body, err := f.takeSpare(ctx, w)
 	if body == nil && err == nil {
-		body, err = f.open(ctx, ask)
+		body, err = f.task.open(ctx, ask)
 	}
 	if err != nil {
 		return err
@@ -498,8 +499,8 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 	unsized := f.size < 0
 	f.mu.Unlock()
 	if unsized && body.Size >= 0 {
-		if err := f.reserve(body.Size); err != nil {
-			return &diskError{err}
+		if err := f.task.reserve(body.Size); err != nil {
+			return onDisk(err)
 		}
 		unsized = false
 	}
@@ -539,7 +540,7 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 				return f.endless(body)
 			}
 			if have := at + int64(n); unsized && have/arrivedEvery > at/arrivedEvery {
-				f.arrived(have)
+				f.task.arrived(have)
 			}
 		}
 		switch {
@@ -604,7 +605,7 @@ func (f *fill) accept(w *writer, body *oci.Body, end int64) error {
 		f.eager, w.at, w.end, end = true, 0, unbounded, unbounded
 		if body.Span != oci.Whole {
 			f.refused = true
-			return oci.Errorf(oci.CodeUnavailable, "%s sent a piece of %s and didn't say how many bytes that has", body.Source, f.digest)
+			return oci.Errorf(oci.CodeUnavailable, "%s sent a piece of %s and didn't say how many bytes that has", body.Source, f.task.digest)
 		}
 	}
 	if body.Size >= 0 && body.Size != f.size {
@@ -675,7 +676,7 @@ func (f *fill) dispute(w *writer, body *oci.Body) error {
 		return nil
 	}
 	f.disputed = body.Size
-	err := oci.Errorf(oci.CodeUnavailable, "%s says that %s has %d bytes, and it has %d", body.Source, f.digest, body.Size, f.size)
+	err := oci.Errorf(oci.CodeUnavailable, "%s says that %s has %d bytes, and it has %d", body.Source, f.task.digest, body.Size, f.size)
 	err.Status, err.Err = http.StatusBadGateway, errSizes
 	if body.Refuse != nil {
 		body.Refuse()
@@ -696,7 +697,7 @@ func (f *fill) advance(w *writer, n int64) (endless bool) {
 	w.begun = true
 	f.grow(n)
 	f.wake()
-	return f.size < 0 && f.most > 0 && w.at > f.most
+	return f.size < 0 && f.task.most > 0 && w.at > f.task.most
 }
 
 // endless makes the error of a body that nobody said an end of, and that has none.
@@ -705,7 +706,7 @@ func (f *fill) endless(body *oci.Body) error {
 		body.Refuse()
 	}
 	return &oci.Error{Code: oci.CodeUnavailable, Status: http.StatusBadGateway, Err: errEndless, Message: fmt.Sprintf(
-		"%s sends more than %d bytes of %s, and has not said how many there are; that is as much as is taken of such a blob", body.Source, f.most, f.digest)}
+		"%s sends more than %d bytes of %s, and has not said how many there are; that is as much as is taken of such a blob", body.Source, f.task.most, f.task.digest)}
 }
 
 // finishUnsized ends a blob whose size nobody told: where its bytes end. The
@@ -724,7 +725,7 @@ func (f *fill) finishUnsized(w *writer) bool {
 // verify hashes the contiguous prefix as it grows, and commits the whole when
 // its digest is right.
 func (f *fill) verify(ctx context.Context) error {
-	hash := f.digest.Algorithm().Hash()
+	hash := f.task.digest.Algorithm().Hash()
 	buf := buffers.Get().(*[readSize]byte)
 	spare := sync.OnceFunc(func() { buffers.Put(buf) })
 	defer spare()
@@ -747,7 +748,7 @@ func (f *fill) verify(ctx context.Context) error {
 		for done < end {
 			n, err := f.part.ReadAt(buf[:min(end-done, readSize)], done)
 			if n == 0 && err != nil {
-				return &diskError{err}
+				return onDisk(err)
 			}
 			hash.Write(buf[:n])
 			done += int64(n)
@@ -756,7 +757,7 @@ func (f *fill) verify(ctx context.Context) error {
 			break
 		}
 		if f.mayEnd(done) {
-			f.tryEnd(done, digest.NewDigest(f.digest.Algorithm(), hash))
+			f.tryEnd(done, digest.NewDigest(f.task.digest.Algorithm(), hash))
 			continue
 		}
 		if done-flushed >= flushEvery {
@@ -772,8 +773,8 @@ func (f *fill) verify(ctx context.Context) error {
 			})
 		}
 	}
-	if got := digest.NewDigest(f.digest.Algorithm(), hash); got != f.digest {
-		return fmt.Errorf("%s: %w: they are those of %s", f.digest, errMismatch, got)
+	if got := digest.NewDigest(f.task.digest.Algorithm(), hash); got != f.task.digest {
+		return fmt.Errorf("%s: %w: they are those of %s", f.task.digest, errMismatch, got)
 	}
 	if f.spareRanges(done) {
 		f.mu.Lock()
@@ -793,14 +794,14 @@ func (f *fill) verify(ctx context.Context) error {
 	saver.Wait()
 	err := f.part.Commit(done)
 	if err == nil {
-		f.record(done)
+		f.task.record(done)
 	}
 	f.mu.Lock()
 	f.right, f.kept = true, err == nil
 	f.wake()
 	f.mu.Unlock()
 	if err != nil {
-		return &diskError{err}
+		return onDisk(err)
 	}
 	return nil
 }
@@ -902,7 +903,7 @@ func (f *fill) isOf(size int64) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.size != size {
-		return fmt.Errorf("%s: %w: %d bytes were announced, and it has %d", f.digest, errSizes, size, f.size)
+		return fmt.Errorf("%s: %w: %d bytes were announced, and it has %d", f.task.digest, errSizes, size, f.size)
 	}
 	return nil
 }
@@ -975,6 +976,13 @@ func (f *fill) verified() (size int64, ok bool) {
 	return f.size, f.right
 }
 
+// expected gives the size of what f fetches in bytes, as far as it is known.
+func (f *fill) expected() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return cmp.Or(max(f.size, 0), f.have.Len())
+}
+
 // origin gives the HTTP status by which the upstream began to send, and whether
 // all has been verified and kept by now.
 func (f *fill) origin() (status int, kept bool) {
@@ -1021,6 +1029,10 @@ type diskError struct{ err error }
 func (e *diskError) Error() string { return "cache disk: " + e.err.Error() }
 func (e *diskError) Unwrap() error { return e.err }
 
+// onDisk wraps err, which the cache's own disk gave.
+func onDisk(err error) error { return &diskError{err} }
+
+// isOfDisk reports whether err, or what it wraps, is a failure of the cache's own disk.
 func isOfDisk(err error) bool {
 	var disk *diskError
 	return errors.As(err, &disk)

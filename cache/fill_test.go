@@ -241,9 +241,9 @@ func newTestFill(s *source, p *memoryPart) *fill {
 // askPiece makes f one whose first reader asks for a piece, before it is run. If completes
 // is set, the rest is fetched as well.
 func (f *fill) askPiece(piece oci.Span, completes bool) {
-	f.piece, f.eager = piece, false
+	f.task.piece, f.eager = piece, false
 	if completes {
-		f.complete = func() time.Duration { return 0 }
+		f.task.complete = func() time.Duration { return 0 }
 	}
 }
 
@@ -263,7 +263,7 @@ func read(ctx context.Context, f *fill, span oci.Span) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := follow(ctx, f, size)
+	r, err := follow(ctx, f, size, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -518,7 +518,7 @@ func TestFillOfUnknownSizeThatDoesNotEndIsEnded(t *testing.T) {
 		s := &source{content: content(5, 3<<20), hideSize: true}
 		p := &memoryPart{}
 		f := newTestFill(s, p)
-		f.most = 1 << 20
+		f.task.most = 1 << 20
 		wait := start(t.Context(), f)
 		_, readErr := read(t.Context(), f, oci.Whole)
 		err := wait()
@@ -532,7 +532,7 @@ func TestFillOfUnknownSizeThatDoesNotEndIsEnded(t *testing.T) {
 			t.Errorf("discarded is %v, committed %v; want the part to be gone", p.discarded, p.committed)
 		}
 		if n := len(p.content); n > 2<<20 {
-			t.Errorf("%d bytes were written, want little more than %d", n, f.most)
+			t.Errorf("%d bytes were written, want little more than %d", n, f.task.most)
 		}
 		if len(s.requests) != 1 || s.refused != 1 {
 			t.Errorf("asked %d times and refused %d times, want once", len(s.requests), s.refused)
@@ -772,7 +772,7 @@ func TestFillNeverCompletesAReaderThatWasToldAnotherSize(t *testing.T) {
 		if err != nil || size != int64(len(wrong)) {
 			t.Fatalf("ready: %d, %v; want %d", size, err, len(wrong))
 		}
-		r, err := follow(t.Context(), f, size)
+		r, err := follow(t.Context(), f, size, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -842,7 +842,7 @@ func TestFillOfAPartWithAWrongSizeIsRightTheNextTime(t *testing.T) {
 		for range 2 {
 			p.discarded = false
 			f := newTestFill(s, p)
-			f.begin = func() (part, store.Spans, int64, error) { return p, p.saved.Clone(), noted, nil }
+			f.task.begin = func() (part, store.Spans, int64, error) { return p, p.saved.Clone(), noted, nil }
 			if err = f.run(t.Context()); err == nil {
 				break
 			}
@@ -908,7 +908,7 @@ func TestFillThatCanNotBeKeptIsStillReadToItsEnd(t *testing.T) {
 		s := &source{content: content(14, 1<<20)}
 		p := &failingCommit{memoryPart: &memoryPart{}, err: full}
 		f := newTestFill(s, p.memoryPart)
-		f.begin = func() (part, store.Spans, int64, error) { return p, store.Spans{}, -1, nil }
+		f.task.begin = func() (part, store.Spans, int64, error) { return p, store.Spans{}, -1, nil }
 		wait := start(t.Context(), f)
 		got, err := read(t.Context(), f, oci.Whole)
 		if err != nil || !bytes.Equal(got, s.content) {
@@ -927,7 +927,7 @@ func TestFillIsReadToItsEndWhileTheDiskSyncs(t *testing.T) {
 		s := &source{content: content(22, 1<<20)}
 		p := &slowCommit{memoryPart: &memoryPart{}, sync: make(chan struct{})}
 		f := newTestFill(s, p.memoryPart)
-		f.begin = func() (part, store.Spans, int64, error) { return p, store.Spans{}, -1, nil }
+		f.task.begin = func() (part, store.Spans, int64, error) { return p, store.Spans{}, -1, nil }
 		wait := start(t.Context(), f)
 		got, err := read(t.Context(), f, oci.Whole)
 		if err != nil || !bytes.Equal(got, s.content) {

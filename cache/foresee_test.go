@@ -33,7 +33,7 @@ func TestSpansThatWillBeReadAreFetchedSideBySide(t *testing.T) {
 		if err != nil || !f.attach() {
 			t.Fatal(err)
 		}
-		r, err := follow(t.Context(), f, size)
+		r, err := follow(t.Context(), f, size, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -76,7 +76,7 @@ func TestFillTakesAsManyConnectionsAsHelp(t *testing.T) {
 				f := newTestFill(s, &memoryPart{})
 				f.least = 2 << 20
 				if c.unsized {
-					f.size, f.fillTask.size = -1, -1
+					f.size, f.task.size = -1, -1
 				}
 				begun := time.Now()
 				if err := f.run(context.Background()); err != nil {

@@ -242,7 +242,7 @@ func (i *Import) failed(err error, size int64) error {
 	}
 	i.broken = true
 	i.cache.disk.failed("keep what is imported", err, size)
-	return &diskError{err}
+	return onDisk(err)
 }
 
 // verify writes size bytes of r to w, which must be those of d where d is not empty,

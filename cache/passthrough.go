@@ -69,7 +69,7 @@ func (c *Cache) passOn(ctx context.Context, up *upstream, t oci.Target, size int
 	}
 	if p.size < 0 {
 		p.Close()
-		return nil, &diskError{why} // without a size there is no header to send
+		return nil, onDisk(why) // without a size there is no header to send
 	}
 	if p.size <= heldBack {
 		if err := p.readAll(); err != nil {
@@ -78,6 +78,16 @@ func (c *Cache) passOn(ctx context.Context, up *upstream, t oci.Target, size int
 		}
 	}
 	return p, nil
+}
+
+// sendRest sends the bytes in [from, to) to w, after the disk has failed a fill. kept is the
+// fill's file, which has the blob's first have bytes.
+func (p *passage) sendRest(w io.Writer, from, to int64, kept io.ReaderAt, have int64) (int64, error) {
+	if err := p.enter(0); err != nil {
+		return 0, err
+	}
+	p.kept, p.have = kept, have
+	return p.send(w, from, to)
 }
 
 // enter takes one of the cache's passages, of which there is a bound, and waits

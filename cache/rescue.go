@@ -93,7 +93,7 @@ func (f *fill) secondBody(ctx, watch context.Context, w *writer, patience time.D
 	ctx, cancel := context.WithCancel(ctx)
 	unwatch := context.AfterFunc(watch, cancel)
 	timer := time.AfterFunc(patience, cancel)
-	body, err := f.open(ctx, ask)
+	body, err := f.task.open(ctx, ask)
 	if err != nil {
 		timer.Stop()
 		unwatch()

@@ -51,7 +51,7 @@ func TestFillThatTricklesIsRescued(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, p := &source{content: content(80, c.size), noRanges: c.noRanges, hideSize: c.hideSize}, &memoryPart{}
 				f := newTestFill(s, p)
-				f.open = trickle(s, c.slow)
+				f.task.open = trickle(s, c.slow)
 				begun := time.Now()
 				ended := make(chan error)
 				go func() { ended <- f.run(t.Context()) }()

@@ -72,10 +72,10 @@ func (f *fill) isHere(s seam) bool { return f.have.Reach(s.at-int64(len(s.lead))
 func (f *fill) compare(s seam) error {
 	here := make([]byte, len(s.lead))
 	if _, err := f.part.ReadAt(here, s.at-int64(len(here))); err != nil && err != io.EOF {
-		return &diskError{err}
+		return onDisk(err)
 	}
 	if !bytes.Equal(here, s.lead) {
-		return fmt.Errorf("%s: %w at byte %d", f.digest, errSeam, s.at)
+		return fmt.Errorf("%s: %w at byte %d", f.task.digest, errSeam, s.at)
 	}
 	return nil
 }
@@ -137,15 +137,15 @@ func (f *fill) writeAt(b []byte, off int64) error {
 		}
 		here := make([]byte, to-from)
 		if _, err := f.part.ReadAt(here, from); err != nil && err != io.EOF {
-			return &diskError{err}
+			return onDisk(err)
 		}
 		if !bytes.Equal(here, b[from-off:to-off]) {
-			return fmt.Errorf("%s: %w: readers have been given others between the bytes %d and %d", f.digest, errMismatch, from, to)
+			return fmt.Errorf("%s: %w: readers have been given others between the bytes %d and %d", f.task.digest, errMismatch, from, to)
 		}
 	}
 	_, err := f.part.WriteAt(b, off)
 	if err != nil && !errors.Is(err, errMismatch) {
-		return &diskError{err}
+		return onDisk(err)
 	}
 	return err
 }
@@ -186,7 +186,7 @@ func (f *fill) nextRound(err error, round int) bool {
 	if f.given {
 		f.fixed = f.shown.Clone()
 	} else {
-		f.size = f.fillTask.size
+		f.size = f.task.size
 	}
 	return again
 }
@@ -220,7 +220,7 @@ func (f *fill) tryEnd(done int64, sum digest.Digest) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.tried = done
-	if sum == f.digest && !(f.given && f.size >= 0) {
+	if sum == f.task.digest && !(f.given && f.size >= 0) {
 		f.size = done
 	}
 	f.wake()

@@ -54,7 +54,7 @@ func TestReadersGetTheRightBytesThoughPartsOfABlobAreWrong(t *testing.T) {
 					f := newTestFill(s, p)
 					f.lead = leadSize
 					if unsized {
-						f.size, f.fillTask.size = -1, -1
+						f.size, f.task.size = -1, -1
 					}
 					wait := start(t.Context(), f)
 					got, err := read(t.Context(), f, oci.Whole)
@@ -122,7 +122,7 @@ func TestWrongBytesOfPartsAreFetchedOnceMoreAsAWhole(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := follow(t.Context(), f, size)
+		r, err := follow(t.Context(), f, size, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -197,7 +197,7 @@ func TestTheDigestDecidesIfAManifestIsWrongAboutTheSize(t *testing.T) {
 				f := newTestFill(s, p)
 				f.lead = leadSize
 				f.size += off
-				f.fillTask.size += off
+				f.task.size += off
 				wait := start(t.Context(), f)
 				got, err := read(t.Context(), f, oci.Whole)
 				if err := errors.Join(err, wait()); err != nil || !bytes.Equal(got, s.content) || !p.committed || s.recordedN != int64(size) {
@@ -232,7 +232,7 @@ func TestAPartOfAnEarlierFillIsNoObstacle(t *testing.T) {
 				f := newTestFill(s, p)
 				f.least, f.lead = minSegment, leadSize
 				f.size += c.off
-				f.fillTask.size += c.off
+				f.task.size += c.off
 				if err := f.run(t.Context()); err != nil || !p.committed || !bytes.Equal(p.content, s.content) {
 					t.Errorf("%v; committed %v", err, p.committed)
 				}

@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,10 +11,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go/v1"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/entrepot-dev/entrepot/oci"
 )
@@ -47,13 +45,10 @@ const (
 	oldStargzFooter      = 47
 	externalStargzFooter = 46
 	stargzTOCName        = "stargz.index.json"
-	// tocsTTL is for how long a blob's TOC digests are remembered, and scanTTL for how long a
-	// repository's manifests aren't read again for them.
-	tocsTTL = 10 * time.Minute
-	scanTTL = 5 * time.Minute
-	// maxTOCManifests bounds the manifests of a repository that are read for TOC digests.
-	maxTOCManifests = 1024
 )
+
+// maxOffset bounds the offset and the size that a manifest may give for a TOC.
+const maxOffset = 1 << 44
 
 // errTOC says that a TOC doesn't have the digest that a manifest gives for it. It is an
 // errMismatch.
@@ -88,10 +83,16 @@ func tocOf(d v1.Descriptor) (toc, bool) {
 	length, _, _ := strings.Cut(rest, ":")
 	at, err := strconv.ParseInt(from, 10, 64)
 	n, err2 := strconv.ParseInt(length, 10, 64)
-	if err != nil || err2 != nil || at < 0 || n <= 0 || at > maxSaidSize || n > maxSaidSize || d.Size > 0 && at+n > d.Size {
+	if err != nil || err2 != nil || at < 0 || n <= 0 || at > maxOffset || n > maxOffset || d.Size > 0 && at+n > d.Size {
 		return toc{}, false
 	}
 	return toc{sum, oci.Span{From: at, To: at + n}}, true
+}
+
+// mentionsTOC reports whether a manifest's bytes may say something about a TOC. It is cheap, and
+// false only if tocOf is false for all of the manifest's layers.
+func mentionsTOC(manifest []byte) bool {
+	return bytes.Contains(manifest, []byte(stargzDigest)) || bytes.Contains(manifest, []byte(chunkedDigest))
 }
 
 // guard keeps readers of a fill from the TOC until that is verified. fill.mu guards it.
@@ -242,7 +243,7 @@ func (f *fill) checkTOCs() error {
 		}
 		large := at.To-at.From > maxTOC+stargzFooter || errors.Is(err, errLargeTOC)
 		if err != nil && !large {
-			return fmt.Errorf("%s: %w", f.digest, err)
+			return fmt.Errorf("%s: %w", f.task.digest, err)
 		}
 		f.mu.Lock()
 		g.span, g.located = at, true
@@ -289,7 +290,7 @@ func (g *guard) locate(file io.ReaderAt, size int64) (oci.Span, error) {
 	}
 	footer := make([]byte, min(stargzFooter, size))
 	if n, err := file.ReadAt(footer, size-int64(len(footer))); err != nil && (err != io.EOF || n < len(footer)) {
-		return oci.Span{}, &diskError{err}
+		return oci.Span{}, onDisk(err)
 	}
 	at, ok := tocOffset(footer)
 	switch {
@@ -341,7 +342,7 @@ func (g *guard) verify(file io.ReaderAt, at oci.Span) error {
 	err := g.plain(disk, hash)
 	switch sum := digest.NewDigest(g.digest.Algorithm(), hash); {
 	case disk.err != nil:
-		return &diskError{disk.err}
+		return onDisk(disk.err)
 	case errors.Is(err, errLargeTOC):
 		return err
 	case err != nil:
@@ -396,60 +397,4 @@ func (r *diskReader) Read(p []byte) (int, error) {
 		r.err = err
 	}
 	return n, err
-}
-
-// noteTOCs remembers what p, a manifest of t's repository, says about its layers' TOCs.
-func (c *Cache) noteTOCs(t oci.Target, p *oci.Parsed) {
-	for _, d := range p.Children {
-		said, ok := tocOf(d)
-		if !ok {
-			continue
-		}
-		key := digestKey("", withDigest(t, d.Digest))
-		known, _ := c.tocs.get(key)
-		if !slices.Contains(known, said) && len(known) < maxTOCs {
-			known = append(slices.Clone(known), said)
-		}
-		c.tocs.put(key, known, tocsTTL)
-	}
-}
-
-// tocsOf returns what the manifests of t's repository say about the TOC of t's blob. It reads
-// the repository's stored manifests unless that was done a moment ago.
-func (c *Cache) tocsOf(ctx context.Context, t oci.Target) []toc {
-	key, all := digestKey("", t), "all:"+t.Upstream+"/"+t.Repository
-	if said, ok := c.tocs.get(key); ok {
-		return said
-	}
-	if _, ok := c.tocs.get(all); ok {
-		return nil
-	}
-	_, _ = share(ctx, c, "tocs:"+all, func(context.Context) (struct{}, error) {
-		c.readTOCs(t)
-		c.tocs.put(all, nil, scanTTL)
-		return struct{}{}, nil
-	})
-	said, _ := c.tocs.get(key)
-	return said
-}
-
-// readTOCs remembers what the stored manifests of t's repository say about TOCs.
-func (c *Cache) readTOCs(t oci.Target) {
-	var manifests []digest.Digest
-	_ = c.index.Manifests(t.Upstream, t.Repository, func(d digest.Digest) bool {
-		manifests = append(manifests, d)
-		return len(manifests) < maxTOCManifests
-	})
-	for _, d := range manifests {
-		m, ok := c.rememberedManifest(d)
-		if !ok {
-			m, ok = c.storedManifest(d)
-		}
-		if !ok || !bytes.Contains(m.Bytes, []byte(stargzDigest)) && !bytes.Contains(m.Bytes, []byte(chunkedDigest)) {
-			continue
-		}
-		if p, err := oci.ParseManifest(m.Bytes, m.MediaType); err == nil {
-			c.noteTOCs(t, p)
-		}
-	}
 }

@@ -15,10 +15,9 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go/v1"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/entrepot-dev/entrepot/oci"
-	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 // layerWithTOC is a layer that lazy pullers can read, and what its manifest says about it.
@@ -77,8 +76,8 @@ func layersWithTOC() map[string]layerWithTOC {
 // tocFill returns a fill of l from s whose first reader reads the TOC, as it runs.
 func tocFill(t *testing.T, s *source, p *memoryPart, l layerWithTOC) (f *fill, wait func() error) {
 	f = newTestFill(s, p)
-	f.digest, f.size, f.lead, f.least = digest.FromBytes(l.content), int64(len(l.content)), leadSize, minSegment
-	f.fillTask.size = f.size
+	f.task.digest, f.size, f.lead, f.least = digest.FromBytes(l.content), int64(len(l.content)), leadSize, minSegment
+	f.task.size = f.size
 	f.askPiece(l.toc, false)
 	f.guardTOCs([]toc{l.said})
 	return f, start(t.Context(), f)
@@ -301,49 +300,6 @@ func TestWhatCannotBeTheTOCDoesNotWaitForIt(t *testing.T) {
 			t.Error(err)
 		}
 	})
-}
-
-func TestTOCsAreReadFromTheRepositorysManifests(t *testing.T) {
-	r := newRegistry()
-	l := stargz(2<<20, []byte(`{"version":1}`), false)
-	push := func(repo, annotated string) (image, layer v1.Descriptor) {
-		layer = r.addBlob(repo, l.content)
-		layer.MediaType = v1.MediaTypeImageLayerGzip
-		layer.Annotations = map[string]string{stargzDigest: annotated}
-		config := r.addBlob(repo, []byte("{}"))
-		m := v1.Manifest{MediaType: v1.MediaTypeImageManifest, Config: config, Layers: []v1.Descriptor{layer}}
-		m.SchemaVersion = 2
-		return r.addDocument(repo, v1.MediaTypeImageManifest, m), layer
-	}
-	right, layer := push("library/right", l.said.digest.String())
-	wrong, _ := push("library/wrong", digest.FromString("another").String())
-	plain, _ := push("library/plain", "")
-	dir := t.TempDir()
-	for restarted := range 2 {
-		c := open(t, Options{Dir: dir}, map[string]*registry{"docker.io": r})
-		if restarted == 0 {
-			for repo, d := range map[string]digest.Digest{"library/right": right.Digest, "library/wrong": wrong.Digest, "library/plain": plain.Digest} {
-				if got := c.tocsOf(t.Context(), digested(repo, layer.Digest)); len(got) > 0 {
-					t.Errorf("%s: %v before there is a manifest", repo, got)
-				}
-				if _, _, err := c.Manifest(t.Context(), digested(repo, d), rewrite.Accept{}); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-		for repo, want := range map[string][]toc{
-			"library/right": {l.said}, "library/wrong": {{digest: digest.FromString("another")}}, "library/plain": nil, "library/none": nil,
-		} {
-			for range 2 {
-				if got := c.tocsOf(t.Context(), digested(repo, layer.Digest)); fmt.Sprint(got) != fmt.Sprint(want) {
-					t.Errorf("%s, restarted %v: got %v, want %v", repo, restarted, got, want)
-				}
-			}
-		}
-		if err := c.Close(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 func TestWhatADescriptorSaysAboutItsTOC(t *testing.T) {

@@ -153,7 +153,7 @@ func (c *Cache) verify(v *verification, d digest.Digest, found string, pace func
 		v.err = closing()
 	case err != nil:
 		c.unreadable(d, err)
-		v.err = fmt.Errorf("verify %s: %w", d, &diskError{err})
+		v.err = fmt.Errorf("verify %s: %w", d, onDisk(err))
 	case !right:
 		c.setAside(d, stamp, found)
 		v.err = fmt.Errorf("verify %s: %w", d, errDamaged)

@@ -165,25 +165,25 @@ func (f *fill) judgeSize() {
 // startPieces begins with a round of a fill of pieces. f.mu is held.
 func (f *fill) startPieces() {
 	ctx := f.ctx
-	if f.complete == nil {
+	if f.task.complete == nil {
 		f.used = time.Now()
 	}
 	f.inRound(func() error { return f.tend(ctx) })
-	if f.complete != nil {
+	if f.task.complete != nil {
 		f.inRound(func() error { return f.fetchRest(ctx) })
 	}
 	if f.size >= 0 {
-		f.want(f.wishOf(f.piece))
+		f.want(f.wishOf(f.task.piece))
 		for _, wi := range f.wishes {
 			f.want(wi)
 		}
 		return
 	}
-	w := &writer{at: begins(f.piece, -1), end: f.piece.To}
+	w := &writer{at: begins(f.task.piece, -1), end: f.task.piece.To}
 	switch {
-	case f.piece.From < 0:
+	case f.task.piece.From < 0:
 		w.end = minPiece
-	case f.piece.To == oci.Open, f.piece.To == math.MaxInt64, f.piece.To-w.at > maxSegment:
+	case f.task.piece.To == oci.Open, f.task.piece.To == math.MaxInt64, f.task.piece.To-w.at > maxSegment:
 		w.end = w.at + firstAhead
 	}
 	w.end = max(w.end, w.at+minPiece)
@@ -192,7 +192,7 @@ func (f *fill) startPieces() {
 
 // hashes says whether the fill hashes what has come, since all will come. Else it does so
 // once all is here. f.mu is held.
-func (f *fill) hashes() bool { return f.eager || f.complete != nil }
+func (f *fill) hashes() bool { return f.eager || f.task.complete != nil }
 
 // errParked says that a fill of pieces has ended because nobody reads it.
 var errParked = errors.New("nobody reads it just now")
@@ -282,7 +282,7 @@ func (f *fill) fetchRest(ctx context.Context) error {
 // awaitStep waits until complete lets fetchRest take its next step, or none is needed any more.
 func (f *fill) awaitStep(ctx context.Context) error {
 	f.mu.Lock()
-	complete := f.complete
+	complete := f.task.complete
 	f.mu.Unlock()
 	for {
 		left := complete()
@@ -306,7 +306,7 @@ func (f *fill) giveUpRest(ctx context.Context, w *writer, err error) error {
 		return err
 	}
 	f.mu.Lock()
-	f.complete = nil
+	f.task.complete = nil
 	f.writers = slices.DeleteFunc(f.writers, func(o *writer) bool { return o == w })
 	f.mu.Unlock()
 	if ended := f.tend(ctx); !errors.Is(ended, errParked) {

@@ -24,7 +24,7 @@ func TestReadersOfPiecesDoNotWaitForWhatComesBefore(t *testing.T) {
 			f := newTestFill(s, p)
 			f.least = minSegment
 			if hidden {
-				f.size, f.fillTask.size = -1, -1
+				f.size, f.task.size = -1, -1
 			}
 			wait := start(t.Context(), f)
 			spans := []oci.Span{{From: size - 100, To: oci.Open}, {From: size - 300_000, To: size - 200_000}}
@@ -143,7 +143,7 @@ func TestAFillThatFetchesTheWholeWaitsForNobodyElse(t *testing.T) {
 				p := &memoryPart{}
 				f := newTestFill(s, p)
 				f.askPiece(oci.Span{From: 0, To: 1}, true)
-				f.complete = func() time.Duration {
+				f.task.complete = func() time.Duration {
 					if now, used := f.isInDemand(); !now {
 						return quiet - time.Since(used)
 					}
@@ -246,7 +246,7 @@ func TestPiecesThatWereWrongGoWhenTheWholeIsVerified(t *testing.T) {
 		f := newTestFill(s, p)
 		f.askPiece(oci.Span{From: 1 << 20, To: 1<<20 + 1<<16}, false)
 		wait := start(t.Context(), f)
-		if got, err := read(t.Context(), f, f.piece); err != nil || bytes.Equal(got, s.content[f.piece.From:f.piece.To]) {
+		if got, err := read(t.Context(), f, f.task.piece); err != nil || bytes.Equal(got, s.content[f.task.piece.From:f.task.piece.To]) {
 			t.Fatalf("the piece should come, and be wrong: %d bytes, %v", len(got), err)
 		}
 		if err := wait(); !errors.Is(err, errParked) {
@@ -292,7 +292,7 @@ func TestReadAheadGrowsWithWhatAReaderTakes(t *testing.T) {
 		f.least = minSegment
 		f.askPiece(oci.Span{From: 1, To: oci.Open}, false)
 		wait := start(t.Context(), f)
-		readPieces(t, f, s.content, []oci.Span{f.piece})
+		readPieces(t, f, s.content, []oci.Span{f.task.piece})
 		if err := wait(); err != nil || !p.committed || s.sent != size {
 			t.Errorf("%v, committed %v, %d bytes sent", err, p.committed, s.sent)
 		}
@@ -331,7 +331,7 @@ func TestTheRestOfAPieceIsFetchedWhereAnEarlierFillEnded(t *testing.T) {
 		f := newTestFill(s, p)
 		f.askPiece(oci.Span{From: 1 << 20, To: 2<<20 + 1000}, false)
 		wait := start(t.Context(), f)
-		if got, err := read(t.Context(), f, f.piece); err != nil || !bytes.Equal(got, s.content[f.piece.From:f.piece.To]) {
+		if got, err := read(t.Context(), f, f.task.piece); err != nil || !bytes.Equal(got, s.content[f.task.piece.From:f.task.piece.To]) {
 			t.Errorf("got %d bytes, %v", len(got), err)
 		}
 		if err := wait(); !errors.Is(err, errParked) || s.sent > 2*minPiece {

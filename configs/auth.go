@@ -16,7 +16,7 @@ type Auth struct {
 	// believed.
 	TrustedProxies []string `yaml:"trusted_proxies,omitempty"`
 	// OIDC is an issuer of signed tokens.
-	OIDC OIDC `yaml:"oidc,omitzero"`
+	OIDC OIDC `yaml:"oidc,omitempty"`
 	// Groups are names for several clients.
 	Groups []Group `yaml:"groups,omitempty"`
 }

@@ -38,4 +38,4 @@ func (b Bytes) String() string {
 }
 
 // MarshalYAML writes the size as String does.
-func (b Bytes) MarshalYAML() ([]byte, error) { return []byte(b.String()), nil }
+func (b Bytes) MarshalYAML() (any, error) { return plain(b.String()), nil }

@@ -9,7 +9,7 @@ type Config struct {
 	// Listen is where clients reach the registry API: "host:port", ":port".
 	Listen string `yaml:"listen"`
 	// TLS makes that listener speak https.
-	TLS ServerTLS `yaml:"tls,omitzero"`
+	TLS ServerTLS `yaml:"tls,omitempty"`
 	// Admin is the operator's listener.
 	Admin Admin `yaml:"admin"`
 	// Cache is what is kept, and where.
@@ -52,9 +52,9 @@ type Admin struct {
 	// Hosts are names by which browsers ask for it, beside addresses and localhost.
 	Hosts []string `yaml:"hosts,omitempty"`
 	// TLS makes it speak https.
-	TLS ServerTLS `yaml:"tls,omitzero"`
+	TLS ServerTLS `yaml:"tls,omitempty"`
 	// Auth is how operators are known.
-	Auth AdminAuth `yaml:"auth,omitzero"`
+	Auth AdminAuth `yaml:"auth,omitempty"`
 }
 
 // AdminOff as admin.listen opens no admin listener.
@@ -87,7 +87,7 @@ type Upstream struct {
 	// Aliases are other names by which clients ask for this upstream.
 	Aliases []string `yaml:"aliases,omitempty"`
 	// Credentials are what this registry is shown; empty is anonymous.
-	Credentials Credentials `yaml:"credentials,omitzero"`
+	Credentials Credentials `yaml:"credentials,omitempty"`
 	// Accounts are other credentials, each for some repositories. The first that matches
 	// counts; Credentials are for the rest.
 	Accounts []Account `yaml:"accounts,omitempty"`
@@ -111,7 +111,7 @@ type Upstream struct {
 	// counts; the last rule matches everything.
 	Tags []TagRule `yaml:"tags"`
 	// TLS is how https endpoints are verified.
-	TLS UpstreamTLS `yaml:"tls,omitzero"`
+	TLS UpstreamTLS `yaml:"tls,omitempty"`
 	// QuotaReserve is how many of the pulls that the upstream still grants are kept for
 	// images that aren't cached; a number counts as at most half of all that it grants.
 	QuotaReserve Reserve `yaml:"quota_reserve"`
@@ -205,7 +205,7 @@ type Account struct {
 	// included, and ? for any one.
 	Repositories []string `yaml:"repositories"`
 	// Credentials are shown for these repositories; empty is anonymous.
-	Credentials Credentials `yaml:"credentials,omitzero"`
+	Credentials Credentials `yaml:"credentials,omitempty"`
 }
 
 // TagRule says for how long the tags that it matches are believed.

@@ -1,163 +1,139 @@
 package configs
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
+	"sort"
+	"strconv"
+	"strings"
+	"unicode/utf8"
 
-	"github.com/goccy/go-yaml/scanner"
-	"github.com/goccy/go-yaml/token"
+	"go.yaml.in/yaml/v3"
 )
 
 const (
-	// maxNesting bounds how deep lists and keys may lie in each other. The deepest key
-	// of a configuration lies 6 deep.
-	maxNesting = 100
-	// maxTokens bounds the words and signs of a document. The parser takes some hundred
-	// bytes of memory for each.
-	maxTokens = 200_000
-	// maxKeys bounds the keys of one mapping: the parser compares each with all others.
-	maxKeys = 2000
-	// maxDocuments bounds the documents of one text: the parser copies all that is left of the
-	// text for each.
-	maxDocuments = 10
-	// maxEmptyLines bounds the empty lines in a row: the scanner copies a block text for each
-	// that it ends with.
-	maxEmptyLines = 100
+	// MaxNesting bounds how deep the lists and mappings of a YAML file may lie in each other. The
+	// deepest key of a configuration lies 6 deep. The parser itself stops at 10,000.
+	MaxNesting = 100
+	// maxSearch bounds the text in which syntaxError looks for a column, in bytes: it parses the
+	// text about 20 times.
+	maxSearch = 128 << 10
 )
 
-// CheckYAML reports what would cost the YAML parser memory or time out of proportion: deep
-// nesting, very many words and signs, keys of one mapping, documents or empty lines in a row,
-// and more aliases than the given number. It returns nil, or one sentence, and the token it is
-// about. Call it before text is parsed by goccy/go-yaml, whose own scanner it uses, so that both
-// read the same. Its time and memory are linear in text.
-func CheckYAML(text []byte, aliases int) (*token.Token, error) {
-	if line := emptyLines(text); line > 0 {
-		return &token.Token{Position: &token.Position{Line: line, Column: 1}}, fmt.Errorf("it has more than %d empty lines in a row", maxEmptyLines)
-	}
-	var s scanner.Scanner
-	s.Init(string(text))
-	n := nesting{}
-	count, aliased, documents := 0, 0, 0
-	for {
-		tokens, err := s.Scan()
-		if err != nil {
-			return nil, nil // io.EOF; the parser reports anything else
+// Documents returns the first two documents of text that say something, nil for each that isn't
+// there. The error is the parser's.
+func Documents(text []byte) (first, second *yaml.Node, err error) {
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	for second == nil {
+		var n yaml.Node
+		if err := d.Decode(&n); errors.Is(err, io.EOF) {
+			return first, second, nil
+		} else if err != nil {
+			return nil, nil, err
 		}
-		for _, t := range tokens {
-			if count++; count > maxTokens {
-				return t, fmt.Errorf("it has more than %d words and signs", maxTokens)
-			}
-			if t.Type == token.AliasType {
-				aliased++
-			}
-			if aliased > aliases {
-				return t, fmt.Errorf("it has more than %d aliases", aliases)
-			}
-			if t.Type == token.DocumentHeaderType || t.Type == token.DocumentEndType {
-				documents++
-			}
-			if documents > maxDocuments {
-				return t, fmt.Errorf("it has more than %d documents; write only one", maxDocuments)
-			}
-			keys := n.read(t)
-			if n.depth() > maxNesting {
-				return t, fmt.Errorf("lists and keys lie more than %d deep in each other", maxNesting)
-			}
-			if keys > maxKeys {
-				return t, fmt.Errorf("more than %d keys lie side by side", maxKeys)
-			}
+		body := &n
+		if n.Kind == yaml.DocumentNode {
+			body = n.Content[0]
 		}
-	}
-}
-
-// emptyLines returns the number of the line by which text has more than maxEmptyLines lines in
-// a row that have nothing but white space; 0 if there is none.
-func emptyLines(text []byte) int {
-	line, empty := 1, 0
-	for i, c := range text {
-		switch c {
-		case ' ', '\t':
-		case '\r', '\n':
-			if c == '\r' && i+1 < len(text) && text[i+1] == '\n' {
-				continue // the line ends with both
-			}
-			line++
-			if empty++; empty > maxEmptyLines {
-				return line
-			}
+		switch {
+		case body.Kind == 0 || body.ShortTag() == nullTag:
+		case first == nil:
+			first = body
 		default:
-			empty = 0
+			second = body
 		}
 	}
-	return 0
+	return first, second, nil
 }
 
-// nesting is how deep the tokens read so far lie in each other.
-type nesting struct {
-	// flow are the open brackets and braces, blocks the open block lists and mappings, each
-	// at a greater column than the one before.
-	flow, blocks []level
-	last         *token.Token
-}
+// TooDeep returns the first list or mapping below n that lies more than MaxNesting deep, or nil.
+// It doesn't follow aliases.
+func TooDeep(n *yaml.Node) *yaml.Node { return tooDeep(n, 1) }
 
-// level is a list or mapping that is open.
-type level struct {
-	// column is where a block begins.
-	column int
-	// keys counts those of a mapping so far.
-	keys    int
-	mapping bool // it is in braces
-}
-
-func (n *nesting) depth() int { return len(n.flow) + len(n.blocks) }
-
-// read notes t, and returns how many keys the mapping has that t belongs to, as far as that
-// is known by now.
-func (n *nesting) read(t *token.Token) (keys int) {
-	switch t.Type {
-	case token.MappingStartType, token.SequenceStartType:
-		n.flow = append(n.flow, level{mapping: t.Type == token.MappingStartType})
-	case token.MappingEndType, token.SequenceEndType:
-		n.flow = n.flow[:max(0, len(n.flow)-1)]
-	case token.SequenceEntryType:
-		n.open(t)
-	case token.MappingKeyType:
-		keys = n.key(t)
-	case token.MappingValueType:
-		keys = n.key(n.last)
-	case token.CollectEntryType: // {a, b} has keys without values
-		keys = n.key(nil)
+func tooDeep(n *yaml.Node, depth int) *yaml.Node {
+	if n.Kind != yaml.MappingNode && n.Kind != yaml.SequenceNode {
+		return nil
 	}
-	n.last = t
-	return keys
-}
-
-// key notes that a mapping has a key that begins with t, and returns how many it has.
-func (n *nesting) key(t *token.Token) int {
-	var l *level
-	if len(n.flow) > 0 {
-		if l = &n.flow[len(n.flow)-1]; !l.mapping {
-			return 0
+	if depth > MaxNesting {
+		return n
+	}
+	for _, c := range n.Content {
+		if deep := tooDeep(c, depth+1); deep != nil {
+			return deep
 		}
-	} else if n.open(t); len(n.blocks) > 0 {
-		l = &n.blocks[len(n.blocks)-1]
 	}
-	if l == nil {
-		return 0
-	}
-	l.keys++
-	return l.keys
+	return nil
 }
 
-// open notes that a list or mapping has an entry that begins with t.
-func (n *nesting) open(t *token.Token) {
-	if len(n.flow) > 0 || t == nil || t.Position == nil {
-		return
-	}
-	column := t.Position.Column
-	for len(n.blocks) > 0 && n.blocks[len(n.blocks)-1].column > column {
-		n.blocks = n.blocks[:len(n.blocks)-1]
-	}
-	if len(n.blocks) == 0 || n.blocks[len(n.blocks)-1].column < column {
-		n.blocks = append(n.blocks, level{column: column})
-	}
+// syntaxError is a parser's error with its place. Line and column count from 1; a column of 0
+// is not known, nor is a line of 0.
+type syntaxError struct {
+	line, column int
+	message      string
 }
+
+// explain finds out where the error is that Documents returned for text. The parser says at most a line,
+// which may be that of the surrounding mapping. The place is the end of the shortest beginning of
+// text that has the same error: where the parser stopped.
+func explain(text []byte, err error) syntaxError {
+	e := syntaxError{message: strings.TrimPrefix(err.Error(), "yaml: ")}
+	if line, message, ok := strings.Cut(strings.TrimPrefix(e.message, "line "), ": "); ok {
+		if n, err := strconv.Atoi(line); err == nil {
+			e.line, e.message = n, message
+		}
+	}
+	fails := func(size int) bool {
+		_, _, other := Documents(text[:size])
+		return other != nil && other.Error() == err.Error()
+	}
+	if limit := min(len(text), maxSearch); fails(limit) {
+		end := sort.Search(limit, fails)
+		if end > 0 {
+			end-- // the last byte that the parser took
+		}
+		for end > 0 && !utf8.RuneStart(text[end]) {
+			end--
+		}
+		start := bytes.LastIndexByte(text[:end], '\n') + 1
+		e.line, e.column = bytes.Count(text[:end], []byte("\n"))+1, utf8.RuneCount(text[start:end])+1
+		if text[end] == '\t' && strings.Contains(e.message, "cannot start any token") {
+			e.message = "found a tab character"
+		}
+	}
+	if name, ok := strings.CutPrefix(e.message, "unknown anchor '"); ok {
+		// Without the name: it may be a password that begins with a star.
+		e.message = "an alias has no anchor above it; put quotes around a text that begins with *"
+		if name = strings.TrimSuffix(name, "' referenced"); e.column > utf8.RuneCountInString(name) {
+			e.column -= utf8.RuneCountInString(name) // where the alias begins
+		}
+	}
+	switch {
+	case strings.Contains(e.message, "exceeded max depth"):
+		e.message = tooDeepMessage
+	case strings.HasPrefix(e.message, "found a tab character"):
+		e.message += "; indent with spaces"
+	case e.message == "did not find expected key":
+		e.message += "; check how far this line is indented, and the brackets and quotes before it"
+	case e.message == "mapping values are not allowed in this context":
+		e.message = "a key is not allowed here; check how far this line is indented, and put quotes around a text that has a colon and a space"
+	}
+	return e
+}
+
+// SyntaxError describes an error that Documents returned for text, with its line and column, without
+// quoting text.
+func SyntaxError(text []byte, err error) string {
+	e := explain(text, err)
+	switch {
+	case e.line == 0:
+		return e.message
+	case e.column == 0:
+		return fmt.Sprintf("line %d: %s", e.line, e.message)
+	}
+	return fmt.Sprintf("line %d, column %d: %s", e.line, e.column, e.message)
+}
+
+// tooDeepMessage is what a person is told about a file that TooDeep refuses.
+var tooDeepMessage = "lists and keys lie more than " + strconv.Itoa(MaxNesting) + " deep in each other"

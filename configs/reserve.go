@@ -34,4 +34,4 @@ func (r Reserve) String() string {
 }
 
 // MarshalYAML writes the reserve as String does.
-func (r Reserve) MarshalYAML() ([]byte, error) { return []byte(r.String()), nil }
+func (r Reserve) MarshalYAML() (any, error) { return plain(r.String()), nil }

@@ -45,4 +45,4 @@ func (r Room) String() string {
 }
 
 // MarshalYAML writes the room as String does.
-func (r Room) MarshalYAML() ([]byte, error) { return []byte(r.String()), nil }
+func (r Room) MarshalYAML() (any, error) { return plain(r.String()), nil }

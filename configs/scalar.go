@@ -8,77 +8,24 @@ import (
 	"strings"
 	"time"
 
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/token"
+	"go.yaml.in/yaml/v3"
 )
 
-// setNode sets a value that is no mapping and no list from a YAML node. YAML
-// knows numbers and truth values: where one stands for a text, the person is
-// asked for quotes rather than given what YAML made of it (0123, yes, 1e3).
-func setNode(n ast.Node, v reflect.Value) error {
-	var text string
-	switch t := n.(type) {
-	case *ast.StringNode:
-		text = t.Value
-	case *ast.LiteralNode:
-		text = t.Value.Value
-	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode:
-		text = n.GetToken().Value
-		switch {
-		case v.Type() == reflect.TypeFor[Secret]():
-			return errors.New("want a text, got a number or truth value; put it in quotes")
-		case v.Kind() == reflect.String:
-			return fmt.Errorf("want a text, got %s; put it in quotes", text)
-		}
-	default:
-		joined, ok := flowText(n)
-		if !ok || v.Kind() != reflect.String || v.Type() == reflect.TypeFor[Secret]() {
-			return fmt.Errorf("want %s, got %s", wanted(v), describe(n))
-		}
-		text = joined
+// setNode sets a value that is no mapping and no list from a YAML node. Where YAML takes a value
+// for a number or truth value and the key wants a text, the error asks for quotes: YAML may
+// have changed what the person wrote (0123, 1e3).
+func setNode(n *yaml.Node, v reflect.Value) error {
+	switch text := isText(n); {
+	case n.Kind != yaml.ScalarNode || isNull(n):
+		return fmt.Errorf("want %s, got %s", wanted(v), describe(n))
+	case !text && v.Type() == reflect.TypeFor[Secret]():
+		return errors.New("want a text, got a number or truth value; put it in quotes")
+	case !text && v.Kind() == reflect.String:
+		return fmt.Errorf("want a text, got %s; put it in quotes", n.Value)
+	case text && (v.Kind() == reflect.Bool || v.Kind() == reflect.Int) && v.Type() != reflect.TypeFor[Reserve]():
+		return fmt.Errorf("want %s, got the text %q", wanted(v), n.Value)
 	}
-	_, isText := n.(*ast.StringNode)
-	if k := v.Kind(); isText && (k == reflect.Bool || k == reflect.Int) && v.Type() != reflect.TypeFor[Reserve]() {
-		return fmt.Errorf("want %s, got the text %q", wanted(v), text)
-	}
-	return setText(text, v)
-}
-
-// flowText returns the text of [net:cluster], which the parser takes for a key with a
-// value. In YAML 1.2 a colon ends a key in a list only if a space follows.
-func flowText(n ast.Node) (string, bool) {
-	switch t := n.(type) {
-	case *ast.StringNode, *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode:
-		return n.GetToken().Value, true
-	case *ast.MappingNode:
-		if len(t.Values) == 1 {
-			return flowText(t.Values[0])
-		}
-	case *ast.MappingValueNode:
-		key, colon, value := t.Key.GetToken(), t.Start, t.Value.GetToken()
-		if key == nil || colon == nil || value == nil || key.Position == nil || colon.Position == nil || value.Position == nil {
-			return "", false
-		}
-		text, ok := flowText(t.Value)
-		k, c := key.Position, colon.Position
-		if at := firstToken(t.Value); ok && at != nil && c.Offset == k.Offset+len(key.Value) && at.Position.Offset == c.Offset+1 {
-			return key.Value + ":" + text, true
-		}
-	}
-	return "", false
-}
-
-// firstToken returns the token that a node begins with.
-func firstToken(n ast.Node) *token.Token {
-	switch t := n.(type) {
-	case *ast.MappingNode:
-		if len(t.Values) == 1 {
-			return t.Values[0].Key.GetToken()
-		}
-	case *ast.MappingValueNode:
-		return t.Key.GetToken()
-	}
-	return n.GetToken()
+	return setText(n.Value, v)
 }
 
 // setText sets a value that is no mapping and no list of mappings from a text,

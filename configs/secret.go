@@ -1,5 +1,7 @@
 package configs
 
+import "go.yaml.in/yaml/v3"
+
 // Secret is a string that is never printed: every way of formatting or
 // encoding it gives stars. Reveal is the only way to its value.
 type Secret string
@@ -25,4 +27,6 @@ func (s Secret) GoString() string { return `"` + s.String() + `"` }
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // MarshalYAML hides the secret from YAML.
-func (s Secret) MarshalYAML() ([]byte, error) { return []byte(`"` + s.String() + `"`), nil }
+func (s Secret) MarshalYAML() (any, error) {
+	return &yaml.Node{Kind: yaml.ScalarNode, Style: yaml.DoubleQuotedStyle, Value: s.String()}, nil
+}

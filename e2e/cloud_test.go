@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/goccy/go-yaml"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/entrepot-dev/entrepot/e2e/cloud"
 	"github.com/entrepot-dev/entrepot/e2e/hub"

@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/goccy/go-yaml"
+	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
 
 	"github.com/entrepot-dev/entrepot/e2e/hub"
@@ -347,7 +347,9 @@ func testComposeFile(t *testing.T, binary string) {
 		}
 		Volumes map[string]any
 	}
-	if err := yaml.NewDecoder(strings.NewReader(text), yaml.Strict()).Decode(&file); err != nil {
+	d := yaml.NewDecoder(strings.NewReader(text))
+	d.KnownFields(true)
+	if err := d.Decode(&file); err != nil {
 		t.Fatal(err)
 	}
 	s := file.Services["entrepot"]

@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/goccy/go-yaml"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/entrepot-dev/entrepot/e2e/hub"
 	"github.com/entrepot-dev/entrepot/e2e/image"

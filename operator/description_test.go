@@ -16,8 +16,8 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/goccy/go-yaml"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+	"go.yaml.in/yaml/v3"
 )
 
 // description is openapi.yaml, as a document and as schemas. They are stricter here
@@ -38,7 +38,7 @@ var readDescription = sync.OnceValues(func() (*description, error) {
 		return nil, err
 	}
 	var tree map[string]any
-	if err := yaml.UnmarshalWithOptions(text, &tree, yaml.Strict()); err != nil {
+	if err := yaml.Unmarshal(text, &tree); err != nil {
 		return nil, fmt.Errorf("openapi.yaml: %w", err)
 	}
 	// What JSON has for numbers.

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/goccy/go-yaml"
 	"github.com/pelletier/go-toml/v2"
+	"go.yaml.in/yaml/v3"
 )
 
 // site is one whose files are below a directory of the test.
@@ -73,7 +73,7 @@ func TestFilesThatAreNotThereAreMadeOfTheReadyOnes(t *testing.T) {
 		"containerd": {"/etc/containerd/certs.d/_default/hosts.toml", toml.Unmarshal, []string{`[host."http://10.0.0.5:5000"]`}},
 		"podman":     {"/etc/containers/registries.conf.d/50-entrepot.conf", toml.Unmarshal, []string{`location = "10.0.0.5:5000/docker.io"`, `location = "10.0.0.5:5000/ghcr.io"`, "insecure = true", "unqualified-search"}},
 		"buildkit":   {"/etc/buildkit/buildkitd.toml", toml.Unmarshal, []string{"[registry.\"ghcr.io\"]\n  mirrors = [\"10.0.0.5:5000\"]", "[registry.\"10.0.0.5:5000\"]\n  http = true"}},
-		"k3s":        {"/etc/rancher/k3s/registries.yaml", func(b []byte, v any) error { return yaml.Unmarshal(b, v) }, []string{`- "http://10.0.0.5:5000"`}},
+		"k3s":        {"/etc/rancher/k3s/registries.yaml", yaml.Unmarshal, []string{`- "http://10.0.0.5:5000"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := site(t)
@@ -137,6 +137,9 @@ func TestWhatIsThereIsKept(t *testing.T) {
 		"registries.yaml with passwords": {"k3s", "/etc/rancher/k3s/registries.yaml",
 			"---\n# all\nconfigs: # here\n  'a:1':\n    auth: {username: \"1e3\", password: 0o17} # theirs\n\n# ours\nmirrors: # of all\n  ghcr.io: # first\n    endpoint: ['https://old.test']\n\n# more\nother: [1_0]",
 			"---\n# all\nconfigs: # here\n  'a:1':\n    auth: {username: \"1e3\", password: 0o17} # theirs\n\n# ours\nmirrors: # of all\n  ghcr.io: # first\n    endpoint:\n      - " + url + "\n      - https://old.test\n  \"*\":\n    endpoint:\n      - " + url + "\n\n# more\nother: [1_0]"},
+		"registries.yaml with comments": {"k3s", "/etc/rancher/k3s/registries.yaml",
+			"mirrors:\n  # the hub\n  docker.io: # hub\n    # list\n    endpoint: # endpoints\n      # first\n      - https://a.test # a\n    rewrite:\n      \"^(.*)\": \"x/$1\" # as is\n\n# last\nconfigs: {}\n",
+			"mirrors:\n  # the hub\n  docker.io: # hub\n    # list\n    endpoint: # endpoints\n      - " + url + "\n      # first\n      - https://a.test # a\n    rewrite:\n      \"^(.*)\": \"x/$1\" # as is\n  \"*\":\n    endpoint:\n      - " + url + "\n\n# last\nconfigs: {}\n"},
 		"registries.yaml without mirrors": {"k3s", "/etc/rancher/k3s/registries.yaml",
 			"configs:\n  a:\n    auth:\n      password: \"1e3\"", "configs:\n  a:\n    auth:\n      password: \"1e3\"\nmirrors:\n  \"*\":\n    endpoint:\n      - " + url + "\n"},
 	} {
@@ -162,6 +165,10 @@ func TestWhatCanNotBeMergedIsLeftAlone(t *testing.T) {
 		"deprecated config": {"containerd", "/etc/containerd/config.toml", "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors.\"docker.io\"]\n  endpoint = [\"https://x.test\"]\n", "would not start"},
 		"inline table":      {"buildkit", "/etc/buildkit/buildkitd.toml", "registry = { \"docker.io\" = { http = true } }\n", "could not be changed"},
 		"no YAML":           {"k3s", "/etc/rancher/k3s/registries.yaml", "configs: {a: {auth: {password: hunter2\n", "no YAML"},
+		"no newlines":       {"k3s", "/etc/rancher/k3s/registries.yaml", "configs: {}\rother: {}\rmirrors: {}\r", "newline"},
+		"a starred text":    {"k3s", "/etc/rancher/k3s/registries.yaml", "configs: {a: {auth: {password: *hunter2}}}\n", "no anchor above it"},
+		"a key twice":       {"k3s", "/etc/rancher/k3s/registries.yaml", "configs:\n  a: {}\n  a: {}\n", "line 3: a key is there twice"},
+		"very deep":         {"k3s", "/etc/rancher/k3s/registries.yaml", "configs: " + strings.Repeat("[", 200) + strings.Repeat("]", 200) + "\n", "100 deep"},
 		"mirrors a list":    {"k3s", "/etc/rancher/k3s/registries.yaml", "mirrors: [1]\n", "no mapping"},
 		"mirrors twice":     {"docker", "/etc/docker/daemon.json", `{"registry-mirrors": ["https://a.test"], "registry-mirrors": ["https://b.test"]}`, "more than once"},
 		"two documents":     {"k3s", "/etc/rancher/k3s/registries.yaml", "mirrors: {}\n---\nconfigs: {a: {auth: {password: hunter2}}}\n", "2 documents"},

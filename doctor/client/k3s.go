@@ -1,16 +1,14 @@
 package client
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
-	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/lexer"
-	"github.com/goccy/go-yaml/parser"
-	"github.com/goccy/go-yaml/token"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/entrepot-dev/entrepot/configs"
 )
@@ -29,121 +27,123 @@ func planK3s(s Site) ([]*File, error) {
 	return []*File{f}, nil
 }
 
+// mirrorsYAML is the key of registries.yaml that the doctor changes.
+const mirrorsYAML = "mirrors"
+
 // mergeRegistries puts the cache before the other endpoints of "*" and of those mirrored
-// registries that have endpoints of their own. No other line is changed: there are passwords
-// in some, and what is written anew may be read as something else.
+// registries that have endpoints of their own. It changes only the lines of mirrors, whose
+// comments it keeps: other lines have passwords, which must not be read as something else
+// because they were written anew.
 func mergeRegistries(old string, s Site) (string, error) {
-	// Each alias is copied: ten levels of ten aliases would fill the memory.
-	if _, err := configs.CheckYAML([]byte(old), 8); err != nil {
-		return "", fmt.Errorf("it cannot be read: %w", err)
-	}
-	comments := yaml.CommentMap{}
-	var doc yaml.MapSlice
-	if err := yaml.UnmarshalWithOptions([]byte(old), &doc, yaml.CommentToMap(comments), yaml.UseOrderedMap()); err != nil {
-		// Without the lines themselves, which may hold passwords.
-		return "", fmt.Errorf("it is no YAML mapping (%s)", yaml.FormatError(err, false, false))
-	}
-	mirrors, at := yaml.MapSlice{}, -1
-	for i, item := range doc {
-		if item.Key == mirrorsYAML {
-			at = i
-			if item.Value == nil {
-				break
-			}
-			m, ok := item.Value.(yaml.MapSlice)
-			if !ok {
-				return "", errors.New("mirrors in it is no mapping")
-			}
-			mirrors = m
-		}
-	}
-	changed, all := false, false
-	for i, item := range mirrors {
-		name, _ := item.Key.(string)
-		all = all || name == "*"
-		if name != "*" && !slices.Contains(s.Upstreams, name) {
-			continue
-		}
-		settings, ok := item.Value.(yaml.MapSlice)
-		if !ok && item.Value != nil {
-			return "", fmt.Errorf("mirrors of %s in it are no mapping", name)
-		}
-		more, did, err := withEndpoint(settings, s.URL)
-		if err != nil {
-			return "", fmt.Errorf("mirrors of %s in it: %w", name, err)
-		}
-		mirrors[i].Value, changed = more, changed || did
-	}
-	if !all {
-		mirrors = append(mirrors, yaml.MapItem{Key: "*", Value: yaml.MapSlice{{Key: "endpoint", Value: []any{s.URL}}}})
-		changed = true
-	}
-	if !changed {
-		return old, nil
-	}
-	from, to, err := mirrorsLines(old, at >= 0)
-	if err != nil {
-		return "", err
-	}
-	if at < 0 {
-		doc = append(doc, yaml.MapItem{Key: mirrorsYAML, Value: mirrors})
-	} else {
-		doc[at].Value = mirrors
-	}
-	section, err := yaml.MarshalWithOptions(yaml.MapSlice{{Key: mirrorsYAML, Value: mirrors}}, yaml.WithComment(inside(comments)), yaml.IndentSequence(true))
+	root, err := readRegistries(old)
 	if err != nil {
 		return "", err
 	}
 	lines := strings.SplitAfter(old, "\n")
+	from, to, err := mirrorsLines(lines, root)
+	if err != nil {
+		return "", err
+	}
+	// The section is read on its own, so that its comments are those between its lines.
+	section := mapping()
+	if from < to {
+		if section, err = readRegistries(strings.Join(lines[from:to], "")); err != nil {
+			return "", err
+		}
+	}
+	mirrors, err := mappingAt(section, mirrorsYAML)
+	if err != nil {
+		return "", errors.New("mirrors in it is no mapping")
+	}
+	changed, err := addCache(mirrors, s)
+	if err != nil {
+		return "", err
+	}
+	if !changed {
+		return old, nil
+	}
+	var written bytes.Buffer
+	e := yaml.NewEncoder(&written)
+	e.SetIndent(2)
+	if err := cmp.Or(e.Encode(section), e.Close()); err != nil {
+		return "", err
+	}
 	before := strings.Join(lines[:from], "")
 	if before != "" && !strings.HasSuffix(before, "\n") {
 		before += "\n"
 	}
-	text := before + string(section) + strings.Join(lines[to:], "")
-	// What it says now is what was meant.
-	var is yaml.MapSlice
-	if err := yaml.UnmarshalWithOptions([]byte(text), &is, yaml.UseOrderedMap()); err != nil || fmt.Sprint(is) != fmt.Sprint(doc) {
+	text := before + written.String() + strings.Join(lines[to:], "")
+	// Check that the file now says what was meant, and nothing else has changed.
+	*at(root, mirrorsYAML) = *mirrors
+	if now, err := readRegistries(text); err != nil || !same(now, root) {
 		return "", errors.New("it could not be changed without changing something else")
 	}
 	return text, nil
 }
 
-// mirrorsYAML is the key of registries.yaml.
-const mirrorsYAML = "mirrors"
+// readRegistries returns the mapping that registries.yaml consists of; an empty one for an empty
+// file. Its errors don't quote the text, which may hold passwords.
+func readRegistries(text string) (*yaml.Node, error) {
+	root, second, err := configs.Documents([]byte(text))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("it is no YAML mapping (%s)", configs.SyntaxError([]byte(text), err))
+	case second != nil:
+		return nil, errors.New("it has 2 documents or more")
+	case root == nil:
+		return mapping(), nil
+	case root.Kind != yaml.MappingNode:
+		return nil, errors.New("it is no YAML mapping")
+	}
+	if deep := configs.TooDeep(root); deep != nil {
+		return nil, fmt.Errorf("line %d: lists and keys lie more than %d deep in each other", deep.Line, configs.MaxNesting)
+	}
+	return root, checkNodes(root)
+}
 
-// mirrorsLines gives where the lines of mirrors begin and end, counted from zero, or where
-// it is not there, the end of the text, twice.
-func mirrorsLines(text string, there bool) (from, to int, err error) {
-	for _, t := range lexer.Tokenize(text) {
-		if t.Type == token.AnchorType || t.Type == token.AliasType {
-			return 0, 0, errors.New("it has anchors")
+// checkNodes returns an error if n has anchors, aliases, or one key twice. Without aliases the
+// tree is no larger than the text.
+func checkNodes(n *yaml.Node) error {
+	if n.Anchor != "" || n.Kind == yaml.AliasNode {
+		return errors.New("it has anchors")
+	}
+	seen := map[string]bool{}
+	for i, c := range n.Content {
+		if n.Kind == yaml.MappingNode && i%2 == 0 {
+			if c.Kind == yaml.ScalarNode && seen[c.Value] {
+				return fmt.Errorf("line %d: a key is there twice", c.Line)
+			}
+			seen[c.Value] = true
+		}
+		if err := checkNodes(c); err != nil {
+			return err
 		}
 	}
-	file, err := parser.ParseBytes([]byte(text), 0)
-	if err != nil {
-		return 0, 0, errors.New("it is no YAML mapping")
-	}
-	if len(file.Docs) != 1 {
-		return 0, 0, fmt.Errorf("it has %d documents", len(file.Docs))
-	}
-	root, ok := file.Docs[0].Body.(*ast.MappingNode)
-	if !ok || root.IsFlowStyle {
+	return nil
+}
+
+// mirrorsLines returns where the lines of mirrors begin and end, counted from zero. Both are the
+// end of the text if root has no such key.
+func mirrorsLines(lines []string, root *yaml.Node) (from, to int, err error) {
+	if root.Style&yaml.FlowStyle != 0 {
 		return 0, 0, errors.New("its keys do not begin lines")
 	}
-	lines := strings.SplitAfter(text, "\n")
 	from, to = -1, len(lines)
-	for _, v := range root.Values {
-		at := v.Key.GetToken().Position.Line - 1
+	for i := 0; i+1 < len(root.Content); i += 2 {
+		key := root.Content[i]
+		if key.Line > len(lines) { // YAML ends lines with other characters too
+			return 0, 0, errors.New("some of its lines don't end with a newline")
+		}
 		if from >= 0 {
-			to = at
+			to = key.Line - 1
 			break
 		}
-		if v.Key.GetToken().Value == mirrorsYAML {
-			from = at
+		if key.Value == mirrorsYAML {
+			if key.Column != 1 {
+				return 0, 0, errors.New("its keys do not begin lines")
+			}
+			from = key.Line - 1
 		}
-	}
-	if from < 0 && there {
-		return 0, 0, errors.New("its keys do not begin lines")
 	}
 	if from < 0 {
 		return to, to, nil
@@ -155,38 +155,94 @@ func mirrorsLines(text string, there bool) (from, to int, err error) {
 	return from, to, nil
 }
 
-// inside gives the comments below the key mirrors, and beside it.
-func inside(comments yaml.CommentMap) yaml.CommentMap {
-	list := yaml.CommentMap{}
-	for path, some := range comments {
-		switch {
-		case path == "$."+mirrorsYAML:
-			some = slices.DeleteFunc(slices.Clone(some), func(c *yaml.Comment) bool { return c.Position != yaml.CommentLinePosition })
-		case !strings.HasPrefix(path, "$."+mirrorsYAML+"."):
+// addCache puts the cache into mirrors, and reports whether that changed anything.
+func addCache(mirrors *yaml.Node, s Site) (changed bool, err error) {
+	all := false
+	for i := 0; i+1 < len(mirrors.Content); i += 2 {
+		name := mirrors.Content[i].Value
+		all = all || name == "*"
+		if name != "*" && !slices.Contains(s.Upstreams, name) {
 			continue
 		}
-		list[path] = some
+		settings, err := mappingAt(mirrors, name)
+		if err != nil {
+			return false, fmt.Errorf("mirrors of %s in it are no mapping", name)
+		}
+		did, err := addEndpoint(settings, s.URL)
+		if err != nil {
+			return false, fmt.Errorf("mirrors of %s in it: %w", name, err)
+		}
+		changed = changed || did
 	}
-	return list
+	if all {
+		return changed, nil
+	}
+	settings, err := mappingAt(mirrors, "*")
+	if err != nil {
+		return false, err
+	}
+	return addEndpoint(settings, s.URL)
 }
 
-// withEndpoint puts url before the other endpoints of a mirror.
-func withEndpoint(settings yaml.MapSlice, url string) (_ yaml.MapSlice, changed bool, err error) {
-	for i, item := range settings {
-		if item.Key != "endpoint" {
-			continue
-		}
-		list, ok := item.Value.([]any)
-		if !ok && item.Value != nil {
-			return nil, false, errors.New("endpoint is no list")
-		}
-		if len(list) > 0 {
-			if first, ok := list[0].(string); ok && strings.TrimSuffix(first, "/") == url {
-				return settings, false, nil
-			}
-		}
-		settings[i].Value = append([]any{url}, list...)
-		return settings, true, nil
+// addEndpoint puts url before the other endpoints of a mirror, and reports whether it wasn't
+// there yet.
+func addEndpoint(settings *yaml.Node, url string) (changed bool, err error) {
+	list := at(settings, "endpoint")
+	switch {
+	case list.Kind == yaml.SequenceNode:
+	case isNull(list):
+		*list = yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq"}
+	default:
+		return false, errors.New("endpoint is no list")
 	}
-	return append(settings, yaml.MapItem{Key: "endpoint", Value: []any{url}}), true, nil
+	if len(list.Content) > 0 && strings.TrimSuffix(list.Content[0].Value, "/") == url {
+		return false, nil
+	}
+	list.Style &^= yaml.FlowStyle
+	for _, c := range list.Content {
+		c.Style &^= yaml.SingleQuotedStyle | yaml.DoubleQuotedStyle // the encoder quotes what needs it
+	}
+	list.Content = slices.Insert(list.Content, 0, text(url))
+	return true, nil
+}
+
+func mapping() *yaml.Node { return &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"} }
+
+func text(s string) *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s} }
+
+func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
+
+// at returns the value of a key of a mapping. It adds the key, with null, if it isn't there.
+func at(m *yaml.Node, key string) *yaml.Node {
+	for i := 0; i+1 < len(m.Content); i += 2 {
+		if m.Content[i].Value == key {
+			return m.Content[i+1]
+		}
+	}
+	name, value := text(key), &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null"}
+	if key == "*" {
+		name.Style = yaml.DoubleQuotedStyle
+	}
+	m.Content = append(m.Content, name, value)
+	return value
+}
+
+// mappingAt is at for a value that is a mapping. It makes one of null. Others are an error.
+func mappingAt(m *yaml.Node, key string) (*yaml.Node, error) {
+	value := at(m, key)
+	if isNull(value) {
+		*value = *mapping()
+	}
+	if value.Kind != yaml.MappingNode {
+		return nil, errors.New("it is no mapping")
+	}
+	if len(value.Content) == 0 {
+		value.Style &^= yaml.FlowStyle
+	}
+	return value, nil
+}
+
+// same reports whether two trees say the same, however they are written.
+func same(a, b *yaml.Node) bool {
+	return a.Kind == b.Kind && a.Value == b.Value && a.ShortTag() == b.ShortTag() && slices.EqualFunc(a.Content, b.Content, same)
 }

@@ -13,8 +13,8 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/goccy/go-yaml"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/entrepot-dev/entrepot/e2e/hub"
 	"github.com/entrepot-dev/entrepot/e2e/image"

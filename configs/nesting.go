@@ -78,6 +78,14 @@ type syntaxError struct {
 // which may be that of the surrounding mapping. The place is the end of the shortest beginning of
 // text that has the same error: where the parser stopped.
 func explain(text []byte, err error) syntaxError {
+	// The parser doesn't say where a quote or bracket begins if that is in the first line.
+	above := 0
+	if len(text) > 0 && text[0] < utf8.RuneSelf { // else it may have a byte order mark
+		below := append([]byte("\n"), text...)
+		if _, _, e := Documents(below); e != nil {
+			text, err, above = below, e, 1
+		}
+	}
 	e := syntaxError{message: strings.TrimPrefix(err.Error(), "yaml: ")}
 	if line, message, ok := strings.Cut(strings.TrimPrefix(e.message, "line "), ": "); ok {
 		if n, err := strconv.Atoi(line); err == nil {
@@ -102,6 +110,7 @@ func explain(text []byte, err error) syntaxError {
 			e.message = "found a tab character"
 		}
 	}
+	e.line = max(e.line-above, 0)
 	if name, ok := strings.CutPrefix(e.message, "unknown anchor '"); ok {
 		// Without the name: it may be a password that begins with a star.
 		e.message = "an alias has no anchor above it; put quotes around a text that begins with *"

@@ -141,9 +141,10 @@ func TestSyntaxErrorsHaveTheirPlace(t *testing.T) {
 		"listen: a: b\n":                         "1:10: this is no valid YAML: a key is not allowed here; check how far this line is indented, and put quotes around a text that has a colon and a space",
 		"cache:\n  dir: *d\n":                    "2:8: this is no valid YAML: an alias has no anchor above it; put quotes around a text that begins with *",
 		"listen: \"é\" x\n":                      "1:13: this is no valid YAML: did not find expected key; check how far this line is indented, and the brackets and quotes before it",
-		"log: {level: info\nlisten: x\n":         "1:7: this is no valid YAML: did not find expected ',' or '}'",
-		"listen: 'x\n":                           "1:11: this is no valid YAML: found unexpected end of stream",
+		"log: {level: info\nlisten: x\n":         "1:14: this is no valid YAML: did not find expected ',' or '}'",
+		"listen: 'x\n":                           "1:9: this is no valid YAML: found unexpected end of stream",
 		"listen: x\nlog: \x01\n":                 "2:6: this is no valid YAML: control characters are not allowed",
+		"log:\n  level: \"info\n\nlisten: x\n":   "2:10: this is no valid YAML: found unexpected end of stream",
 		"listen: x\nlisten: y\n":                 "2:1: listen: the key is already set in line 1; remove one of the two",
 		"cache:\n  dir: /a\n  dir: /b\nlo: {}\n": "3:3: cache.dir: the key is already set in line 2; remove one of the two",
 	} {

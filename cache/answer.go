@@ -7,6 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/entrepot-dev/entrepot/cache/fill"
 	"github.com/entrepot-dev/entrepot/oci"
 )
 
@@ -110,3 +111,7 @@ type Blob interface {
 	Prepare(spans []oci.Span) bool
 	Close() error
 }
+
+// File is what a blob's Send hands to a writer that can send a file's bytes by itself; see
+// fill.SendFile.
+type File = fill.File

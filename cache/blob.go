@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/entrepot-dev/entrepot/cache/evict"
+	"github.com/entrepot-dev/entrepot/cache/fill"
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/oci"
@@ -35,7 +36,7 @@ type fillKey struct {
 
 // blobFill is a fill that runs. It fetches for repo from upstream.
 type blobFill struct {
-	*fill
+	*fill.Fill
 	upstream, repo string
 	// compares is set if the content was stored before the fill began.
 	compares bool
@@ -48,8 +49,8 @@ type blobFill struct {
 // over reports whether the fill has failed, but not at the disk: a blob that the disk
 // can't keep is passed on at once.
 func (f *blobFill) over() bool {
-	err := f.failure()
-	return err != nil && !isOfDisk(err)
+	err := f.Failure()
+	return err != nil && !fill.IsDiskError(err)
 }
 
 // awaitGone waits until the fill isn't found any more; its error is that ctx has ended.
@@ -129,9 +130,9 @@ func (c *Cache) blob(ctx context.Context, t oci.Target, hint oci.Span) (Blob, Ou
 	}
 	b, st, err := c.fetchBlob(ctx, up, t, wanted{proved: right == maySend, joins: c.mayJoin(t, link, linked), size: link.Size, hint: hint, known: known})
 	out := Outcome{Status: st}
-	if f, ok := b.(*follower); ok && st != Hit {
+	if f, ok := b.(*fill.Reader); ok && st != Hit {
 		var verified bool
-		out.Forwarded, verified, out.Stored = f.origin()
+		out.Forwarded, verified, out.Stored = f.Origin()
 		out.Unverified = hint != oci.Whole && !verified
 	}
 	if p, ok := b.(*passage); ok {
@@ -181,7 +182,7 @@ func (c *Cache) manifestTypeOf(t oci.Target) string {
 // though no manifest names it as one, else "". It reads small blobs only: their header waits for
 // all of them anyway.
 func (c *Cache) manifestTypeIn(d digest.Digest, size int64) string {
-	if size > heldBack {
+	if size > fill.Withheld {
 		return ""
 	}
 	m, ok := c.storedManifest(d)
@@ -217,7 +218,7 @@ func (c *Cache) stat(ctx context.Context, t oci.Target) (int64, Outcome, error) 
 		}
 	}
 	if f := c.fillOf(t); f != nil && (f.repo == t.Repository || c.mayJoin(t, link, linked)) {
-		if size, ok := f.verified(); ok {
+		if size, ok := f.Verified(); ok {
 			return size, Outcome{Status: Hit}, nil
 		}
 	}
@@ -363,7 +364,7 @@ func (c *Cache) committing(d digest.Digest) *blobFill {
 		if k.digest != d || f.compares {
 			continue
 		}
-		if _, ok := f.verified(); ok {
+		if _, ok := f.Verified(); ok {
 			return f
 		}
 	}
@@ -377,7 +378,7 @@ func (c *Cache) filledFor(t oci.Target) bool {
 	if f == nil || f.repo != t.Repository {
 		return false
 	}
-	_, ok := f.verified()
+	_, ok := f.Verified()
 	return ok
 }
 
@@ -433,49 +434,49 @@ func (c *Cache) fetchBlob(ctx context.Context, up *upstream, t oci.Target, w wan
 			}
 			continue // stored, and gone or damaged since
 		}
-		if !f.attach() {
+		if !f.Attach() {
 			if err := f.awaitGone(ctx); err != nil {
 				return nil, Collapsed, err
 			}
 			continue
 		}
-		_, here := f.verified()
+		_, here := f.Verified()
 		if w.hint.From == 0 && (w.hint.To == oci.Open || w.hint.To == math.MaxInt64) {
 			// Random-access readers don't need the rest of the image prefetched.
 			c.prefetch(up, t)
 		}
 		if w.hint == oci.Whole {
-			f.wantWhole()
-		} else if _, right := f.verified(); !right {
-			f.guardTOCs(c.tocsOf(ctx, t))
+			f.WantWhole()
+		} else if _, right := f.Verified(); !right {
+			f.GuardTOCs(c.tocsOf(ctx, t))
 		}
-		told, err := f.ready(ctx, w.hint)
+		told, err := f.Ready(ctx, w.hint)
 		if err == nil && w.hint.From >= told && told > 0 {
 			// An upstream that sends too little says so of the size too. Nobody is told
 			// that the blob ends before the range, until the digest has shown it.
-			told, err = f.settled(ctx)
+			told, err = f.Settled(ctx)
 		}
 		if err == nil {
-			var b *follower
-			if b, err = followAttached(ctx, f.fill, told, &passage{ctx: ctx, cache: c, up: up, target: t, size: told}); err == nil {
+			var b *fill.Reader
+			if b, err = fill.Follow(ctx, f.Fill, told, &passage{ctx: ctx, cache: c, up: up, target: t, size: told}); err == nil {
 				if here && !mine {
 					return b, Hit, nil
 				}
 				return b, status(mine), nil
 			}
 		}
-		f.detach()
+		f.Detach()
 		// It may have been all there, and be evicted already.
-		evicted := errors.Is(err, fs.ErrNotExist) && tries < maxTries
+		evicted := errors.Is(err, fs.ErrNotExist) && tries < fill.MaxTries
 		switch {
 		case ctx.Err() != nil:
 			return nil, status(mine), err
-		case !evicted && isOfDisk(err):
+		case !evicted && fill.IsDiskError(err):
 			size := max(w.size, told)
 			if !errors.Is(err, errCrowdedOut) {
 				c.disk.failed("keep a blob", err, size)
 			}
-			p, err := c.passOn(ctx, up, t, size, oci.Span{From: begins(w.hint, size), To: w.hint.To}, err)
+			p, err := c.passOn(ctx, up, t, size, oci.Span{From: fill.Begins(w.hint, size), To: w.hint.To}, err)
 			if err != nil {
 				return nil, Miss, fillError(t, err)
 			}
@@ -529,7 +530,7 @@ func (c *Cache) join(up *upstream, t oci.Target, w wanted) (f *blobFill, mine bo
 		return nil, false, errUnproved
 	}
 	f = &blobFill{
-		fill:     newFill(c.fillTask(up, t, w, stored)),
+		Fill:     fill.New(c.fillTask(up, t, w, stored)),
 		upstream: t.Upstream, repo: t.Repository, compares: stored,
 		gone: make(chan struct{}),
 	}
@@ -555,15 +556,15 @@ func (c *Cache) mostUnsized() int64 {
 // fillTask is what a fill of t's blob has to do. stored says that the content is here,
 // but that t's repository has no right to it: what the upstream sends is compared with
 // that, and its readers get no byte that it has not sent.
-func (c *Cache) fillTask(up *upstream, t oci.Target, w wanted, stored bool) fillTask {
+func (c *Cache) fillTask(up *upstream, t oci.Target, w wanted, stored bool) fill.Task {
 	proof := index.Fetched
 	key := fillKey{t.Digest, t.Upstream}
 	compares := false
-	task := fillTask{
-		digest: t.Digest,
-		size:   w.size,
-		most:   c.mostUnsized(),
-		begin: func() (part, store.Spans, int64, error) {
+	task := fill.Task{
+		Digest: t.Digest,
+		Size:   w.size,
+		Most:   c.mostUnsized(),
+		Begin: func() (fill.Part, store.Spans, int64, error) {
 			if stored {
 				if p, err := c.compareWith(t.Digest); p != nil || err != nil {
 					compares = true
@@ -575,17 +576,17 @@ func (c *Cache) fillTask(up *upstream, t oci.Target, w wanted, stored bool) fill
 			}
 			p, have, size, err := c.store.Part(t.Digest, t.Upstream)
 			if err != nil {
-				return nil, store.Spans{}, -1, onDisk(err)
+				return nil, store.Spans{}, -1, fill.OnDisk(err)
 			}
 			if err := c.reserve(key, max(0, w.size, size)); err != nil {
 				leave := p.Close
 				if have.Len() == 0 {
 					leave = p.Discard
 				}
-				return nil, store.Spans{}, -1, errors.Join(onDisk(err), leave())
+				return nil, store.Spans{}, -1, errors.Join(fill.OnDisk(err), leave())
 			}
 			if err := c.wantRoom(max(w.size, size) - have.Len()); err != nil {
-				return nil, store.Spans{}, -1, errors.Join(onDisk(err), p.Discard())
+				return nil, store.Spans{}, -1, errors.Join(fill.OnDisk(err), p.Discard())
 			}
 			if !w.joins {
 				have, size = store.Spans{}, -1 // it may be on another repository's account
@@ -595,16 +596,16 @@ func (c *Cache) fillTask(up *upstream, t oci.Target, w wanted, stored bool) fill
 			}
 			return p, have, size, nil
 		},
-		open: func(ctx context.Context, span oci.Span) (*oci.Body, error) {
+		Open: func(ctx context.Context, span oci.Span) (*oci.Body, error) {
 			return up.origin.Blob(ctx, t.Repository, t.Digest, span)
 		},
-		reserve: func(size int64) error {
+		Reserve: func(size int64) error {
 			if compares {
 				return nil // it is here already
 			}
 			return c.reserve(key, size)
 		},
-		arrived: func(bytes int64) {
+		Arrived: func(bytes int64) {
 			if !compares {
 				// Readers have got some of it, and without a size it can't be passed
 				// on: it goes on even if there is no room.
@@ -612,7 +613,7 @@ func (c *Cache) fillTask(up *upstream, t oci.Target, w wanted, stored bool) fill
 				_ = c.awaitRoom()
 			}
 		},
-		record: func(size int64) {
+		Record: func(size int64) {
 			change := index.Change{Upstream: t.Upstream, Repository: t.Repository, Blobs: c.recordOf(t.Digest), Sent: []digest.Digest{t.Digest}}
 			if rec, ok := change.Blobs[t.Digest]; ok {
 				c.rememberVerified(t.Digest, rec.Stamp, rec.Verified)
@@ -627,20 +628,20 @@ func (c *Cache) fillTask(up *upstream, t oci.Target, w wanted, stored bool) fill
 			}
 			c.put(change)
 		},
-		resumed: func() { c.metrics.FillResumes.WithLabelValues(t.Upstream).Inc() },
-		mismatched: func(why error) {
+		Resumed: func() { c.metrics.FillResumes.WithLabelValues(t.Upstream).Inc() },
+		Mismatched: func(why error) {
 			c.metrics.DigestMismatches.WithLabelValues(t.Upstream).Inc()
 			c.log.Error("an upstream sent bytes that are not the digest's", zap.Stringer("reference", t), zap.Error(why))
 		},
 	}
 	switch {
 	case w.rest:
-		task.piece = oci.Span{From: 0, To: 1}
-		task.complete = func() time.Duration { return c.untilQuiet(up.name) }
+		task.Piece = oci.Span{From: 0, To: 1}
+		task.Complete = func() time.Duration { return c.untilQuiet(up.name) }
 	case !w.wantsWhole():
-		task.piece = w.hint
+		task.Piece = w.hint
 		if up.complete == CompleteAlways {
-			task.complete = func() time.Duration { return 0 }
+			task.Complete = func() time.Duration { return 0 }
 		}
 	}
 	return task
@@ -653,10 +654,10 @@ func (c *Cache) runFill(f *blobFill, up *upstream, t oci.Target) {
 	if err == nil {
 		c.metrics.FillsInFlight.Inc()
 		defer c.metrics.FillsInFlight.Dec() // with the fill off the map, and counted
-		err = f.run(oci.WithJoins(c.ctx, &f.joins))
+		err = f.Run(oci.WithJoins(c.ctx, &f.joins))
 		leave()
 	} else {
-		f.end(err)
+		f.End(err)
 	}
 	c.flying.leave(fillKey{t.Digest, t.Upstream})
 	c.mu.Lock()
@@ -664,7 +665,7 @@ func (c *Cache) runFill(f *blobFill, up *upstream, t oci.Target) {
 	c.mu.Unlock()
 	close(f.gone)
 	c.evictor.soon()
-	if errors.Is(err, errParked) {
+	if errors.Is(err, fill.ErrParked) {
 		c.metrics.Fills.WithLabelValues(t.Upstream, "parked").Inc()
 		c.completeLater(up, t)
 		return
@@ -673,7 +674,7 @@ func (c *Cache) runFill(f *blobFill, up *upstream, t oci.Target) {
 	result := "ok"
 	switch {
 	case err == nil:
-	case errors.Is(err, errMismatch):
+	case errors.Is(err, fill.ErrMismatch):
 		result = "mismatch"
 	case c.ctx.Err() != nil:
 		result = "canceled"
@@ -682,8 +683,8 @@ func (c *Cache) runFill(f *blobFill, up *upstream, t oci.Target) {
 		if errors.Is(err, errCrowdedOut) {
 			c.log.Info("a blob is passed on and not cached: it does not fit beside those that are being fetched",
 				zap.Stringer("reference", t), zap.Error(err))
-		} else if isOfDisk(err) {
-			size, _ := f.verified()
+		} else if fill.IsDiskError(err) {
+			size, _ := f.Verified()
 			c.disk.failed("keep a blob", err, max(0, size))
 		} else if !oci.IsAbsent(err) && !oci.IsReported(err) {
 			c.log.Warn("a blob could not be fetched", zap.Stringer("reference", t), zap.Error(err))
@@ -764,7 +765,7 @@ func (c *Cache) wantRoom(bytes int64) error {
 // fillError says for a client why t's blob can not be had.
 func fillError(t oci.Target, err error) error {
 	var e *oci.Error
-	var disk *diskError
+	var disk *fill.DiskError
 	switch {
 	case errors.As(err, &disk):
 		return &oci.Error{
@@ -776,7 +777,7 @@ func fillError(t oci.Target, err error) error {
 		return err
 	case errors.Is(err, errClosing):
 		return closing()
-	case errors.Is(err, errMismatch):
+	case errors.Is(err, fill.ErrMismatch):
 		return &oci.Error{
 			Code: oci.CodeUnavailable, Status: 502,
 			Message: fmt.Sprintf("what %s sent for %s is not what the digest says; nothing of it was kept", t.Upstream, t), Err: err,

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	"github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/entrepot-dev/entrepot/cache/fill"
 	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/oci"
 )
@@ -56,8 +57,8 @@ func TestWhoComesAfterAFailureIsNotToldOfIt(t *testing.T) {
 			t.Fatal(err)
 		}
 		target, named := digested("app", d), wanted{proved: true, joins: true, size: 1000}
-		failed := &blobFill{fill: newFill(c.fillTask(up, target, named, false)), upstream: "docker.io", repo: "app", gone: make(chan struct{})}
-		failed.end(errMismatch)
+		failed := &blobFill{Fill: fill.New(c.fillTask(up, target, named, false)), upstream: "docker.io", repo: "app", gone: make(chan struct{})}
+		failed.End(fill.ErrMismatch)
 		c.mu.Lock()
 		c.fills[fillKey{d, "docker.io"}] = failed
 		c.mu.Unlock()

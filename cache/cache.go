@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/entrepot-dev/entrepot/cache/fill"
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/cache/memory"
 	"github.com/entrepot-dev/entrepot/cache/records"
@@ -147,7 +148,7 @@ type Cache struct {
 	// planned remembers what clients may ask for next, by each blob of it.
 	planned recent[*plan]
 	// tocs remembers what manifests say about the TOC of each blob of them.
-	tocs recent[[]toc]
+	tocs recent[[]fill.TOC]
 	// unfit remembers digests whose stored file must not be served, though it
 	// is there.
 	unfit recent[struct{}]

@@ -22,6 +22,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	"github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/entrepot-dev/entrepot/cache/fill"
 	"github.com/entrepot-dev/entrepot/oci"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
@@ -140,7 +141,7 @@ func (r *registry) Blob(ctx context.Context, repo string, d digest.Digest, span 
 	if !ok {
 		return nil, oci.Errorf(oci.CodeBlobUnknown, "%s has no %s", repo, d)
 	}
-	got := oci.Span{From: span.From, To: end(span, int64(len(b)))}
+	got := oci.Span{From: span.From, To: fill.End(span, int64(len(b)))}
 	return &oci.Body{ReadCloser: io.NopCloser(bytes.NewReader(b[got.From:got.To])), Span: got, Size: int64(len(b))}, nil
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/entrepot-dev/entrepot/cache/fill"
 	"github.com/entrepot-dev/entrepot/cache/store"
 )
 
@@ -27,7 +28,7 @@ type comparing struct {
 
 // compareWith returns the part that compares with the stored content of d; nil if d
 // isn't stored any more. The fill that uses it keeps d from being evicted.
-func (c *Cache) compareWith(d digest.Digest) (part, error) {
+func (c *Cache) compareWith(d digest.Digest) (fill.Part, error) {
 	file, stamp, err := c.openStored(c.ctx, d)
 	if file == nil || err != nil {
 		return nil, err
@@ -37,16 +38,16 @@ func (c *Cache) compareWith(d digest.Digest) (part, error) {
 
 // WriteAt returns errMismatch if b isn't what is stored at off.
 func (p *comparing) WriteAt(b []byte, off int64) (int, error) {
-	buf := buffers.Get().(*[readSize]byte)
-	defer buffers.Put(buf)
+	buf := fill.Buffers.Get().(*[fill.ReadSize]byte)
+	defer fill.Buffers.Put(buf)
 	for done := 0; done < len(b); {
-		n, err := p.file.ReadAt(buf[:min(len(b)-done, readSize)], off+int64(done))
+		n, err := p.file.ReadAt(buf[:min(len(b)-done, fill.ReadSize)], off+int64(done))
 		switch {
 		case n == 0 && err != nil && err != io.EOF:
 			return done, err
 		case n == 0, !bytes.Equal(buf[:n], b[done:done+n]):
 			p.doubt()
-			return done, fmt.Errorf("%s: %w: they differ from what is stored from byte %d on", p.digest, errMismatch, off+int64(done))
+			return done, fmt.Errorf("%s: %w: they differ from what is stored from byte %d on", p.digest, fill.ErrMismatch, off+int64(done))
 		}
 		done += n
 	}

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/entrepot-dev/entrepot/cache/fill"
 	"github.com/entrepot-dev/entrepot/oci"
 )
 
@@ -137,9 +138,9 @@ func (c *Cache) awaitQuiet(ctx context.Context, name string) error {
 func (c *Cache) untilQuiet(name string) time.Duration {
 	now, used := c.demand(name)
 	if now {
-		return quiet
+		return fill.Quiet
 	}
-	return quiet - time.Since(used)
+	return fill.Quiet - time.Since(used)
 }
 
 // demand says whether somebody waits for a fill of an upstream, and when somebody last did.
@@ -148,7 +149,7 @@ func (c *Cache) demand(name string) (now bool, used time.Time) {
 	defer c.mu.Unlock()
 	for k, f := range c.fills {
 		if k.upstream == name {
-			n, u := f.isInDemand()
+			n, u := f.IsInDemand()
 			if now = now || n; u.After(used) {
 				used = u
 			}
@@ -160,7 +161,7 @@ func (c *Cache) demand(name string) (now bool, used time.Time) {
 // awaitParked waits until a fill of k that nobody reads has ended. One that goes on does
 // so for the caller: eagerly, if that is set. c.mu is held, and given up meanwhile.
 func (c *Cache) awaitParked(k fillKey, eager bool) {
-	for f := c.fills[k]; f != nil && !f.stay(eager); f = c.fills[k] {
+	for f := c.fills[k]; f != nil && !f.Stay(eager); f = c.fills[k] {
 		c.mu.Unlock()
 		<-f.gone
 		c.mu.Lock()

@@ -231,7 +231,7 @@ func (e *evictor) look() (held, error) {
 	for d, fills := range c.runningFills() {
 		var expected int64
 		for _, f := range fills {
-			expected += max(f.expected(), c.flying.bytes(fillKey{d, f.upstream}))
+			expected += max(f.Expected(), c.flying.bytes(fillKey{d, f.upstream}))
 		}
 		// No room is made for what is too large, and what has been recorded
 		// counts already.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/entrepot-dev/entrepot/cache/fill"
 	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/oci"
 )
@@ -46,7 +47,7 @@ func (b *storedBlob) Prepare([]oci.Span) bool { return true }
 // Send of the whole of an unverified blob holds the last chunk back until it has
 // been hashed; that of a range has it hashed behind.
 func (b *storedBlob) Send(w io.Writer, span oci.Span) (int64, error) {
-	to := end(span, b.size)
+	to := fill.End(span, b.size)
 	if !b.unverified {
 		return b.send(w, span.From, to)
 	}
@@ -55,7 +56,7 @@ func (b *storedBlob) Send(w io.Writer, span oci.Span) (int64, error) {
 		return b.send(w, span.From, to)
 	}
 	v.hurry()
-	most := max(0, to-heldBack)
+	most := max(0, to-fill.Withheld)
 	n, err := b.send(w, 0, most)
 	if err != nil {
 		return n, err
@@ -70,8 +71,8 @@ func (b *storedBlob) Send(w io.Writer, span oci.Span) (int64, error) {
 // send sends what the file holds. Where the disk does not give it, it is
 // verified, and so dropped if it is damaged.
 func (b *storedBlob) send(w io.Writer, from, to int64) (int64, error) {
-	n, err := sendFile(w, b.file, from, to)
-	if err != nil && (errors.Is(err, syscall.EIO) || errors.Is(err, errShort)) {
+	n, err := fill.SendFile(w, b.file, from, to)
+	if err != nil && (errors.Is(err, syscall.EIO) || errors.Is(err, fill.ErrShort)) {
 		b.cache.verifying(b.digest, foundOnServing)
 	}
 	return n, err
@@ -86,7 +87,7 @@ func (b memoryBlob) Close() error { return nil }
 func (b memoryBlob) Prepare([]oci.Span) bool { return true }
 
 func (b memoryBlob) Send(w io.Writer, span oci.Span) (int64, error) {
-	n, err := w.Write(b[span.From:end(span, b.Size())])
+	n, err := w.Write(b[span.From:fill.End(span, b.Size())])
 	return int64(n), err
 }
 
@@ -94,7 +95,7 @@ func (b memoryBlob) Send(w io.Writer, span oci.Span) (int64, error) {
 func readSmall(b *storedBlob) ([]byte, error) {
 	var buf bytes.Buffer
 	buf.Grow(int(b.size))
-	if _, err := sendFile(&buf, b.file, 0, b.size); err != nil {
+	if _, err := fill.SendFile(&buf, b.file, 0, b.size); err != nil {
 		return nil, err
 	}
 	return buf.Bytes(), nil

@@ -15,6 +15,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/entrepot-dev/entrepot/cache/fill"
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/oci"
@@ -242,7 +243,7 @@ func (i *Import) failed(err error, size int64) error {
 	}
 	i.broken = true
 	i.cache.disk.failed("keep what is imported", err, size)
-	return onDisk(err)
+	return fill.OnDisk(err)
 }
 
 // verify writes size bytes of r to w, which must be those of d where d is not empty,
@@ -273,10 +274,10 @@ func (i *Import) copy(ctx context.Context, size int64, r io.Reader, w io.Writer,
 			return closing()
 		}
 		buf := <-h.free
-		buf.n = int(min(left, readSize))
+		buf.n = int(min(left, fill.ReadSize))
 		if _, err := io.ReadFull(r, buf.bytes[:buf.n]); err != nil {
 			h.free <- buf
-			return unexpected(err)
+			return fill.Unexpected(err)
 		}
 		h.full <- buf
 		if _, err := w.Write(buf.bytes[:buf.n]); err != nil {
@@ -295,7 +296,7 @@ type hashing struct {
 
 // hashed is a buffer that is read by who writes it to a file and by the hash.
 type hashed struct {
-	bytes *[readSize]byte
+	bytes *[fill.ReadSize]byte
 	n     int
 }
 
@@ -303,7 +304,7 @@ func newHashing(alg digest.Algorithm) *hashing {
 	// One is filled while the other is hashed.
 	h := &hashing{free: make(chan *hashed, 2), full: make(chan *hashed, 2), done: make(chan digest.Digest)}
 	for range cap(h.free) {
-		h.free <- &hashed{bytes: buffers.Get().(*[readSize]byte)}
+		h.free <- &hashed{bytes: fill.Buffers.Get().(*[fill.ReadSize]byte)}
 	}
 	go func() {
 		hash := alg.Hash()
@@ -321,7 +322,7 @@ func (h *hashing) end() digest.Digest {
 	close(h.full)
 	d := <-h.done
 	for range cap(h.free) {
-		buffers.Put((<-h.free).bytes)
+		fill.Buffers.Put((<-h.free).bytes)
 	}
 	return d
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/zap"
 
+	"github.com/entrepot-dev/entrepot/cache/fill"
 	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/oci"
 )
@@ -80,7 +81,7 @@ func (c *Cache) keptBlob(ctx context.Context, d digest.Digest, size int64) (Blob
 		v.hurry()
 		switch err := v.wait(ctx); {
 		case err == nil:
-		case errors.Is(err, errDamaged), errors.Is(err, fs.ErrNotExist), isOfDisk(err):
+		case errors.Is(err, errDamaged), errors.Is(err, fs.ErrNotExist), fill.IsDiskError(err):
 			return nil, nil // it has been said, and it is not there any more
 		default:
 			return nil, err

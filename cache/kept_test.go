@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/entrepot-dev/entrepot/cache/fill"
 	"github.com/entrepot-dev/entrepot/oci"
 )
 
@@ -265,7 +266,7 @@ func TestRotIsCutBeforeItsEndAndMendedForTheNext(t *testing.T) {
 	if !errors.Is(err, errDamaged) {
 		t.Fatalf("got %v, want %v", err, errDamaged)
 	}
-	if want := len(layer) - heldBack; len(got) > want {
+	if want := len(layer) - fill.Withheld; len(got) > want {
 		t.Errorf("%d bytes of wrong content were given out, want at most %d", len(got), want)
 	}
 	wantBlob(t, c, digested("app", d), layer, Miss)

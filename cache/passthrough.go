@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/zap"
 
+	"github.com/entrepot-dev/entrepot/cache/fill"
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
 )
@@ -56,7 +57,7 @@ func (c *Cache) passOn(ctx context.Context, up *upstream, t oci.Target, size int
 		return nil, err
 	}
 	first := span.From
-	if span.To == oci.Open || size < 0 || span.To > size-heldBack {
+	if span.To == oci.Open || size < 0 || span.To > size-fill.Withheld {
 		first = 0
 	}
 	to := span.To
@@ -69,9 +70,9 @@ func (c *Cache) passOn(ctx context.Context, up *upstream, t oci.Target, size int
 	}
 	if p.size < 0 {
 		p.Close()
-		return nil, onDisk(why) // without a size there is no header to send
+		return nil, fill.OnDisk(why) // without a size there is no header to send
 	}
-	if p.size <= heldBack {
+	if p.size <= fill.Withheld {
 		if err := p.readAll(); err != nil {
 			p.Close()
 			return nil, err
@@ -80,9 +81,9 @@ func (c *Cache) passOn(ctx context.Context, up *upstream, t oci.Target, size int
 	return p, nil
 }
 
-// sendRest sends the bytes in [from, to) to w, after the disk has failed a fill. kept is the
+// SendRest sends the bytes in [from, to) to w, after the disk has failed a fill. kept is the
 // fill's file, which has the blob's first have bytes.
-func (p *passage) sendRest(w io.Writer, from, to int64, kept io.ReaderAt, have int64) (int64, error) {
+func (p *passage) SendRest(w io.Writer, from, to int64, kept io.ReaderAt, have int64) (int64, error) {
 	if err := p.enter(0); err != nil {
 		return 0, err
 	}
@@ -167,12 +168,12 @@ func (p *passage) Send(w io.Writer, span oci.Span) (int64, error) {
 	if p.content != nil {
 		return memoryBlob(p.content).Send(w, span)
 	}
-	return p.send(w, span.From, end(span, p.size))
+	return p.send(w, span.From, fill.End(span, p.size))
 }
 
 // send sends the bytes in [from, to) to w.
 func (p *passage) send(w io.Writer, from, to int64) (sent int64, err error) {
-	most := p.size - heldBack
+	most := p.size - fill.Withheld
 	at, goal := from, to
 	whole := to > most
 	if whole {
@@ -180,8 +181,8 @@ func (p *passage) send(w io.Writer, from, to int64) (sent int64, err error) {
 	}
 	hash := p.target.Digest.Algorithm().Hash()
 	var held []byte
-	buf := buffers.Get().(*[readSize]byte)
-	defer buffers.Put(buf)
+	buf := fill.Buffers.Get().(*[fill.ReadSize]byte)
+	defer fill.Buffers.Put(buf)
 	for at < goal {
 		n, err := p.next(buf[:], at, goal)
 		if err != nil {
@@ -214,7 +215,7 @@ func (p *passage) send(w io.Writer, from, to int64) (sent int64, err error) {
 
 // mismatch tells of bytes that are not the digest's.
 func (p *passage) mismatch() error {
-	err := fmt.Errorf("%s: %w", p.target.Digest, errMismatch)
+	err := fmt.Errorf("%s: %w", p.target.Digest, fill.ErrMismatch)
 	if p.kept != nil {
 		return err // they may have been the disk's
 	}
@@ -246,13 +247,13 @@ func (p *passage) next(buf []byte, off, goal int64) (int, error) {
 			if n > 0 {
 				return n, nil
 			}
-			err = fmt.Errorf("read at byte %d: %w", off, unexpected(rerr))
+			err = fmt.Errorf("read at byte %d: %w", off, fill.Unexpected(rerr))
 			p.closeBody()
 		}
 		if p.ctx.Err() != nil {
 			return 0, context.Cause(p.ctx)
 		}
-		if try == maxTries || !p.opened || oci.IsAbsent(err) {
+		if try == fill.MaxTries || !p.opened || oci.IsAbsent(err) {
 			return 0, err
 		}
 		select {
@@ -289,7 +290,7 @@ func (p *passage) open(off, goal int64) error {
 	}
 	if _, err := io.CopyN(io.Discard, body, skip); err != nil {
 		_ = body.Close() // it has failed already
-		return fmt.Errorf("skip %d bytes: %w", skip, unexpected(err))
+		return fmt.Errorf("skip %d bytes: %w", skip, fill.Unexpected(err))
 	}
 	p.body, p.at, p.opened = body, off, true
 	return nil

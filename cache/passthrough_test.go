@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/zap"
 
+	"github.com/entrepot-dev/entrepot/cache/fill"
 	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/metrics"
 	"github.com/entrepot-dev/entrepot/oci"
@@ -197,7 +198,7 @@ func TestFillThatMeetsAFullDiskHalfWayGoesOnFromTheByteThatItHas(t *testing.T) {
 				defer b.Close()
 				var got bytes.Buffer
 				_, err = b.Send(&got, span)
-				if want := layer[span.From:end(span, b.Size())]; err != nil || !bytes.Equal(got.Bytes(), want) {
+				if want := layer[span.From:fill.End(span, b.Size())]; err != nil || !bytes.Equal(got.Bytes(), want) {
 					t.Errorf("span %v: %d bytes of %d, %v", span, got.Len(), len(want), err)
 				}
 			})
@@ -225,7 +226,7 @@ func TestPassageAsksForNoByteThatTheFillHas(t *testing.T) {
 		if err != nil || !bytes.Equal(got, layer) {
 			t.Errorf("%d bytes of %d, %v", len(got), len(layer), err)
 		}
-		if len(src.requests) != 2 || src.requests[0].From != 0 || src.requests[1].From < room-readSize {
+		if len(src.requests) != 2 || src.requests[0].From != 0 || src.requests[1].From < room-fill.ReadSize {
 			t.Errorf("asked for %v with room for %d", src.requests, room)
 		}
 	})
@@ -256,13 +257,13 @@ func TestWrongBytesThatArePassedOnNeverMakeAWholeAnswer(t *testing.T) {
 		for _, span := range []oci.Span{oci.Whole, {From: int64(size) - 10, To: oci.Open}} {
 			b, _, err := c.Blob(t.Context(), digested("app", d), span)
 			if err != nil {
-				if size > heldBack {
+				if size > fill.Withheld {
 					t.Errorf("%d bytes: %v before any byte", size, err)
 				}
 				continue
 			}
 			var got bytes.Buffer
-			if _, err := b.Send(&got, span); !errors.Is(err, errMismatch) || got.Len() > max(0, size-heldBack) {
+			if _, err := b.Send(&got, span); !errors.Is(err, fill.ErrMismatch) || got.Len() > max(0, size-fill.Withheld) {
 				t.Errorf("%d bytes: %d were given out, %v", size, got.Len(), err)
 			}
 			b.Close()

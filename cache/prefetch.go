@@ -7,6 +7,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/entrepot-dev/entrepot/cache/fill"
 	"github.com/entrepot-dev/entrepot/oci"
 )
 
@@ -17,8 +18,8 @@ const (
 	planTTL = 10 * time.Minute
 	// largeLayer and larger ones weigh as much as largeWeight small ones: a
 	// fill of one has that many connections itself.
-	largeLayer  = maxWriters * minSegment
-	largeWeight = maxWriters
+	largeLayer  = fill.MaxWriters * fill.MinSegment
+	largeWeight = fill.MaxWriters
 )
 
 // plan is what a manifest that was just fetched names: what a client that
@@ -96,7 +97,7 @@ func (c *Cache) fetchAhead(up *upstream, p *plan) {
 		c.work.Go(func() {
 			defer up.ahead.Release(weight)
 			<-f.gone
-			if f.failure() != nil {
+			if f.Failure() != nil {
 				failed.Do(func() { close(stop) })
 			}
 		})

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/zap"
 
+	"github.com/entrepot-dev/entrepot/cache/fill"
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
 )
@@ -211,7 +212,7 @@ func (c *Cache) scrubBlob(ctx context.Context, s *index.Scrub, d digest.Digest, 
 		return context.Cause(ctx)
 	case errors.Is(err, fs.ErrNotExist):
 		return nil // removed meanwhile
-	case err != nil && !errors.Is(err, errDamaged) && !isOfDisk(err):
+	case err != nil && !errors.Is(err, errDamaged) && !fill.IsDiskError(err):
 		return err
 	}
 	s.Blobs++
@@ -268,7 +269,7 @@ func (c *Cache) healFrom(ctx context.Context, up *upstream, t oci.Target, l inde
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
-			if err := f.failure(); err != nil {
+			if err := f.Failure(); err != nil {
 				return err
 			}
 		}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/entrepot-dev/entrepot/cache/fill"
 	"github.com/entrepot-dev/entrepot/oci"
 )
 
@@ -22,13 +23,13 @@ const (
 // noteTOCs remembers what p, a manifest of t's repository, says about its layers' TOCs.
 func (c *Cache) noteTOCs(t oci.Target, p *oci.Parsed) {
 	for _, d := range p.Children {
-		said, ok := tocOf(d)
+		said, ok := fill.TOCOf(d)
 		if !ok {
 			continue
 		}
 		key := digestKey("", withDigest(t, d.Digest))
 		known, _ := c.tocs.get(key)
-		if !slices.Contains(known, said) && len(known) < maxTOCs {
+		if !slices.Contains(known, said) && len(known) < fill.MaxTOCs {
 			known = append(slices.Clone(known), said)
 		}
 		c.tocs.put(key, known, tocsTTL)
@@ -37,7 +38,7 @@ func (c *Cache) noteTOCs(t oci.Target, p *oci.Parsed) {
 
 // tocsOf returns what the manifests of t's repository say about the TOC of t's blob. It reads
 // the repository's stored manifests unless that was done a moment ago.
-func (c *Cache) tocsOf(ctx context.Context, t oci.Target) []toc {
+func (c *Cache) tocsOf(ctx context.Context, t oci.Target) []fill.TOC {
 	key, all := digestKey("", t), "all:"+t.Upstream+"/"+t.Repository
 	if said, ok := c.tocs.get(key); ok {
 		return said
@@ -66,7 +67,7 @@ func (c *Cache) readTOCs(t oci.Target) {
 		if !ok {
 			m, ok = c.storedManifest(d)
 		}
-		if !ok || !mentionsTOC(m.Bytes) {
+		if !ok || !fill.MentionsTOC(m.Bytes) {
 			continue
 		}
 		if p, err := oci.ParseManifest(m.Bytes, m.MediaType); err == nil {

@@ -7,22 +7,30 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/entrepot-dev/entrepot/cache/fill"
 	"github.com/entrepot-dev/entrepot/rewrite"
 )
 
 func TestTOCsAreReadFromTheRepositorysManifests(t *testing.T) {
 	r := newRegistry()
-	l := stargz(2<<20, []byte(`{"version":1}`), false)
+	stored, toc := content(91, 1<<20), digest.FromString("a table of contents")
+	said := func(sum digest.Digest) fill.TOC {
+		toc, ok := fill.TOCOf(v1.Descriptor{MediaType: v1.MediaTypeImageLayerGzip, Annotations: map[string]string{fill.StargzDigest: sum.String()}})
+		if !ok {
+			t.Fatalf("a descriptor with %s says nothing", sum)
+		}
+		return toc
+	}
 	push := func(repo, annotated string) (image, layer v1.Descriptor) {
-		layer = r.addBlob(repo, l.content)
+		layer = r.addBlob(repo, stored)
 		layer.MediaType = v1.MediaTypeImageLayerGzip
-		layer.Annotations = map[string]string{stargzDigest: annotated}
+		layer.Annotations = map[string]string{fill.StargzDigest: annotated}
 		config := r.addBlob(repo, []byte("{}"))
 		m := v1.Manifest{MediaType: v1.MediaTypeImageManifest, Config: config, Layers: []v1.Descriptor{layer}}
 		m.SchemaVersion = 2
 		return r.addDocument(repo, v1.MediaTypeImageManifest, m), layer
 	}
-	right, layer := push("library/right", l.said.digest.String())
+	right, layer := push("library/right", toc.String())
 	wrong, _ := push("library/wrong", digest.FromString("another").String())
 	plain, _ := push("library/plain", "")
 	dir := t.TempDir()
@@ -38,8 +46,8 @@ func TestTOCsAreReadFromTheRepositorysManifests(t *testing.T) {
 				}
 			}
 		}
-		for repo, want := range map[string][]toc{
-			"library/right": {l.said}, "library/wrong": {{digest: digest.FromString("another")}}, "library/plain": nil, "library/none": nil,
+		for repo, want := range map[string][]fill.TOC{
+			"library/right": {said(toc)}, "library/wrong": {said(digest.FromString("another"))}, "library/plain": nil, "library/none": nil,
 		} {
 			for range 2 {
 				if got := c.tocsOf(t.Context(), digested(repo, layer.Digest)); fmt.Sprint(got) != fmt.Sprint(want) {

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/entrepot-dev/entrepot/cache/fill"
 	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/oci"
 )
@@ -485,7 +486,7 @@ func (w *walk) config(config *Node) ([]byte, error) {
 		return nil, fillError(w.at(d.Digest), err)
 	}
 	if d.Digest.Algorithm().FromBytes(b) != d.Digest {
-		return nil, fillError(w.at(d.Digest), errMismatch)
+		return nil, fillError(w.at(d.Digest), fill.ErrMismatch)
 	}
 	return b, nil
 }
@@ -581,7 +582,7 @@ func (c *Cache) VerifyNode(ctx context.Context, t oci.Target, n *Node) error {
 		return fillError(t, err)
 	}
 	if !verifier.Verified() {
-		return fillError(t, errMismatch)
+		return fillError(t, fill.ErrMismatch)
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/entrepot-dev/entrepot/cache/fill"
 	"github.com/entrepot-dev/entrepot/cache/store"
 )
 
@@ -153,7 +154,7 @@ func (c *Cache) verify(v *verification, d digest.Digest, found string, pace func
 		v.err = closing()
 	case err != nil:
 		c.unreadable(d, err)
-		v.err = fmt.Errorf("verify %s: %w", d, onDisk(err))
+		v.err = fmt.Errorf("verify %s: %w", d, fill.OnDisk(err))
 	case !right:
 		c.setAside(d, stamp, found)
 		v.err = fmt.Errorf("verify %s: %w", d, errDamaged)
@@ -165,8 +166,8 @@ func (c *Cache) verify(v *verification, d digest.Digest, found string, pace func
 // hashes tells whether file holds d's bytes.
 func (c *Cache) hashes(v *verification, file *os.File, d digest.Digest, pace func(context.Context, int) error) (bool, error) {
 	hash := d.Algorithm().Hash()
-	buf := buffers.Get().(*[readSize]byte)
-	defer buffers.Put(buf)
+	buf := fill.Buffers.Get().(*[fill.ReadSize]byte)
+	defer fill.Buffers.Put(buf)
 	for {
 		n, err := file.Read(buf[:])
 		hash.Write(buf[:n])

@@ -126,7 +126,7 @@ func (img *warmingImage) failed() bool {
 func (img *warmingImage) progress() int64 {
 	n := img.come
 	for f := range img.fills {
-		_, came := f.progress()
+		_, came := f.Progress()
 		n += came
 	}
 	return min(n, img.total)
@@ -744,11 +744,11 @@ func (img *warmingImage) follow(f *blobFill, size int64) error {
 	img.mu.Lock()
 	defer img.mu.Unlock()
 	delete(img.fills, f)
-	_, came := f.progress()
+	_, came := f.Progress()
 	img.come += came
 	img.BytesFetched += came
 	if err == nil {
-		err = f.failure()
+		err = f.Failure()
 	}
 	if left := size - came; err == nil && left > 0 { // of an earlier run
 		img.BytesHere += left

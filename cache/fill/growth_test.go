@@ -1,4 +1,4 @@
-package cache
+package fill
 
 import (
 	"context"
@@ -63,10 +63,10 @@ func TestFillTakesAsManyConnectionsAsHelp(t *testing.T) {
 		// unsized is set if no manifest has told the blob's size.
 		unsized bool
 	}{
-		"each connection is slow":       {line: line{own: 4e6, shared: 1e9}, connections: maxWriters, share: 0.3},
-		"each is slow, and no manifest": {line: line{own: 4e6, shared: 1e9}, connections: maxWriters, share: 0.3, unsized: true},
+		"each connection is slow":       {line: line{own: 4e6, shared: 1e9}, connections: MaxWriters, share: 0.3},
+		"each is slow, and no manifest": {line: line{own: 4e6, shared: 1e9}, connections: MaxWriters, share: 0.3, unsized: true},
 		"the line is full with one":     {line: line{own: 1e9, shared: 4e6}, connections: 2, share: 1.05},
-		"the line is full with two":     {line: line{own: 4e6, shared: 8e6}, connections: maxWriters, share: 0.55},
+		"the line is full with two":     {line: line{own: 4e6, shared: 8e6}, connections: MaxWriters, share: 0.55},
 		"one connection is fast enough": {line: line{own: 500e6, shared: 1e9}, connections: 1, share: 3},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -76,10 +76,10 @@ func TestFillTakesAsManyConnectionsAsHelp(t *testing.T) {
 				f := newTestFill(s, &memoryPart{})
 				f.least = 2 << 20
 				if c.unsized {
-					f.size, f.task.size = -1, -1
+					f.size, f.task.Size = -1, -1
 				}
 				begun := time.Now()
-				if err := f.run(context.Background()); err != nil {
+				if err := f.Run(context.Background()); err != nil {
 					t.Fatal(err)
 				}
 				took, alone := time.Since(begun), time.Duration(size/min(c.line.own, c.line.shared)*float64(time.Second))

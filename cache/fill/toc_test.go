@@ -1,4 +1,4 @@
-package cache
+package fill
 
 import (
 	"archive/tar"
@@ -23,7 +23,7 @@ import (
 // layerWithTOC is a layer that lazy pullers can read, and what its manifest says about it.
 type layerWithTOC struct {
 	content []byte
-	said    toc
+	said    TOC
 	toc     oci.Span // where the compressed TOC is
 }
 
@@ -54,7 +54,7 @@ func stargz(files int, json []byte, old bool) layerWithTOC {
 	if !old {
 		at = "SG\x16\x00" + at
 	}
-	l := layerWithTOC{toc: oci.Span{From: int64(len(b)), To: int64(len(b) + len(packed))}, said: toc{digest: digest.FromBytes(json)}}
+	l := layerWithTOC{toc: oci.Span{From: int64(len(b)), To: int64(len(b) + len(packed))}, said: TOC{digest: digest.FromBytes(json)}}
 	l.content = append(append(b, packed...), footer(at)...)
 	return l
 }
@@ -68,18 +68,18 @@ func layersWithTOC() map[string]layerWithTOC {
 	return map[string]layerWithTOC{
 		"eStargz":           stargz(4<<20, json, false),
 		"eStargz, old":      stargz(4<<20, json, true),
-		"zstd:chunked":      {chunked, toc{digest.FromBytes(chunked[at.From:at.To]), at}, at},
+		"zstd:chunked":      {chunked, TOC{digest.FromBytes(chunked[at.From:at.To]), at}, at},
 		"TOC in the footer": stargz(4<<20, json[:1000], false),
 	}
 }
 
 // tocFill returns a fill of l from s whose first reader reads the TOC, as it runs.
-func tocFill(t *testing.T, s *source, p *memoryPart, l layerWithTOC) (f *fill, wait func() error) {
+func tocFill(t *testing.T, s *source, p *memoryPart, l layerWithTOC) (f *Fill, wait func() error) {
 	f = newTestFill(s, p)
-	f.task.digest, f.size, f.lead, f.least = digest.FromBytes(l.content), int64(len(l.content)), leadSize, minSegment
-	f.task.size = f.size
+	f.task.Digest, f.size, f.lead, f.least = digest.FromBytes(l.content), int64(len(l.content)), leadSize, MinSegment
+	f.task.Size = f.size
 	f.askPiece(l.toc, false)
-	f.guardTOCs([]toc{l.said})
+	f.GuardTOCs([]TOC{l.said})
 	return f, start(t.Context(), f)
 }
 
@@ -96,7 +96,7 @@ func TestTheTOCOfAPartialBlobIsVerifiedAndServed(t *testing.T) {
 				for _, span := range []oci.Span{l.toc, files} {
 					asked += readPieces(t, f, l.content, []oci.Span{span})
 				}
-				if err := wait(); !errors.Is(err, errParked) || s.mismatch > 0 {
+				if err := wait(); !errors.Is(err, ErrParked) || s.mismatch > 0 {
 					t.Fatalf("the fill ends with %v, %d mismatches", err, s.mismatch)
 				}
 				if most := asked + 3*minPiece + int64(len(s.requests))*leadSize; s.sent > most || len(s.requests) > 4 {
@@ -106,7 +106,7 @@ func TestTheTOCOfAPartialBlobIsVerifiedAndServed(t *testing.T) {
 				before := len(s.requests)
 				f, wait = tocFill(t, s, p, l)
 				readPieces(t, f, l.content, []oci.Span{l.toc, files, footer})
-				if err := wait(); !errors.Is(err, errParked) || len(s.requests) != before {
+				if err := wait(); !errors.Is(err, ErrParked) || len(s.requests) != before {
 					t.Errorf("%v; the upstream was asked %d more times", err, len(s.requests)-before)
 				}
 				// What was damaged on disk meanwhile isn't served.
@@ -181,17 +181,17 @@ func TestAWrongTOCReachesNobody(t *testing.T) {
 						size := int64(len(l.content))
 						for _, span := range []oci.Span{{From: size - 51, To: oci.Open}, l.toc, {From: (l.toc.From + l.toc.To) / 2, To: oci.Open}} {
 							got, err := read(t.Context(), f, span)
-							want := l.content[span.From:end(span, size)]
+							want := l.content[span.From:End(span, size)]
 							switch {
 							case span.From >= l.toc.To && l.said.at == l.toc: // the manifest says where the TOC is
-							case always && (len(got) > 0 || !errors.Is(err, errMismatch)):
+							case always && (len(got) > 0 || !errors.Is(err, ErrMismatch)):
 								t.Errorf("%v: got %d bytes, %v", span, len(got), err)
 							case !always && (err != nil || !bytes.Equal(got, want)):
 								t.Errorf("%v: got %d bytes, %v", span, len(got), err)
 							}
 						}
 						err := wait()
-						if s.mismatch == 0 || errors.Is(err, errMismatch) != always || p.committed == always || p.discarded != always {
+						if s.mismatch == 0 || errors.Is(err, ErrMismatch) != always || p.committed == always || p.discarded != always {
 							t.Errorf("%v, %d mismatches, committed %v, discarded %v", err, s.mismatch, p.committed, p.discarded)
 						}
 						if !always && blamed.Load() == 0 {
@@ -213,11 +213,11 @@ func TestWhatAManifestSaysWronglyOfATOCKeepsNobodyFromTheBlob(t *testing.T) {
 	wrong := stargz(4<<20, json, false)
 	wrong.said.digest = digest.FromString("another")
 	behind := stargz(4<<20, json, false)
-	behind.said = toc{digest.FromBytes(json), oci.Span{From: 4 << 20, To: 5 << 20}}
+	behind.said = TOC{digest.FromBytes(json), oci.Span{From: 4 << 20, To: 5 << 20}}
 	none := layerWithTOC{content: content(76, 4<<20), said: wrong.said, toc: oci.Span{From: 3 << 20, To: 4 << 20}}
 	empty := layerWithTOC{content: content(76, 300<<10), said: wrong.said, toc: oci.Span{From: 1, To: 20}}
 	large := layerWithTOC{content: content(77, maxTOC+2<<20), toc: oci.Span{From: 1 << 19, To: maxTOC + 1<<20}}
-	large.said = toc{digest.FromString("not asked for"), large.toc}
+	large.said = TOC{digest.FromString("not asked for"), large.toc}
 	for name, test := range map[string]struct {
 		layerWithTOC
 		mismatches int
@@ -249,11 +249,11 @@ func TestWhatAManifestSaysWronglyOfATOCKeepsNobodyFromTheBlob(t *testing.T) {
 func TestALayerWhoseTOCIsElsewhereIsServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := append(content(78, 1<<20), footer("SG\x11\x00STARGZEXTERNALTOC")...)
-		l := layerWithTOC{content: b, said: toc{digest: digest.FromString("elsewhere")}, toc: oci.Span{From: int64(len(b) - 51), To: int64(len(b))}}
+		l := layerWithTOC{content: b, said: TOC{digest: digest.FromString("elsewhere")}, toc: oci.Span{From: int64(len(b) - 51), To: int64(len(b))}}
 		s := &source{content: b}
 		f, wait := tocFill(t, s, &memoryPart{}, l)
 		readPieces(t, f, b, []oci.Span{l.toc, {From: 1000, To: 2000}})
-		if err := wait(); !errors.Is(err, errParked) || s.mismatch > 0 {
+		if err := wait(); !errors.Is(err, ErrParked) || s.mismatch > 0 {
 			t.Errorf("%v, %d mismatches", err, s.mismatch)
 		}
 	})
@@ -278,12 +278,12 @@ func TestWhatCannotBeTheTOCDoesNotWaitForIt(t *testing.T) {
 				return nil, nil
 			}
 			size := int64(len(l.content))
-			span.To = end(span, size)
+			span.To = End(span, size)
 			late := io.MultiReader(waits(closed), bytes.NewReader(l.content[span.From:span.To]))
 			return &oci.Body{ReadCloser: io.NopCloser(late), Span: span, Size: size, Status: 206}, nil
 		}
 		f, wait := tocFill(t, s, p, l)
-		f.guardTOCs([]toc{l.said}) // known
+		f.GuardTOCs([]TOC{l.said}) // known
 		if len(f.guards) != 1 {
 			t.Errorf("%d guards", len(f.guards))
 		}
@@ -308,23 +308,23 @@ func TestWhatADescriptorSaysAboutItsTOC(t *testing.T) {
 		mediaType string
 		size      int64
 		said      map[string]string
-		want      toc
+		want      TOC
 	}{
-		"nothing":             {v1.MediaTypeImageLayerGzip, 1000, nil, toc{}},
-		"eStargz":             {v1.MediaTypeImageLayerGzip, 1000, map[string]string{stargzDigest: sum.String()}, toc{digest: sum}},
-		"eStargz, no digest":  {v1.MediaTypeImageLayerGzip, 1000, map[string]string{stargzDigest: "sha256:12"}, toc{}},
-		"eStargz, unknown":    {v1.MediaTypeImageLayerGzip, 1000, map[string]string{stargzDigest: "md5:d41d8cd98f00b204e9800998ecf8427e"}, toc{}},
-		"zstd:chunked":        {v1.MediaTypeImageLayerZstd, 1000, map[string]string{chunkedDigest: sum.String(), chunkedAt: "10:20:300:1"}, toc{sum, oci.Span{From: 10, To: 30}}},
-		"both":                {v1.MediaTypeImageLayerZstd, 1000, map[string]string{stargzDigest: "sha256:12", chunkedDigest: sum.String(), chunkedAt: "10:20:300:1"}, toc{sum, oci.Span{From: 10, To: 30}}},
-		"zstd, plain digest":  {v1.MediaTypeImageLayerZstd, 1000, map[string]string{stargzDigest: sum.String()}, toc{}},
-		"zstd, no position":   {v1.MediaTypeImageLayerZstd, 1000, map[string]string{chunkedDigest: sum.String()}, toc{}},
-		"zstd, odd position":  {v1.MediaTypeImageLayerZstd, 1000, map[string]string{chunkedDigest: sum.String(), chunkedAt: "10"}, toc{}},
-		"zstd, negative":      {v1.MediaTypeImageLayerZstd, 1000, map[string]string{chunkedDigest: sum.String(), chunkedAt: "-1:20:300:1"}, toc{}},
-		"zstd, too far":       {v1.MediaTypeImageLayerZstd, 1000, map[string]string{chunkedDigest: sum.String(), chunkedAt: "990:20:300:1"}, toc{}},
-		"zstd, out of bounds": {v1.MediaTypeImageLayerZstd, 0, map[string]string{chunkedDigest: sum.String(), chunkedAt: "9223372036854775807:9223372036854775807:1:1"}, toc{}},
+		"nothing":             {v1.MediaTypeImageLayerGzip, 1000, nil, TOC{}},
+		"eStargz":             {v1.MediaTypeImageLayerGzip, 1000, map[string]string{StargzDigest: sum.String()}, TOC{digest: sum}},
+		"eStargz, no digest":  {v1.MediaTypeImageLayerGzip, 1000, map[string]string{StargzDigest: "sha256:12"}, TOC{}},
+		"eStargz, unknown":    {v1.MediaTypeImageLayerGzip, 1000, map[string]string{StargzDigest: "md5:d41d8cd98f00b204e9800998ecf8427e"}, TOC{}},
+		"zstd:chunked":        {v1.MediaTypeImageLayerZstd, 1000, map[string]string{chunkedDigest: sum.String(), chunkedAt: "10:20:300:1"}, TOC{sum, oci.Span{From: 10, To: 30}}},
+		"both":                {v1.MediaTypeImageLayerZstd, 1000, map[string]string{StargzDigest: "sha256:12", chunkedDigest: sum.String(), chunkedAt: "10:20:300:1"}, TOC{sum, oci.Span{From: 10, To: 30}}},
+		"zstd, plain digest":  {v1.MediaTypeImageLayerZstd, 1000, map[string]string{StargzDigest: sum.String()}, TOC{}},
+		"zstd, no position":   {v1.MediaTypeImageLayerZstd, 1000, map[string]string{chunkedDigest: sum.String()}, TOC{}},
+		"zstd, odd position":  {v1.MediaTypeImageLayerZstd, 1000, map[string]string{chunkedDigest: sum.String(), chunkedAt: "10"}, TOC{}},
+		"zstd, negative":      {v1.MediaTypeImageLayerZstd, 1000, map[string]string{chunkedDigest: sum.String(), chunkedAt: "-1:20:300:1"}, TOC{}},
+		"zstd, too far":       {v1.MediaTypeImageLayerZstd, 1000, map[string]string{chunkedDigest: sum.String(), chunkedAt: "990:20:300:1"}, TOC{}},
+		"zstd, out of bounds": {v1.MediaTypeImageLayerZstd, 0, map[string]string{chunkedDigest: sum.String(), chunkedAt: "9223372036854775807:9223372036854775807:1:1"}, TOC{}},
 	} {
-		got, ok := tocOf(v1.Descriptor{MediaType: test.mediaType, Size: test.size, Annotations: test.said})
-		if got != test.want && ok || ok != (test.want != toc{}) {
+		got, ok := TOCOf(v1.Descriptor{MediaType: test.mediaType, Size: test.size, Annotations: test.said})
+		if got != test.want && ok || ok != (test.want != TOC{}) {
 			t.Errorf("%s: got %v, %v, want %v", name, got, ok, test.want)
 		}
 	}

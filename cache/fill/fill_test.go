@@ -1,4 +1,4 @@
-package cache
+package fill
 
 import (
 	"bytes"
@@ -135,7 +135,7 @@ func (s *source) Blob(ctx context.Context, span oci.Span) (*oci.Body, error) {
 		}
 	}
 	size := int64(len(s.content))
-	got := oci.Span{From: span.From, To: end(span, size)}
+	got := oci.Span{From: span.From, To: End(span, size)}
 	if s.noRanges {
 		got = oci.Span{From: 0, To: size}
 	}
@@ -216,23 +216,23 @@ func (b *sourceBody) Close() error { return nil }
 
 // newTestFill gives a fill of s's blob into p. The size is told to it unless s
 // hides it.
-func newTestFill(s *source, p *memoryPart) *fill {
+func newTestFill(s *source, p *memoryPart) *Fill {
 	size := int64(len(s.content))
 	if s.hideSize {
 		size = -1
 	}
-	f := newFill(fillTask{
-		digest: digest.FromBytes(s.content),
-		size:   size,
-		begin: func() (part, store.Spans, int64, error) {
+	f := New(Task{
+		Digest: digest.FromBytes(s.content),
+		Size:   size,
+		Begin: func() (Part, store.Spans, int64, error) {
 			return p, p.saved.Clone(), -1, nil
 		},
-		open:       s.Blob,
-		reserve:    func(int64) error { return nil },
-		arrived:    func(int64) {},
-		record:     func(size int64) { s.recordedN = size },
-		resumed:    func() { s.mu.Lock(); s.resumed++; s.mu.Unlock() },
-		mismatched: func(error) { s.mismatch++ },
+		Open:       s.Blob,
+		Reserve:    func(int64) error { return nil },
+		Arrived:    func(int64) {},
+		Record:     func(size int64) { s.recordedN = size },
+		Resumed:    func() { s.mu.Lock(); s.resumed++; s.mu.Unlock() },
+		Mismatched: func(error) { s.mismatch++ },
 	})
 	f.least, f.lead = testSegment, 0
 	return f
@@ -240,10 +240,10 @@ func newTestFill(s *source, p *memoryPart) *fill {
 
 // askPiece makes f one whose first reader asks for a piece, before it is run. If completes
 // is set, the rest is fetched as well.
-func (f *fill) askPiece(piece oci.Span, completes bool) {
-	f.task.piece, f.eager = piece, false
+func (f *Fill) askPiece(piece oci.Span, completes bool) {
+	f.task.Piece, f.eager = piece, false
 	if completes {
-		f.task.complete = func() time.Duration { return 0 }
+		f.task.Complete = func() time.Duration { return 0 }
 	}
 }
 
@@ -258,12 +258,12 @@ func content(seed uint64, size int) []byte {
 }
 
 // read reads span of f as a client would.
-func read(ctx context.Context, f *fill, span oci.Span) ([]byte, error) {
-	size, err := f.ready(ctx, span)
+func read(ctx context.Context, f *Fill, span oci.Span) ([]byte, error) {
+	size, err := f.Ready(ctx, span)
 	if err != nil {
 		return nil, err
 	}
-	r, err := follow(ctx, f, size, nil)
+	r, err := newReader(ctx, f, size, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -274,14 +274,14 @@ func read(ctx context.Context, f *fill, span oci.Span) ([]byte, error) {
 }
 
 // start runs f and gives a function that waits for its end.
-func start(ctx context.Context, f *fill) (wait func() error) {
+func start(ctx context.Context, f *Fill) (wait func() error) {
 	done := make(chan error, 1)
-	go func() { done <- f.run(ctx) }()
+	go func() { done <- f.Run(ctx) }()
 	return func() error { return <-done }
 }
 
 func TestFillIsOneTransferForAnyMixOfReadersAndRanges(t *testing.T) {
-	for _, size := range []int{0, 1, heldBack, heldBack + 1, 1 << 20, 3*testSegment + 12345} {
+	for _, size := range []int{0, 1, Withheld, Withheld + 1, 1 << 20, 3*testSegment + 12345} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &source{content: content(1, size), pace: time.Millisecond, chunk: 100_000}
@@ -299,7 +299,7 @@ func TestFillIsOneTransferForAnyMixOfReadersAndRanges(t *testing.T) {
 					}
 					readers.Go(func() {
 						got, err := read(t.Context(), f, span)
-						want := s.content[span.From:end(span, int64(size))]
+						want := s.content[span.From:End(span, int64(size))]
 						if err != nil || !bytes.Equal(got, want) {
 							t.Errorf("span %v: got %d bytes, %v; want %d", span, len(got), err, len(want))
 						}
@@ -334,20 +334,20 @@ func TestFillGivesBytesAsTheyComeButHoldsTheLastBack(t *testing.T) {
 		}
 		f := newTestFill(s, &memoryPart{})
 		wait := start(t.Context(), f)
-		n, err := f.ready(t.Context(), oci.Whole)
+		n, err := f.Ready(t.Context(), oci.Whole)
 		if err != nil || n != int64(size) {
 			t.Fatalf("ready: %d, %v", n, err)
 		}
 		synctest.Wait()
 		limit, err := f.await(t.Context(), oci.Whole, 0)
-		if want := int64(size - heldBack); limit != want || err != nil {
+		if want := int64(size - Withheld); limit != want || err != nil {
 			t.Errorf("all but one byte is there: %d bytes are given out, %v; want %d", limit, err, want)
 		}
 		close(gate)
 		if err := wait(); err != nil {
 			t.Fatal(err)
 		}
-		if limit, err := f.await(t.Context(), oci.Whole, int64(size-heldBack)); limit != int64(size) || err != nil {
+		if limit, err := f.await(t.Context(), oci.Whole, int64(size-Withheld)); limit != int64(size) || err != nil {
 			t.Errorf("verified: %d bytes are given out, %v; want %d", limit, err, size)
 		}
 	})
@@ -372,7 +372,7 @@ func TestFillResumesWhereTheUpstreamBrokeOff(t *testing.T) {
 		}
 		p := &memoryPart{}
 		f := newTestFill(s, p)
-		f.least = minSegment // one request at a time
+		f.least = MinSegment // one request at a time
 		wait := start(t.Context(), f)
 		got, err := read(t.Context(), f, oci.Whole)
 		if err != nil || !bytes.Equal(got, s.content) {
@@ -385,7 +385,7 @@ func TestFillResumesWhereTheUpstreamBrokeOff(t *testing.T) {
 			t.Errorf("sent %d bytes in all with %d resumes; want %d and 7", s.sent, s.resumed, len(s.content))
 		}
 		if want := int64(300_000); s.requests[1].From != want {
-			t.Errorf("the second request begins at %d, want %d", s.requests[1].From, want)
+			t.Errorf("the second request Begins at %d, want %d", s.requests[1].From, want)
 		}
 	})
 }
@@ -449,13 +449,13 @@ func TestFillOfWrongBytesIsNeverCompleteAndNeverKept(t *testing.T) {
 		s.content[1000] ^= 1 // after the digest has been taken
 		wait := start(t.Context(), f)
 		got, err := read(t.Context(), f, oci.Whole)
-		if !errors.Is(err, errMismatch) {
-			t.Errorf("the reader gets %v, want %v", err, errMismatch)
+		if !errors.Is(err, ErrMismatch) {
+			t.Errorf("the reader gets %v, want %v", err, ErrMismatch)
 		}
-		if len(got) > len(right)-heldBack {
-			t.Errorf("the reader got %d bytes, want at most %d", len(got), len(right)-heldBack)
+		if len(got) > len(right)-Withheld {
+			t.Errorf("the reader got %d bytes, want at most %d", len(got), len(right)-Withheld)
 		}
-		if err := wait(); !errors.Is(err, errMismatch) {
+		if err := wait(); !errors.Is(err, ErrMismatch) {
 			t.Errorf("the fill ends with %v", err)
 		}
 		if p.committed || !p.discarded || s.refused == 0 || s.mismatch != 1 {
@@ -469,7 +469,7 @@ func TestFillOfWrongBytesIsNeverCompleteAndNeverKept(t *testing.T) {
 
 func TestFillTriesAgainWhenTheWrongBytesReachedNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		right := content(6, heldBack) // small: held back as a whole
+		right := content(6, Withheld) // small: held back as a whole
 		s := &source{content: right}
 		s.open = func(n int, _ oci.Span) (*oci.Body, error) {
 			if n > 0 {
@@ -518,7 +518,7 @@ func TestFillOfUnknownSizeThatDoesNotEndIsEnded(t *testing.T) {
 		s := &source{content: content(5, 3<<20), hideSize: true}
 		p := &memoryPart{}
 		f := newTestFill(s, p)
-		f.task.most = 1 << 20
+		f.task.Most = 1 << 20
 		wait := start(t.Context(), f)
 		_, readErr := read(t.Context(), f, oci.Whole)
 		err := wait()
@@ -532,7 +532,7 @@ func TestFillOfUnknownSizeThatDoesNotEndIsEnded(t *testing.T) {
 			t.Errorf("discarded is %v, committed %v; want the part to be gone", p.discarded, p.committed)
 		}
 		if n := len(p.content); n > 2<<20 {
-			t.Errorf("%d bytes were written, want little more than %d", n, f.task.most)
+			t.Errorf("%d bytes were written, want little more than %d", n, f.task.Most)
 		}
 		if len(s.requests) != 1 || s.refused != 1 {
 			t.Errorf("asked %d times and refused %d times, want once", len(s.requests), s.refused)
@@ -588,7 +588,7 @@ func TestFillSavesWhatIsAheadOfTheVerifiedPrefix(t *testing.T) {
 		f := newTestFill(s, p)
 		f.every = testSegment / 2
 		f.askPiece(oci.Span{From: 4 * testSegment, To: oci.Open}, false)
-		f.wantWhole()
+		f.WantWhole()
 		wait := start(ctx, f)
 		go func() { _, _ = read(ctx, f, oci.Whole) }() // ends with ctx
 		time.Sleep(time.Minute)
@@ -608,7 +608,7 @@ func TestFillSavesWhatIsAheadOfTheVerifiedPrefix(t *testing.T) {
 
 func TestFillOfASavedPartThatIsDamagedFetchesAllAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &source{content: content(9, heldBack)}
+		s := &source{content: content(9, Withheld)}
 		p := &memoryPart{content: make([]byte, 1000)}
 		p.saved.Add(0, 1000)
 		f := newTestFill(s, p)
@@ -656,8 +656,8 @@ func TestFillGivesUpOnAnUpstreamThatSendsNothingMore(t *testing.T) {
 		if !errors.Is(err, errCut) || len(got) != 500_000 {
 			t.Errorf("the reader gets %d bytes and %v", len(got), err)
 		}
-		if err := wait(); !errors.Is(err, errCut) || len(s.requests) != maxTries {
-			t.Errorf("%v after %d requests, want %d", err, len(s.requests), maxTries)
+		if err := wait(); !errors.Is(err, errCut) || len(s.requests) != MaxTries {
+			t.Errorf("%v after %d requests, want %d", err, len(s.requests), MaxTries)
 		}
 		if p.saved.Len() != 500_000 || p.discarded {
 			t.Errorf("saved %d bytes, discarded %v", p.saved.Len(), p.discarded)
@@ -751,7 +751,7 @@ func TestFillThatEndsWhileReadersAskForMoreEndsCleanly(t *testing.T) {
 // is cut off at the wrong place.
 func TestFillNeverCompletesAReaderThatWasToldAnotherSize(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		whole, wrong := content(41, 3*heldBack), content(42, 2*heldBack)
+		whole, wrong := content(41, 3*Withheld), content(42, 2*Withheld)
 		s := &source{content: whole, hideSize: true}
 		told := make(chan struct{})
 		s.open = func(n int, span oci.Span) (*oci.Body, error) {
@@ -768,11 +768,11 @@ func TestFillNeverCompletesAReaderThatWasToldAnotherSize(t *testing.T) {
 		}
 		f := newTestFill(s, &memoryPart{})
 		wait := start(t.Context(), f)
-		size, err := f.ready(t.Context(), oci.Whole)
+		size, err := f.Ready(t.Context(), oci.Whole)
 		if err != nil || size != int64(len(wrong)) {
 			t.Fatalf("ready: %d, %v; want %d", size, err, len(wrong))
 		}
-		r, err := follow(t.Context(), f, size, nil)
+		r, err := newReader(t.Context(), f, size, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -807,7 +807,7 @@ func (l *lastWords) Read(p []byte) (int, error) {
 
 func TestFillKeepsABlobWhoseLastBytesCameWithAnError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &source{content: content(43, 5*heldBack)}
+		s := &source{content: content(43, 5*Withheld)}
 		s.open = func(n int, span oci.Span) (*oci.Body, error) {
 			if n > 0 {
 				return nil, oci.Errorf(oci.CodeRangeInvalid, "no such bytes: %v", span)
@@ -817,7 +817,7 @@ func TestFillKeepsABlobWhoseLastBytesCameWithAnError(t *testing.T) {
 		}
 		p := &memoryPart{}
 		f := newTestFill(s, p)
-		if err := f.run(t.Context()); err != nil {
+		if err := f.Run(t.Context()); err != nil {
 			t.Errorf("all bytes came, and the fill ends with %v", err)
 		}
 		if !p.committed || p.discarded || len(s.requests) != 1 {
@@ -830,20 +830,20 @@ func TestFillKeepsABlobWhoseLastBytesCameWithAnError(t *testing.T) {
 // later fill fail.
 func TestFillOfAPartWithAWrongSizeIsRightTheNextTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &source{content: content(44, 3*heldBack), hideSize: true}
+		s := &source{content: content(44, 3*Withheld), hideSize: true}
 		s.open = func(n int, span oci.Span) (*oci.Body, error) {
 			size := int64(len(s.content))
 			return &oci.Body{ReadCloser: io.NopCloser(bytes.NewReader(s.content[span.From:])), Span: oci.Span{From: span.From, To: size}, Size: size}, nil
 		}
 		p := &memoryPart{content: content(45, 1000)}
 		p.saved.Add(0, 1000)
-		noted := int64(2 * heldBack)
+		noted := int64(2 * Withheld)
 		var err error
 		for range 2 {
 			p.discarded = false
 			f := newTestFill(s, p)
-			f.task.begin = func() (part, store.Spans, int64, error) { return p, p.saved.Clone(), noted, nil }
-			if err = f.run(t.Context()); err == nil {
+			f.task.Begin = func() (Part, store.Spans, int64, error) { return p, p.saved.Clone(), noted, nil }
+			if err = f.Run(t.Context()); err == nil {
 				break
 			}
 			if p.discarded {
@@ -908,7 +908,7 @@ func TestFillThatCanNotBeKeptIsStillReadToItsEnd(t *testing.T) {
 		s := &source{content: content(14, 1<<20)}
 		p := &failingCommit{memoryPart: &memoryPart{}, err: full}
 		f := newTestFill(s, p.memoryPart)
-		f.task.begin = func() (part, store.Spans, int64, error) { return p, store.Spans{}, -1, nil }
+		f.task.Begin = func() (Part, store.Spans, int64, error) { return p, store.Spans{}, -1, nil }
 		wait := start(t.Context(), f)
 		got, err := read(t.Context(), f, oci.Whole)
 		if err != nil || !bytes.Equal(got, s.content) {
@@ -927,17 +927,17 @@ func TestFillIsReadToItsEndWhileTheDiskSyncs(t *testing.T) {
 		s := &source{content: content(22, 1<<20)}
 		p := &slowCommit{memoryPart: &memoryPart{}, sync: make(chan struct{})}
 		f := newTestFill(s, p.memoryPart)
-		f.task.begin = func() (part, store.Spans, int64, error) { return p, store.Spans{}, -1, nil }
+		f.task.Begin = func() (Part, store.Spans, int64, error) { return p, store.Spans{}, -1, nil }
 		wait := start(t.Context(), f)
 		got, err := read(t.Context(), f, oci.Whole)
 		if err != nil || !bytes.Equal(got, s.content) {
 			t.Errorf("got %d bytes, %v; want %d", len(got), err, len(s.content))
 		}
-		if _, kept := f.origin(); kept || p.committed {
+		if _, kept := f.Origin(); kept || p.committed {
 			t.Error("it is kept before its sync has ended")
 		}
 		next := &memoryPart{content: bytes.Clone(p.content), saved: p.saved.Clone()}
-		if err := newTestFill(s, next).run(t.Context()); err != nil || !next.committed || len(s.requests) != 1 {
+		if err := newTestFill(s, next).Run(t.Context()); err != nil || !next.committed || len(s.requests) != 1 {
 			t.Errorf("the next process: %v, committed %v, with %d requests in all; want one", err, next.committed, len(s.requests))
 		}
 		close(p.sync)
@@ -1005,7 +1005,7 @@ func TestFillIsRightUnderRandomFaults(t *testing.T) {
 			for _, span := range append(spans, oci.Whole) {
 				readers.Go(func() {
 					got, err := read(t.Context(), f, span)
-					if want := s.content[span.From:end(span, int64(size))]; err != nil || !bytes.Equal(got, want) {
+					if want := s.content[span.From:End(span, int64(size))]; err != nil || !bytes.Equal(got, want) {
 						t.Errorf("seed %d: span %v of %d: got %d bytes, %v", seed, span, size, len(got), err)
 					}
 				})

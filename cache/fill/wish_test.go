@@ -1,4 +1,4 @@
-package cache
+package fill
 
 import (
 	"bytes"
@@ -22,9 +22,9 @@ func TestReadersOfPiecesDoNotWaitForWhatComesBefore(t *testing.T) {
 			s := &source{content: content(50, int(size)), gate: gate, gateAt: 1 << 20}
 			p := &memoryPart{}
 			f := newTestFill(s, p)
-			f.least = minSegment
+			f.least = MinSegment
 			if hidden {
-				f.size, f.task.size = -1, -1
+				f.size, f.task.Size = -1, -1
 			}
 			wait := start(t.Context(), f)
 			spans := []oci.Span{{From: size - 100, To: oci.Open}, {From: size - 300_000, To: size - 200_000}}
@@ -35,7 +35,7 @@ func TestReadersOfPiecesDoNotWaitForWhatComesBefore(t *testing.T) {
 			for _, span := range spans {
 				readers.Go(func() {
 					got, err := read(t.Context(), f, span)
-					if err != nil || !bytes.Equal(got, s.content[span.From:end(span, size)]) {
+					if err != nil || !bytes.Equal(got, s.content[span.From:End(span, size)]) {
 						t.Errorf("%v: got %d bytes, %v", span, len(got), err)
 					}
 				})
@@ -51,7 +51,7 @@ func TestReadersOfPiecesDoNotWaitForWhatComesBefore(t *testing.T) {
 				whole <- err
 			}()
 			synctest.Wait()
-			if _, here := f.verified(); here || p.committed {
+			if _, here := f.Verified(); here || p.committed {
 				t.Error("the blob counts as verified, and not all of it is here")
 			}
 			close(gate)
@@ -76,7 +76,7 @@ func TestAPieceDoesNotWaitForAnotherThatEndsBeforeIt(t *testing.T) {
 			gate := make(chan struct{})
 			s := &source{content: content(54, int(size)), gate: gate, gateAt: one.From + 1}
 			f := newTestFill(s, &memoryPart{})
-			f.least, f.lead = minSegment, 0
+			f.least, f.lead = MinSegment, 0
 			f.askPiece(one, false)
 			wait := start(t.Context(), f)
 			first := make(chan error, 1)
@@ -97,8 +97,8 @@ func TestAPieceDoesNotWaitForAnotherThatEndsBeforeIt(t *testing.T) {
 			if err := <-first; err != nil {
 				t.Error(err)
 			}
-			if err := wait(); !errors.Is(err, errParked) {
-				t.Errorf("the fill ended with %v, want %v", err, errParked)
+			if err := wait(); !errors.Is(err, ErrParked) {
+				t.Errorf("the fill ended with %v, want %v", err, ErrParked)
 			}
 		})
 	}
@@ -111,7 +111,7 @@ func TestOnlyAReaderFromTheFirstByteWaitsForTheDigest(t *testing.T) {
 		gate := make(chan struct{})
 		s := &source{content: content(51, int(size)), gate: gate, gateAt: 1 << 19}
 		f := newTestFill(s, &memoryPart{})
-		f.least = minSegment
+		f.least = MinSegment
 		f.askPiece(oci.Span{From: size - 100, To: oci.Open}, true)
 		wait := start(t.Context(), f)
 		if got, err := read(t.Context(), f, oci.Span{From: size - 100, To: oci.Open}); err != nil || !bytes.Equal(got, s.content[size-100:]) {
@@ -119,7 +119,7 @@ func TestOnlyAReaderFromTheFirstByteWaitsForTheDigest(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second) // before another connection is tried
 		defer cancel()
-		if got, err := read(ctx, f, oci.Whole); err == nil || int64(len(got)) > size-heldBack {
+		if got, err := read(ctx, f, oci.Whole); err == nil || int64(len(got)) > size-Withheld {
 			t.Errorf("the whole: got %d bytes of %d, %v", len(got), size, err)
 		}
 		close(gate)
@@ -143,15 +143,15 @@ func TestAFillThatFetchesTheWholeWaitsForNobodyElse(t *testing.T) {
 				p := &memoryPart{}
 				f := newTestFill(s, p)
 				f.askPiece(oci.Span{From: 0, To: 1}, true)
-				f.task.complete = func() time.Duration {
-					if now, used := f.isInDemand(); !now {
-						return quiet - time.Since(used)
+				f.task.Complete = func() time.Duration {
+					if now, used := f.IsInDemand(); !now {
+						return Quiet - time.Since(used)
 					}
-					return quiet
+					return Quiet
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 				defer cancel()
-				if err := f.run(ctx); err != nil || !p.committed {
+				if err := f.Run(ctx); err != nil || !p.committed {
 					t.Errorf("committed %v, %v", p.committed, err)
 				}
 			})
@@ -160,22 +160,22 @@ func TestAFillThatFetchesTheWholeWaitsForNobodyElse(t *testing.T) {
 }
 
 // readPieces reads spans of f, eight at a time, and checks them.
-func readPieces(t *testing.T, f *fill, content []byte, spans []oci.Span) (asked int64) {
+func readPieces(t *testing.T, f *Fill, content []byte, spans []oci.Span) (asked int64) {
 	t.Helper()
 	var readers sync.WaitGroup
 	places := make(chan struct{}, 8)
 	for _, span := range spans {
-		asked += end(span, int64(len(content))) - span.From
+		asked += End(span, int64(len(content))) - span.From
 		places <- struct{}{}
 		readers.Go(func() {
 			defer func() { <-places }()
-			if !f.attach() {
+			if !f.Attach() {
 				t.Error("the fill ends while there are readers")
 				return
 			}
-			defer f.detach()
+			defer f.Detach()
 			got, err := read(t.Context(), f, span)
-			if err != nil || !bytes.Equal(got, content[span.From:end(span, int64(len(content)))]) {
+			if err != nil || !bytes.Equal(got, content[span.From:End(span, int64(len(content)))]) {
 				t.Errorf("%v: got %d bytes, %v", span, len(got), err)
 			}
 		})
@@ -197,17 +197,17 @@ func TestPiecesAreFetchedAsPiecesAndServedAgainAfterTheFillHasEnded(t *testing.T
 			spans = append(spans, oci.Span{From: at + 1000*i, To: at + 1000*i + 64<<10})
 		}
 		spans = append(spans, oci.Span{From: size - 100, To: oci.Open})
-		newFill := func() *fill {
+		New := func() *Fill {
 			f := newTestFill(s, p)
-			f.least, f.lead = minSegment, leadSize
+			f.least, f.lead = MinSegment, leadSize
 			f.askPiece(spans[0], false)
 			return f
 		}
-		f := newFill()
+		f := New()
 		wait := start(t.Context(), f)
 		asked := readPieces(t, f, s.content, spans)
-		if err := wait(); !errors.Is(err, errParked) {
-			t.Fatalf("the fill ends with %v, want %v", err, errParked)
+		if err := wait(); !errors.Is(err, ErrParked) {
+			t.Fatalf("the fill ends with %v, want %v", err, ErrParked)
 		}
 		if most := asked + asked/4; s.sent > most {
 			t.Errorf("%d bytes were asked for and the upstream sent %d, want %d at most", asked, s.sent, most)
@@ -217,17 +217,17 @@ func TestPiecesAreFetchedAsPiecesAndServedAgainAfterTheFillHasEnded(t *testing.T
 		}
 		// Once more, from what the first fill has left.
 		before := len(s.requests)
-		f = newFill()
+		f = New()
 		wait = start(t.Context(), f)
 		readPieces(t, f, s.content, spans)
-		if err := wait(); !errors.Is(err, errParked) || len(s.requests) != before {
+		if err := wait(); !errors.Is(err, ErrParked) || len(s.requests) != before {
 			t.Errorf("%v; the upstream was asked %d more times", err, len(s.requests)-before)
 		}
 		// The rest is fetched without what is here.
 		sent := s.sent
-		f = newFill()
+		f = New()
 		f.askPiece(spans[0], true)
-		if err := f.run(t.Context()); err != nil || !p.committed || !bytes.Equal(p.content, s.content) {
+		if err := f.Run(t.Context()); err != nil || !p.committed || !bytes.Equal(p.content, s.content) {
 			t.Errorf("%v, committed %v", err, p.committed)
 		}
 		if rest, most := s.sent-sent, size-asked+int64(len(s.requests))*leadSize; rest > most {
@@ -246,15 +246,15 @@ func TestPiecesThatWereWrongGoWhenTheWholeIsVerified(t *testing.T) {
 		f := newTestFill(s, p)
 		f.askPiece(oci.Span{From: 1 << 20, To: 1<<20 + 1<<16}, false)
 		wait := start(t.Context(), f)
-		if got, err := read(t.Context(), f, f.task.piece); err != nil || bytes.Equal(got, s.content[f.task.piece.From:f.task.piece.To]) {
+		if got, err := read(t.Context(), f, f.task.Piece); err != nil || bytes.Equal(got, s.content[f.task.Piece.From:f.task.Piece.To]) {
 			t.Fatalf("the piece should come, and be wrong: %d bytes, %v", len(got), err)
 		}
-		if err := wait(); !errors.Is(err, errParked) {
+		if err := wait(); !errors.Is(err, ErrParked) {
 			t.Fatal(err)
 		}
 		f = newTestFill(s, p)
 		f.askPiece(oci.Span{From: 0, To: 1}, true)
-		if err := f.run(t.Context()); err != nil || !p.committed || !bytes.Equal(p.content, s.content) {
+		if err := f.Run(t.Context()); err != nil || !p.committed || !bytes.Equal(p.content, s.content) {
 			t.Errorf("the fill of the rest ends with %v, committed %v; the upstream was blamed %d times", err, p.committed, told.Load())
 		}
 	})
@@ -267,11 +267,11 @@ func TestPiecesOfAnUpstreamWithoutRangesAreOneTransfer(t *testing.T) {
 		s := &source{content: content(54, int(size)), noRanges: true, pace: time.Millisecond, chunk: 64 << 10}
 		p := &memoryPart{}
 		f := newTestFill(s, p)
-		f.least = minSegment
+		f.least = MinSegment
 		spans := []oci.Span{{From: 1 << 20, To: 1<<20 + 1000}, {From: 2 << 20, To: 2<<20 + 1000}, {From: size - 100, To: oci.Open}}
 		f.askPiece(spans[0], false)
 		wait := start(t.Context(), f)
-		if _, err := f.ready(t.Context(), spans[0]); err != nil {
+		if _, err := f.Ready(t.Context(), spans[0]); err != nil {
 			t.Fatal(err)
 		}
 		readPieces(t, f, s.content, spans)
@@ -289,10 +289,10 @@ func TestReadAheadGrowsWithWhatAReaderTakes(t *testing.T) {
 		s := &source{content: content(55, int(size))}
 		p := &memoryPart{}
 		f := newTestFill(s, p)
-		f.least = minSegment
+		f.least = MinSegment
 		f.askPiece(oci.Span{From: 1, To: oci.Open}, false)
 		wait := start(t.Context(), f)
-		readPieces(t, f, s.content, []oci.Span{f.task.piece})
+		readPieces(t, f, s.content, []oci.Span{f.task.Piece})
 		if err := wait(); err != nil || !p.committed || s.sent != size {
 			t.Errorf("%v, committed %v, %d bytes sent", err, p.committed, s.sent)
 		}
@@ -303,7 +303,7 @@ func TestReadAheadGrowsWithWhatAReaderTakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &source{content: content(56, 24<<20)}
 		f := newTestFill(s, &memoryPart{})
-		f.least = minSegment
+		f.least = MinSegment
 		var spans []oci.Span
 		for at := int64(1 << 20); at < 17<<20; at += 64 << 10 {
 			spans = append(spans, oci.Span{From: at, To: at + 64<<10})
@@ -313,7 +313,7 @@ func TestReadAheadGrowsWithWhatAReaderTakes(t *testing.T) {
 		for i := range spans {
 			readPieces(t, f, s.content, spans[i:i+1])
 		}
-		if err := wait(); !errors.Is(err, errParked) {
+		if err := wait(); !errors.Is(err, ErrParked) {
 			t.Fatal(err)
 		}
 		if n := len(s.requests); n > 16 {
@@ -331,10 +331,10 @@ func TestTheRestOfAPieceIsFetchedWhereAnEarlierFillEnded(t *testing.T) {
 		f := newTestFill(s, p)
 		f.askPiece(oci.Span{From: 1 << 20, To: 2<<20 + 1000}, false)
 		wait := start(t.Context(), f)
-		if got, err := read(t.Context(), f, f.task.piece); err != nil || !bytes.Equal(got, s.content[f.task.piece.From:f.task.piece.To]) {
+		if got, err := read(t.Context(), f, f.task.Piece); err != nil || !bytes.Equal(got, s.content[f.task.Piece.From:f.task.Piece.To]) {
 			t.Errorf("got %d bytes, %v", len(got), err)
 		}
-		if err := wait(); !errors.Is(err, errParked) || s.sent > 2*minPiece {
+		if err := wait(); !errors.Is(err, ErrParked) || s.sent > 2*minPiece {
 			t.Errorf("%v; %d bytes sent", err, s.sent)
 		}
 	})

@@ -1,4 +1,4 @@
-package cache
+package fill
 
 import (
 	"context"
@@ -23,12 +23,12 @@ const (
 	// than it asks for: as many again, up to maxReadOn.
 	readOn    = 256 << 10
 	maxReadOn = 8 << 20
-	// quiet is for how long nobody may have read for a fill of pieces to end, and for
-	// pieces to be completed.
-	quiet = time.Second
+	// Quiet is how long nobody may have read before a fill of pieces ends, and before pieces are
+	// completed.
+	Quiet = time.Second
 	// soonThere is how far before a byte a writer may be that will bring it sooner than a new
 	// request does. It is no less than what a writer reads at a time.
-	soonThere = readSize
+	soonThere = ReadSize
 )
 
 // wish is what a reader waits for: the byte at at, of the span that it reads.
@@ -39,7 +39,7 @@ type wish struct {
 
 // want sees to it that what wi waits for is on its way, by a writer of its own if need
 // be. f.mu is held.
-func (f *fill) want(wi *wish) {
+func (f *Fill) want(wi *wish) {
 	w := &writer{}
 	if f.group == nil || len(f.writers) >= maxWaitedFor || wi.at >= wi.span.To || !f.claimFor(w, wi) {
 		return
@@ -49,7 +49,7 @@ func (f *fill) want(wi *wish) {
 
 // grant moves w on to what a reader waits for, or will wait for, that no other writer will bring soon. It
 // returns false if there is no such reader. f.mu is held.
-func (f *fill) grant(w *writer) bool {
+func (f *Fill) grant(w *writer) bool {
 	for _, wi := range f.wishes {
 		if wi.at < wi.span.To && f.claimFor(w, wi) {
 			return true
@@ -61,7 +61,7 @@ func (f *fill) grant(w *writer) bool {
 // claimFor gives w the bytes that wi waits for, and takes them from a writer that is far
 // from them. It returns false if they are here, if another writer will bring them soon, or
 // if the upstream sends only wholes. f.mu is held.
-func (f *fill) claimFor(w *writer, wi *wish) bool {
+func (f *Fill) claimFor(w *writer, wi *wish) bool {
 	if f.whole || f.size < 0 || wi.at >= f.size || f.have.Reach(wi.at) > wi.at {
 		return false
 	}
@@ -84,7 +84,7 @@ func (f *fill) claimFor(w *writer, wi *wish) bool {
 }
 
 // ahead returns how many bytes are asked for when wi waits. f.mu is held.
-func (f *fill) ahead(wi *wish) int64 {
+func (f *Fill) ahead(wi *wish) int64 {
 	n := max(wi.span.To-wi.at, minPiece)
 	switch taken := wi.at - wi.span.From; {
 	case f.eager:
@@ -97,9 +97,9 @@ func (f *fill) ahead(wi *wish) int64 {
 	return min(n, max(f.segment(), minPiece))
 }
 
-// begins returns the byte at which a hint begins, as Cache.Blob has it, in a blob of size
-// bytes; the first one if only a size that isn't known (-1) would tell.
-func begins(hint oci.Span, size int64) int64 {
+// Begins returns the byte at which hint (see Task.Piece) begins in a blob of size bytes. It is the
+// first one if that depends on a size that isn't known (-1).
+func Begins(hint oci.Span, size int64) int64 {
 	switch {
 	case hint.From >= 0:
 		return hint.From
@@ -109,15 +109,15 @@ func begins(hint oci.Span, size int64) int64 {
 	return max(0, size+hint.From)
 }
 
-// wantWhole has the whole fetched, for a reader that asks for it.
-func (f *fill) wantWhole() {
+// WantWhole has the whole blob fetched, for a reader that wants all of it.
+func (f *Fill) WantWhole() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.goEager()
 }
 
 // dropWish takes a wish off, which may be nil.
-func (f *fill) dropWish(mine *wish) {
+func (f *Fill) dropWish(mine *wish) {
 	if mine == nil {
 		return
 	}
@@ -130,14 +130,14 @@ func (f *fill) dropWish(mine *wish) {
 // wishOf returns the wish of a reader that begins with hint: the first byte of that which
 // isn't here. If the hint begins behind the blob's end, that is the last byte: an upstream
 // has to say that the blob is no longer. f.mu is held, and the size known.
-func (f *fill) wishOf(hint oci.Span) *wish {
-	from := min(begins(hint, f.size), max(0, f.size-1))
-	return &wish{span: oci.Span{From: from, To: end(hint, f.size)}, at: f.have.Reach(from)}
+func (f *Fill) wishOf(hint oci.Span) *wish {
+	from := min(Begins(hint, f.size), max(0, f.size-1))
+	return &wish{span: oci.Span{From: from, To: End(hint, f.size)}, at: f.have.Reach(from)}
 }
 
 // holds says whether all of a piece is here, by its hint, or lies behind the blob's end.
 // f.mu is held.
-func (f *fill) holds(hint oci.Span) bool {
+func (f *Fill) holds(hint oci.Span) bool {
 	if hint == oci.Whole || f.size < 0 {
 		return false
 	}
@@ -146,7 +146,7 @@ func (f *fill) holds(hint oci.Span) bool {
 }
 
 // goEager has the whole fetched from now on. f.mu is held.
-func (f *fill) goEager() {
+func (f *Fill) goEager() {
 	if f.eager || f.ended {
 		return
 	}
@@ -156,34 +156,34 @@ func (f *fill) goEager() {
 }
 
 // judgeSize has a small blob fetched as a whole. f.mu is held.
-func (f *fill) judgeSize() {
+func (f *Fill) judgeSize() {
 	if f.size >= 0 && f.size <= wholeSize {
 		f.goEager()
 	}
 }
 
 // startPieces begins with a round of a fill of pieces. f.mu is held.
-func (f *fill) startPieces() {
+func (f *Fill) startPieces() {
 	ctx := f.ctx
-	if f.task.complete == nil {
+	if f.task.Complete == nil {
 		f.used = time.Now()
 	}
 	f.inRound(func() error { return f.tend(ctx) })
-	if f.task.complete != nil {
+	if f.task.Complete != nil {
 		f.inRound(func() error { return f.fetchRest(ctx) })
 	}
 	if f.size >= 0 {
-		f.want(f.wishOf(f.task.piece))
+		f.want(f.wishOf(f.task.Piece))
 		for _, wi := range f.wishes {
 			f.want(wi)
 		}
 		return
 	}
-	w := &writer{at: begins(f.task.piece, -1), end: f.task.piece.To}
+	w := &writer{at: Begins(f.task.Piece, -1), end: f.task.Piece.To}
 	switch {
-	case f.task.piece.From < 0:
+	case f.task.Piece.From < 0:
 		w.end = minPiece
-	case f.task.piece.To == oci.Open, f.task.piece.To == math.MaxInt64, f.task.piece.To-w.at > maxSegment:
+	case f.task.Piece.To == oci.Open, f.task.Piece.To == math.MaxInt64, f.task.Piece.To-w.at > maxSegment:
 		w.end = w.at + firstAhead
 	}
 	w.end = max(w.end, w.at+minPiece)
@@ -192,17 +192,17 @@ func (f *fill) startPieces() {
 
 // hashes says whether the fill hashes what has come, since all will come. Else it does so
 // once all is here. f.mu is held.
-func (f *fill) hashes() bool { return f.eager || f.task.complete != nil }
+func (f *Fill) hashes() bool { return f.eager || f.task.Complete != nil }
 
-// errParked says that a fill of pieces has ended because nobody reads it.
-var errParked = errors.New("nobody reads it just now")
+// ErrParked says that a fill of pieces has ended because nobody reads it.
+var ErrParked = errors.New("nobody reads it just now")
 
-// tend ends a fill of pieces with errParked once nobody has read it for a while. It
+// tend ends a fill of pieces with ErrParked once nobody has read it for a while. It
 // returns nil once all is here and right, or will come without readers.
-func (f *fill) tend(ctx context.Context) error {
+func (f *Fill) tend(ctx context.Context) error {
 	for {
 		f.mu.Lock()
-		left := quiet
+		left := Quiet
 		if f.readers == 0 && len(f.wishes) == 0 && len(f.writers) == 0 && f.have.Reach(0) != f.size {
 			left -= time.Since(f.used)
 		}
@@ -210,7 +210,7 @@ func (f *fill) tend(ctx context.Context) error {
 		parked := f.parked
 		f.mu.Unlock()
 		if parked {
-			return errParked
+			return ErrParked
 		}
 		soon, cancel := context.WithTimeout(ctx, left)
 		err := f.wait(soon, func() (bool, error) { return f.right || f.hashes(), nil })
@@ -221,9 +221,9 @@ func (f *fill) tend(ctx context.Context) error {
 	}
 }
 
-// attach counts a reader, for which the fill goes on until it calls detach. It returns
-// false if the fill is ending because it had none.
-func (f *fill) attach() bool {
+// Attach counts a reader, for which the fill goes on until Detach is called. It returns false, and
+// counts none, if the fill is ending because it had no reader.
+func (f *Fill) Attach() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.parked {
@@ -233,7 +233,8 @@ func (f *fill) attach() bool {
 	return true
 }
 
-func (f *fill) detach() {
+// Detach undoes one Attach.
+func (f *Fill) Detach() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.readers--
@@ -249,7 +250,7 @@ const (
 
 // fetchRest fetches what is missing in order, one step after another as complete lets it,
 // until nothing is missing or the whole is wanted.
-func (f *fill) fetchRest(ctx context.Context) error {
+func (f *Fill) fetchRest(ctx context.Context) error {
 	for step := int64(stepAtFirst); ; step = min(2*step, lastStep) {
 		if err := f.awaitStep(ctx); err != nil {
 			return err
@@ -280,9 +281,9 @@ func (f *fill) fetchRest(ctx context.Context) error {
 }
 
 // awaitStep waits until complete lets fetchRest take its next step, or none is needed any more.
-func (f *fill) awaitStep(ctx context.Context) error {
+func (f *Fill) awaitStep(ctx context.Context) error {
 	f.mu.Lock()
-	complete := f.task.complete
+	complete := f.task.Complete
 	f.mu.Unlock()
 	for {
 		left := complete()
@@ -301,31 +302,31 @@ func (f *fill) awaitStep(ctx context.Context) error {
 
 // giveUpRest ends with the error err of w, which was fetching what nobody asked for. That
 // is no trouble to those who read: the fill goes on until they have left.
-func (f *fill) giveUpRest(ctx context.Context, w *writer, err error) error {
-	if ctx.Err() != nil || isOfDisk(err) || errors.Is(err, errMismatch) || errors.Is(err, errSeam) {
+func (f *Fill) giveUpRest(ctx context.Context, w *writer, err error) error {
+	if ctx.Err() != nil || IsDiskError(err) || errors.Is(err, ErrMismatch) || errors.Is(err, errSeam) {
 		return err
 	}
 	f.mu.Lock()
-	f.task.complete = nil
+	f.task.Complete = nil
 	f.writers = slices.DeleteFunc(f.writers, func(o *writer) bool { return o == w })
 	f.mu.Unlock()
-	if ended := f.tend(ctx); !errors.Is(ended, errParked) {
+	if ended := f.tend(ctx); !errors.Is(ended, ErrParked) {
 		return ended
 	}
 	return err
 }
 
-// isInDemand says whether readers wait for the fill, or it fetches a whole for them, and
-// when one last did.
-func (f *fill) isInDemand() (now bool, used time.Time) {
+// IsInDemand reports whether readers wait for the fill or it fetches a whole blob for them, and when
+// one last did.
+func (f *Fill) IsInDemand() (now bool, used time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.eager || len(f.wishes) > 0, f.used
 }
 
-// stay keeps the fill from ending for now because nobody reads it; if eager is set, the
-// whole is fetched from now on. It returns false if the fill is ending already.
-func (f *fill) stay(eager bool) bool {
+// Stay keeps the fill from ending for now because nobody reads it; if eager is set, it fetches the
+// whole blob from now on. It returns false if the fill is ending already.
+func (f *Fill) Stay(eager bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.parked {

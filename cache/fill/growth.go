@@ -1,4 +1,4 @@
-package cache
+package fill
 
 import "time"
 
@@ -16,7 +16,7 @@ const (
 )
 
 // growth is the rate at which a fill's bytes come, and what more connections have
-// done to it. fill.mu guards it.
+// done to it. Fill.mu guards it.
 type growth struct {
 	since  time.Time // when the measurement began; zero while there is none
 	bytes  int64     // that have come since
@@ -55,8 +55,8 @@ func (g *growth) judge(now time.Time, n int64, connections int, rest int64) bool
 // grow puts more writers to work where the upstream, or the way to it, gives each
 // connection little, as long as that helps. It is told that n bytes have come.
 // f.mu is held.
-func (f *fill) grow(n int64) {
-	if f.whole || !f.eager || f.size < 0 || len(f.writers) >= maxWriters {
+func (f *Fill) grow(n int64) {
+	if f.whole || !f.eager || f.size < 0 || len(f.writers) >= MaxWriters {
 		return
 	}
 	for _, w := range f.writers {
@@ -75,7 +75,7 @@ func (f *fill) grow(n int64) {
 
 // cutClaims shortens the claims that span more than a segment. Such a claim was made
 // when the blob's size was not known yet. f.mu is held.
-func (f *fill) cutClaims() {
+func (f *Fill) cutClaims() {
 	seg := f.segment()
 	if f.size < 2*seg {
 		return

@@ -1,4 +1,4 @@
-package cache
+package fill
 
 import (
 	"errors"
@@ -6,11 +6,11 @@ import (
 	"io"
 )
 
-// errShort says that a file has fewer bytes than it had.
-var errShort = errors.New("the file ends early")
+// ErrShort says that a file has fewer bytes than it had.
+var ErrShort = errors.New("the file ends early")
 
-// fileSender is what a writer may be that sends a file's bytes without reading
-// them: those in [from, to). It leaves the file's position alone.
+// fileSender is a writer that can send a file's bytes in [from, to) without reading them. It leaves
+// the file's position alone.
 type fileSender interface {
 	SendFile(file File, from, to int64) (int64, error)
 }
@@ -21,8 +21,8 @@ type File interface {
 	Fd() uintptr
 }
 
-// sendFile writes the bytes of file in [from, to) to w.
-func sendFile(w io.Writer, file io.ReaderAt, from, to int64) (int64, error) {
+// SendFile writes the bytes of file in [from, to) to w.
+func SendFile(w io.Writer, file io.ReaderAt, from, to int64) (int64, error) {
 	var n int64
 	var err error
 	s, sends := w.(fileSender)
@@ -32,7 +32,7 @@ func sendFile(w io.Writer, file io.ReaderAt, from, to int64) (int64, error) {
 		n, err = io.Copy(w, io.NewSectionReader(file, from, to-from))
 	}
 	if err == nil && n < to-from {
-		err = fmt.Errorf("send bytes %d to %d: %w at %d", from, to, errShort, from+n)
+		err = fmt.Errorf("send bytes %d to %d: %w at %d", from, to, ErrShort, from+n)
 	}
 	return n, err
 }

@@ -1,4 +1,4 @@
-package cache
+package fill
 
 import (
 	"bytes"
@@ -40,14 +40,14 @@ type seam struct {
 
 // takeLead reads body up to byte at, which is the first that is needed of it, and
 // compares what comes before with what is here, now or as soon as it is.
-func (f *fill) takeLead(body *oci.Body, at int64) error {
+func (f *Fill) takeLead(body *oci.Body, at int64) error {
 	skip := at - body.Span.From
 	lead := make([]byte, min(skip, f.lead))
 	if _, err := io.CopyN(io.Discard, body, skip-int64(len(lead))); err != nil {
-		return fmt.Errorf("skip %d bytes: %w", skip, unexpected(err))
+		return fmt.Errorf("skip %d bytes: %w", skip, Unexpected(err))
 	}
 	if _, err := io.ReadFull(body, lead); err != nil {
-		return fmt.Errorf("skip %d bytes: %w", skip, unexpected(err))
+		return fmt.Errorf("skip %d bytes: %w", skip, Unexpected(err))
 	}
 	if len(lead) == 0 {
 		return nil
@@ -66,22 +66,22 @@ func (f *fill) takeLead(body *oci.Body, at int64) error {
 }
 
 // isHere says whether the bytes before s have come. f.mu is held.
-func (f *fill) isHere(s seam) bool { return f.have.Reach(s.at-int64(len(s.lead))) >= s.at }
+func (f *Fill) isHere(s seam) bool { return f.have.Reach(s.at-int64(len(s.lead))) >= s.at }
 
 // compare returns errSeam if s's lead is not what is in the part.
-func (f *fill) compare(s seam) error {
+func (f *Fill) compare(s seam) error {
 	here := make([]byte, len(s.lead))
 	if _, err := f.part.ReadAt(here, s.at-int64(len(here))); err != nil && err != io.EOF {
-		return onDisk(err)
+		return OnDisk(err)
 	}
 	if !bytes.Equal(here, s.lead) {
-		return fmt.Errorf("%s: %w at byte %d", f.task.digest, errSeam, s.at)
+		return fmt.Errorf("%s: %w at byte %d", f.task.Digest, errSeam, s.at)
 	}
 	return nil
 }
 
 // checkSeams compares the leads of the seams where the bytes before have come.
-func (f *fill) checkSeams() error {
+func (f *Fill) checkSeams() error {
 	for {
 		f.mu.Lock()
 		i := slices.IndexFunc(f.seams, f.isHere)
@@ -103,7 +103,7 @@ func (f *fill) checkSeams() error {
 
 // upToSeam gives limit, or the first seam before it that a reader who began at byte from
 // and is at off must not pass yet. f.mu is held.
-func (f *fill) upToSeam(from, off, limit int64) int64 {
+func (f *Fill) upToSeam(from, off, limit int64) int64 {
 	for _, s := range f.seams {
 		if s.at > off || s.at == off && off > from {
 			limit = min(limit, s.at)
@@ -114,7 +114,7 @@ func (f *fill) upToSeam(from, off, limit int64) int64 {
 
 // trimSeams lets a reader who began at byte from and waits at a seam at byte at go on without
 // the bytes before from: they may never come. What is here of the lead is compared. f.mu is held.
-func (f *fill) trimSeams(from, at int64) {
+func (f *Fill) trimSeams(from, at int64) {
 	for i := range f.seams {
 		s := &f.seams[i]
 		if s.at != at || s.at == from || f.isHere(*s) {
@@ -128,8 +128,8 @@ func (f *fill) trimSeams(from, at int64) {
 }
 
 // writeAt writes b, which came from an upstream. What readers were given by an earlier
-// round stays as it is: the error is errMismatch if b has other bytes there.
-func (f *fill) writeAt(b []byte, off int64) error {
+// round stays as it is: the error is ErrMismatch if b has other bytes there.
+func (f *Fill) writeAt(b []byte, off int64) error {
 	for _, r := range f.fixed.Runs() {
 		from, to := max(r.From, off), min(r.To, off+int64(len(b)))
 		if from >= to {
@@ -137,22 +137,22 @@ func (f *fill) writeAt(b []byte, off int64) error {
 		}
 		here := make([]byte, to-from)
 		if _, err := f.part.ReadAt(here, from); err != nil && err != io.EOF {
-			return onDisk(err)
+			return OnDisk(err)
 		}
 		if !bytes.Equal(here, b[from-off:to-off]) {
-			return fmt.Errorf("%s: %w: readers have been given others between the bytes %d and %d", f.task.digest, errMismatch, from, to)
+			return fmt.Errorf("%s: %w: readers have been given others between the bytes %d and %d", f.task.Digest, ErrMismatch, from, to)
 		}
 	}
 	_, err := f.part.WriteAt(b, off)
-	if err != nil && !errors.Is(err, errMismatch) {
-		return onDisk(err)
+	if err != nil && !errors.Is(err, ErrMismatch) {
+		return OnDisk(err)
 	}
 	return err
 }
 
 // blameParts tells the sources of all that came as parts that those were wrong. f.mu is
 // held.
-func (f *fill) blameParts() {
+func (f *Fill) blameParts() {
 	for _, noRanges := range f.noRanges {
 		noRanges()
 	}
@@ -163,14 +163,14 @@ func (f *fill) blameParts() {
 // and says whether one is worth while. If some of the bytes came as a part, or a TOC was
 // wrong, the whole is asked for next, once. Else another round helps only if another source may be asked, and
 // nobody was given bytes that may be wrong.
-func (f *fill) nextRound(err error, round int) bool {
+func (f *Fill) nextRound(err error, round int) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if errors.Is(err, errSeam) || f.plain {
 		f.blameParts() // the whole was something else
 	}
 	for _, refuse := range f.refuse {
-		if errors.Is(err, errMismatch) {
+		if errors.Is(err, ErrMismatch) {
 			refuse()
 		}
 	}
@@ -186,7 +186,7 @@ func (f *fill) nextRound(err error, round int) bool {
 	if f.given {
 		f.fixed = f.shown.Clone()
 	} else {
-		f.size = f.task.size
+		f.size = f.task.Size
 	}
 	return again
 }
@@ -194,7 +194,7 @@ func (f *fill) nextRound(err error, round int) bool {
 // isWhole says whether what has come of a blob whose size is not sure, up to where w is,
 // is all of it, though its sender has not said so properly. Then that is the blob's size,
 // and w's claim ends there.
-func (f *fill) isWhole(ctx context.Context, w *writer) bool {
+func (f *Fill) isWhole(ctx context.Context, w *writer) bool {
 	f.mu.Lock()
 	at := w.at
 	if at == 0 || !f.hashes() || f.size >= 0 && f.given || len(f.writers) > 1 {
@@ -216,22 +216,22 @@ func (f *fill) isWhole(ctx context.Context, w *writer) bool {
 }
 
 // tryEnd finds out for isWhole whether the done bytes that hash has are all of the blob.
-func (f *fill) tryEnd(done int64, sum digest.Digest) {
+func (f *Fill) tryEnd(done int64, sum digest.Digest) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.tried = done
-	if sum == f.task.digest && !(f.given && f.size >= 0) {
+	if sum == f.task.Digest && !(f.given && f.size >= 0) {
 		f.size = done
 	}
 	f.wake()
 }
 
 // mayEnd says whether it is to be found out if the blob ends after done bytes.
-func (f *fill) mayEnd(done int64) bool {
+func (f *Fill) mayEnd(done int64) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.endsPerhaps(done)
 }
 
 // endsPerhaps is mayEnd for a caller that holds f.mu.
-func (f *fill) endsPerhaps(done int64) bool { return f.candidate == done && f.tried != done }
+func (f *Fill) endsPerhaps(done int64) bool { return f.candidate == done && f.tried != done }

@@ -1,4 +1,4 @@
-package cache
+package fill
 
 import (
 	"bufio"
@@ -25,7 +25,7 @@ const (
 // for parts and not send them. Once the second body has brought more than the first one
 // did, rescue leaves it with w and abandons the first. The caller calls stop, which waits
 // until all of this has ended.
-func (f *fill) rescue(ctx context.Context, w *writer, part bool, abandon func()) (stop func()) {
+func (f *Fill) rescue(ctx context.Context, w *writer, part bool, abandon func()) (stop func()) {
 	watch, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -79,7 +79,7 @@ func (f *fill) rescue(ctx context.Context, w *writer, part bool, abandon func())
 // they don't come before watch ends or the body brings nothing for patience. The body lives
 // as long as ctx. If the whole has come, the upstream is taken for one without ranges, and
 // w takes all that it can.
-func (f *fill) secondBody(ctx, watch context.Context, w *writer, patience time.Duration, whole bool) *oci.Body {
+func (f *Fill) secondBody(ctx, watch context.Context, w *writer, patience time.Duration, whole bool) *oci.Body {
 	f.mu.Lock()
 	ask, least := f.ask(w), min(w.end-w.at, leastProgress)
 	f.mu.Unlock()
@@ -93,7 +93,7 @@ func (f *fill) secondBody(ctx, watch context.Context, w *writer, patience time.D
 	ctx, cancel := context.WithCancel(ctx)
 	unwatch := context.AfterFunc(watch, cancel)
 	timer := time.AfterFunc(patience, cancel)
-	body, err := f.task.open(ctx, ask)
+	body, err := f.task.Open(ctx, ask)
 	if err != nil {
 		timer.Stop()
 		unwatch()
@@ -151,7 +151,7 @@ func (r *rescued) Close() error {
 
 // takeSpare returns the body that rescue has left with w, which begins at the byte where w
 // is or before it; nil if there is none. Its reads end with ctx. The caller closes it.
-func (f *fill) takeSpare(ctx context.Context, w *writer) (*oci.Body, error) {
+func (f *Fill) takeSpare(ctx context.Context, w *writer) (*oci.Body, error) {
 	f.mu.Lock()
 	body := w.spare
 	w.spare = nil
@@ -164,14 +164,14 @@ func (f *fill) takeSpare(ctx context.Context, w *writer) (*oci.Body, error) {
 	return body, nil
 }
 
-func (f *fill) hasSpare(w *writer) bool {
+func (f *Fill) hasSpare(w *writer) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return w.spare != nil
 }
 
 // dropSpare closes the body that rescue has left with w, if there is one.
-func (f *fill) dropSpare(w *writer) {
+func (f *Fill) dropSpare(w *writer) {
 	f.mu.Lock()
 	body := w.spare
 	w.spare = nil

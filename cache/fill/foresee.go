@@ -1,4 +1,4 @@
-package cache
+package fill
 
 import (
 	"slices"
@@ -17,13 +17,13 @@ const (
 // foreseen is a span that a reader of several spans will wait for.
 type foreseen struct {
 	oci.Span
-	by *follower
+	by *Reader
 }
 
 // foreseeAll has spans fetched side by side that b will send one after another, if the fill is
 // one of pieces: a round trip for each of up to a thousand would take long. Nothing waits for
 // it, and what readers wait for comes first. b calls forget when it is done.
-func (f *fill) foreseeAll(b *follower, spans []oci.Span) {
+func (f *Fill) foreseeAll(b *Reader, spans []oci.Span) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.ended || f.eager || f.size < 0 || len(f.foreseen)+len(spans) > maxForeseen {
@@ -42,7 +42,7 @@ func (f *fill) foreseeAll(b *follower, spans []oci.Span) {
 }
 
 // forget drops what b has said that it will wait for.
-func (f *fill) forget(b *follower) {
+func (f *Fill) forget(b *Reader) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.foreseen = slices.DeleteFunc(f.foreseen, func(s foreseen) bool { return s.by == b })
@@ -50,7 +50,7 @@ func (f *fill) forget(b *follower) {
 
 // grantForeseen moves w on to what a reader will wait for and no other writer will bring soon.
 // It returns false if there is nothing of that kind. f.mu is held.
-func (f *fill) grantForeseen(w *writer) bool {
+func (f *Fill) grantForeseen(w *writer) bool {
 	if f.eager {
 		return false // all of it comes
 	}

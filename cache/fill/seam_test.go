@@ -1,4 +1,4 @@
-package cache
+package fill
 
 import (
 	"bytes"
@@ -28,7 +28,7 @@ func lying(s *source, lie func(content []byte, span oci.Span) []byte) *atomic.In
 			return nil, nil
 		}
 		size := int64(len(s.content))
-		got := oci.Span{From: span.From, To: end(span, size)}
+		got := oci.Span{From: span.From, To: End(span, size)}
 		body := &sourceBody{s: s, ctx: context.Background(), rest: lie(s.content, got), cut: -1}
 		return &oci.Body{ReadCloser: body, Span: got, Size: size, Status: 206, Source: "source.test", NoRanges: func() { told.Add(1) }}, nil
 	}
@@ -54,7 +54,7 @@ func TestReadersGetTheRightBytesThoughPartsOfABlobAreWrong(t *testing.T) {
 					f := newTestFill(s, p)
 					f.lead = leadSize
 					if unsized {
-						f.size, f.task.size = -1, -1
+						f.size, f.task.Size = -1, -1
 					}
 					wait := start(t.Context(), f)
 					got, err := read(t.Context(), f, oci.Whole)
@@ -88,7 +88,7 @@ func TestAWrongResumeIsFollowedByTheWhole(t *testing.T) {
 				}}
 				told := lying(s, lie)
 				f := newTestFill(s, &memoryPart{})
-				f.least, f.lead = minSegment, leadSize
+				f.least, f.lead = MinSegment, leadSize
 				wait := start(t.Context(), f)
 				got, err := read(t.Context(), f, oci.Whole)
 				if err := errors.Join(err, wait()); err != nil || !bytes.Equal(got, s.content) {
@@ -118,11 +118,11 @@ func TestWrongBytesOfPartsAreFetchedOnceMoreAsAWhole(t *testing.T) {
 		f.lead = leadSize
 		wait := start(t.Context(), f)
 		var got bytes.Buffer
-		size, err := f.ready(t.Context(), oci.Whole)
+		size, err := f.Ready(t.Context(), oci.Whole)
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := follow(t.Context(), f, size, nil)
+		r, err := newReader(t.Context(), f, size, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,7 +132,7 @@ func TestWrongBytesOfPartsAreFetchedOnceMoreAsAWhole(t *testing.T) {
 		}
 		// A reader of all of it was given the wrong bytes, and has to be cut off.
 		all, err := read(t.Context(), f, oci.Whole)
-		if err == nil || bytes.Equal(all, s.content) || len(all) > len(s.content)-heldBack {
+		if err == nil || bytes.Equal(all, s.content) || len(all) > len(s.content)-Withheld {
 			t.Errorf("a reader of wrong bytes got %d of them, %v", len(all), err)
 		}
 		_ = wait()
@@ -150,7 +150,7 @@ func TestWrongBytesOfPartsAreFetchedOnceMoreAsAWhole(t *testing.T) {
 		p := &memoryPart{}
 		f := newTestFill(s, p)
 		f.lead = leadSize
-		if err := f.run(t.Context()); err != nil {
+		if err := f.Run(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if !p.committed || !bytes.Equal(p.content, s.content) || told.Load() == 0 {
@@ -186,7 +186,7 @@ type brokenReader struct{}
 func (brokenReader) Read([]byte) (int, error) { return 0, errCut }
 
 func TestTheDigestDecidesIfAManifestIsWrongAboutTheSize(t *testing.T) {
-	for _, size := range []int{1000, heldBack, heldBack + 1, 20 << 20} {
+	for _, size := range []int{1000, Withheld, Withheld + 1, 20 << 20} {
 		for _, off := range []int64{-1, 1, 1000} {
 			if int64(size)+off < 0 {
 				continue
@@ -197,7 +197,7 @@ func TestTheDigestDecidesIfAManifestIsWrongAboutTheSize(t *testing.T) {
 				f := newTestFill(s, p)
 				f.lead = leadSize
 				f.size += off
-				f.task.size += off
+				f.task.Size += off
 				wait := start(t.Context(), f)
 				got, err := read(t.Context(), f, oci.Whole)
 				if err := errors.Join(err, wait()); err != nil || !bytes.Equal(got, s.content) || !p.committed || s.recordedN != int64(size) {
@@ -230,10 +230,10 @@ func TestAPartOfAnEarlierFillIsNoObstacle(t *testing.T) {
 				p := &memoryPart{content: bytes.Clone(kept)}
 				p.saved.Add(0, int64(len(kept)))
 				f := newTestFill(s, p)
-				f.least, f.lead = minSegment, leadSize
+				f.least, f.lead = MinSegment, leadSize
 				f.size += c.off
-				f.task.size += c.off
-				if err := f.run(t.Context()); err != nil || !p.committed || !bytes.Equal(p.content, s.content) {
+				f.task.Size += c.off
+				if err := f.Run(t.Context()); err != nil || !p.committed || !bytes.Equal(p.content, s.content) {
 					t.Errorf("%v; committed %v", err, p.committed)
 				}
 			})

@@ -1,4 +1,4 @@
-package cache
+package fill
 
 import (
 	"bytes"
@@ -25,15 +25,15 @@ func TestSpansThatWillBeReadAreFetchedSideBySide(t *testing.T) {
 		}
 		spans[3], spans[60] = spans[60], spans[3]
 		f := newTestFill(s, &memoryPart{})
-		f.least = minSegment
+		f.least = MinSegment
 		f.askPiece(spans[0], false)
 		wait := start(t.Context(), f)
 		began := time.Now()
-		size, err := f.ready(t.Context(), spans[0])
-		if err != nil || !f.attach() {
+		size, err := f.Ready(t.Context(), spans[0])
+		if err != nil || !f.Attach() {
 			t.Fatal(err)
 		}
-		r, err := follow(t.Context(), f, size, nil)
+		r, err := newReader(t.Context(), f, size, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -53,7 +53,7 @@ func TestSpansThatWillBeReadAreFetchedSideBySide(t *testing.T) {
 		if err := r.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if err := wait(); !errors.Is(err, errParked) {
+		if err := wait(); !errors.Is(err, ErrParked) {
 			t.Errorf("the fill ends with %v", err)
 		}
 		if most := int64(pieces*piece) * 11 / 10; s.sent > most {
@@ -69,9 +69,9 @@ func TestSpansThatWillBeReadAreFetchedSideBySide(t *testing.T) {
 func TestWhatIsForeseenIsBounded(t *testing.T) {
 	f := newTestFill(&source{content: content(71, 8<<20)}, &memoryPart{})
 	f.eager = false
-	var readers []*follower
+	var readers []*Reader
 	for range 10 {
-		r := &follower{fill: f}
+		r := &Reader{fill: f}
 		var spans []oci.Span
 		for i := range int64(1024) {
 			spans = append(spans, oci.Span{From: i << 12, To: i<<12 + 1})

@@ -1,4 +1,7 @@
-package cache
+// Package fill downloads one blob: a verifier hashes it, writers fetch spans of it side by side,
+// and any number of readers are served from it while it comes. It knows neither HTTP nor the
+// index: a Task says where the bytes come from, where they go, and who is told.
+package fill
 
 import (
 	"cmp"
@@ -20,21 +23,20 @@ import (
 )
 
 const (
-	// heldBack is how much of a blob's end waits for the digest: the last
-	// chunk of a wrong blob is never sent, so no client can take it for whole.
-	heldBack = 64 << 10
-	// minSegment and maxSegment bound the spans that a large blob is asked
-	// for in. Small ones waste round trips, large ones make a reader that
-	// comes for the middle of a blob wait.
-	minSegment = 8 << 20
+	// Withheld is how many of a blob's last bytes wait for the digest. A wrong blob never gets its
+	// last chunk, so no client can take it for complete.
+	Withheld = 64 << 10
+	// MinSegment and maxSegment bound the spans that a large blob is fetched in. Small spans waste
+	// round trips. Large ones make a reader wait that comes for the middle of a blob.
+	MinSegment = 8 << 20
 	maxSegment = 64 << 20
-	// maxWriters bounds the writers that one fill has at a time to read ahead.
-	maxWriters = 4
+	// MaxWriters bounds the writers of one fill that read ahead at the same time.
+	MaxWriters = 4
 	// maxWaitedFor bounds the writers of one fill, those included that bring what
 	// readers wait for.
 	maxWaitedFor = 16
-	// maxTries bounds the attempts in a row that bring no byte.
-	maxTries = 5
+	// MaxTries bounds the attempts in a row that bring no byte.
+	MaxTries = 5
 	// maxRounds bounds the attempts at a blob whose bytes were wrong while
 	// nobody had been given any.
 	maxRounds = 3
@@ -48,22 +50,22 @@ const (
 	// arrivedEvery is how many bytes of a blob of which nobody tells the size are counted at
 	// a time.
 	arrivedEvery = 1 << 20
-	// readSize is the buffer that moves bytes from an upstream to the part.
-	readSize = 256 << 10
+	// ReadSize is the size of the buffers that move bytes from an upstream to the partial file.
+	ReadSize = 256 << 10
 )
 
-// errMismatch says that an upstream's bytes were not the digest's.
-var errMismatch = errors.New("the bytes are not the digest's")
+// ErrMismatch says that the bytes an upstream sent do not have the blob's digest.
+var ErrMismatch = errors.New("the bytes are not the digest's")
 
-// errSizes says that an upstream told another size than was known.
+// errSizes says that an upstream gave another size than the known one.
 var errSizes = errors.New("the sizes differ")
 
-// errEndless says that more came of a blob than is taken where nobody tells its
-// size.
+// errEndless says that a blob of unknown size is larger than Task.Most.
 var errEndless = errors.New("it does not end")
 
-// part is the file that a fill writes: a store.Part, or a test's.
-type part interface {
+// Part is the partial file that a fill writes: a store.Part, or one that compares what comes with
+// what is stored. Its methods are those of store.Part.
+type Part interface {
 	io.WriterAt
 	io.ReaderAt
 	Open() (store.Reader, error)
@@ -76,55 +78,55 @@ type part interface {
 	Close() error
 }
 
-// fillTask is what a fill is given to do.
-type fillTask struct {
-	digest digest.Digest
-	// size is the blob's size in bytes as a manifest tells it, or -1.
-	size int64
-	// most is how many bytes are taken of a blob of which nobody tells the size;
-	// zero is no bound.
-	most int64
-	// piece is the hint of a first reader that doesn't ask for the whole (see Cache.Blob);
-	// zero if it does. Then only what readers ask for is fetched, and the fill ends with
-	// errParked when nobody has read for a while.
-	piece oci.Span
-	// complete, if it is set, has all of the blob fetched in the background, after piece. It
-	// returns after how long the next step of that may be taken if nobody asks for anything
-	// meanwhile; zero for at once.
-	complete func() time.Duration
-	// begin opens the part, with the bytes and the size (or -1) that an
-	// earlier fill left.
-	begin func() (part, store.Spans, int64, error)
-	// open asks the upstream for a span.
-	open func(ctx context.Context, span oci.Span) (*oci.Body, error)
-	// reserve is told the size once an upstream has told it, if it was not known before; its
+// Task says what a fill downloads, and what it needs for that. A fill calls these functions from
+// goroutines of its own, but never after Run has returned.
+type Task struct {
+	// Digest is the blob's.
+	Digest digest.Digest
+	// Size is the blob's size in bytes as a manifest gives it, or -1.
+	Size int64
+	// Most bounds the bytes of a blob whose size nobody gives; zero is no bound.
+	Most int64
+	// Piece is the span that the first reader wants, if that isn't the whole blob; a From of -n
+	// stands for the last n bytes. Then the fill fetches only what readers want, and ends with
+	// ErrParked once nobody has read for a while.
+	Piece oci.Span
+	// Complete, if it is set, makes the fill fetch the whole blob in the background, after Piece.
+	// It returns how long the next step waits if nobody wants anything meanwhile; zero for not
+	// at all.
+	Complete func() time.Duration
+	// Begin opens the partial file. It returns the bytes and the size (or -1) that an earlier fill left.
+	Begin func() (Part, store.Spans, int64, error)
+	// Open requests a span from the upstream. The fill closes the body.
+	Open func(ctx context.Context, span oci.Span) (*oci.Body, error)
+	// Reserve is called with the size once an upstream has given it, if it wasn't known before. Its
 	// error ends the fill.
-	reserve func(size int64) error
-	// arrived is told now and then how many bytes have come of a blob of which nobody tells
-	// the size. It may wait a moment for room.
-	arrived func(bytes int64)
-	// record is called once the content has its final name.
-	record func(size int64)
-	// resumed is called when a transfer is resumed, and mismatched when an upstream's bytes
-	// were wrong, with the error that says how.
-	resumed    func()
-	mismatched func(error)
+	Reserve func(size int64) error
+	// Arrived is called now and then with how many bytes have come, if nobody gives the blob's
+	// size. It may wait a moment for room.
+	Arrived func(bytes int64)
+	// Record is called once the content has its final name.
+	Record func(size int64)
+	// Resumed is called when a transfer resumes. Mismatched is called if an upstream's bytes were
+	// wrong, with the error that says how.
+	Resumed    func()
+	Mismatched func(error)
 }
 
-// A fill fetches one blob and lets any number of readers follow. It has one
-// verifier, which hashes the contiguous prefix behind the writers and is the
-// only way to a committed file, and up to maxWriters writers, each on a span of
-// its own of one sparse file. It knows neither HTTP nor the index.
-type fill struct {
-	task fillTask
+// Fill downloads one blob and lets any number of readers follow. One verifier hashes the
+// contiguous prefix behind the writers; nothing else commits the file. Up to MaxWriters writers
+// read ahead, each on a span of its own of one sparse file. All methods may be called
+// concurrently; Run or End is called once.
+type Fill struct {
+	task Task
 	// least is the smallest segment, every what may be lost to a crash, lead what is
-	// compared where parts meet: minSegment, saveEvery and leadSize, but in tests.
+	// compared where parts meet: MinSegment, saveEvery and leadSize, but in tests.
 	least, every, lead int64
 
 	mu       sync.Mutex
 	changed  chan struct{} // closed and replaced when what stands below changes
 	waiting  int           // readers and verifier that wait for changed
-	part     part
+	part     Part
 	size     int64 // -1 until known
 	have     store.Spans
 	growth   growth
@@ -140,7 +142,7 @@ type fill struct {
 	eager    bool            // the whole is wanted: what nobody waits for yet is fetched ahead
 	readers  int             // that are attached
 	used     time.Time       // when one was last
-	parked   bool            // the fill is about to end with errParked
+	parked   bool            // the fill is about to end with ErrParked
 	opened   bool            // an upstream has begun to send it
 	status   int             // the HTTP status by which it began, zero if not known
 	refused  bool            // what an upstream began to send was refused: another may do better
@@ -167,7 +169,7 @@ type fill struct {
 	refuse           []func()
 }
 
-// writer has claimed the bytes from at up to end. All is guarded by fill.mu.
+// writer has claimed the bytes from at up to end. Fill.mu guards all of it.
 type writer struct {
 	at, end int64
 	once    bool  // it has one claim, and no further one
@@ -183,14 +185,16 @@ type writer struct {
 // unbounded stands for the end of a claim on a blob whose size is not known.
 const unbounded = int64(1) << 62
 
-func newFill(t fillTask) *fill {
-	return &fill{task: t, least: minSegment, every: saveEvery, lead: leadSize,
-		size: t.size, eager: t.piece == oci.Span{}, disputed: -1, candidate: -1, tried: -1, changed: make(chan struct{})}
+// New returns a fill that does t once Run is called. Readers may wait for it before that.
+func New(t Task) *Fill {
+	return &Fill{task: t, least: MinSegment, every: saveEvery, lead: leadSize,
+		size: t.Size, eager: t.Piece == oci.Span{}, disputed: -1, candidate: -1, tried: -1, changed: make(chan struct{})}
 }
 
-// run does the task. It returns when the fill has ended and all its goroutines
-// with it; readers learn the same error. Its caller owns it.
-func (f *fill) run(ctx context.Context) error {
+// Run downloads the blob. It returns when the fill has ended and all its goroutines with it; readers
+// get the same error. It is ErrParked if nobody reads pieces any more, wraps ErrMismatch if the bytes
+// were wrong, and is a DiskError if the blob can't be stored.
+func (f *Fill) Run(ctx context.Context) error {
 	err := f.fetch(ctx)
 	f.mu.Lock()
 	p, have, size, right := f.part, f.have.Clone(), f.size, f.right
@@ -206,13 +210,13 @@ func (f *fill) run(ctx context.Context) error {
 	switch {
 	case err == nil:
 		return p.Close()
-	case errors.Is(err, errParked) && f.unsaved == 0:
+	case errors.Is(err, ErrParked) && f.unsaved == 0:
 		return errors.Join(err, p.Close())
-	case errors.Is(err, errMismatch), errors.Is(err, errEndless), right, have.Len() == 0, isOfDisk(err):
+	case errors.Is(err, ErrMismatch), errors.Is(err, errEndless), right, have.Len() == 0, IsDiskError(err):
 		// Of a disk that fails, what was written is not to be relied on, or is
 		// in the way of what is smaller.
 		return errors.Join(err, p.Discard())
-	case errors.Is(err, errSizes) && f.task.size < 0:
+	case errors.Is(err, errSizes) && f.task.Size < 0:
 		// One of two upstreams, or of an earlier fill and this one, was wrong
 		// about the size. The part would pass that on to the next fill.
 		return errors.Join(err, p.Discard())
@@ -222,16 +226,16 @@ func (f *fill) run(ctx context.Context) error {
 	}
 }
 
-// end ends a fill that was never run with err.
-func (f *fill) end(err error) {
+// End ends, with err, a fill whose Run is never called.
+func (f *Fill) End(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ended, f.err = true, err
 	f.wake()
 }
 
-func (f *fill) fetch(ctx context.Context) error {
-	p, have, size, err := f.task.begin()
+func (f *Fill) fetch(ctx context.Context) error {
+	p, have, size, err := f.task.Begin()
 	if err != nil {
 		return err
 	}
@@ -249,8 +253,8 @@ func (f *fill) fetch(ctx context.Context) error {
 	for round := 1; ; round++ {
 		err := f.round(ctx)
 		switch {
-		case errors.Is(err, errMismatch):
-			f.task.mismatched(err)
+		case errors.Is(err, ErrMismatch):
+			f.task.Mismatched(err)
 		case errors.Is(err, errSeam):
 		case errors.Is(err, errSizes) && f.leaveStale():
 			// What an earlier fill left is of another size.
@@ -263,7 +267,7 @@ func (f *fill) fetch(ctx context.Context) error {
 		again := f.nextRound(err, round)
 		switch {
 		case !again && errors.Is(err, errSeam):
-			return fmt.Errorf("%w: %w", errMismatch, err)
+			return fmt.Errorf("%w: %w", ErrMismatch, err)
 		case !again:
 			return err
 		case f.fixed.Len() > 0:
@@ -272,14 +276,14 @@ func (f *fill) fetch(ctx context.Context) error {
 			err = p.Reset()
 		}
 		if err != nil {
-			return onDisk(err)
+			return OnDisk(err)
 		}
 	}
 }
 
 // leaveStale says whether the round has failed because of what an earlier fill left, and
 // may begin without that.
-func (f *fill) leaveStale() bool {
+func (f *Fill) leaveStale() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	stale := f.stale && !f.given
@@ -288,13 +292,13 @@ func (f *fill) leaveStale() bool {
 }
 
 // round fetches what is missing and verifies it all.
-func (f *fill) round(ctx context.Context) error {
+func (f *Fill) round(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	f.mu.Lock()
 	f.group, f.ctx, f.writers, f.growth = g, ctx, nil, growth{}
 	f.inRound(func() error { return f.verify(ctx) })
 	f.judgeSize()
-	if f.task.piece != (oci.Span{}) && !(f.eager && f.size < 0) {
+	if f.task.Piece != (oci.Span{}) && !(f.eager && f.size < 0) {
 		f.startPieces()
 	}
 	if f.eager {
@@ -312,7 +316,7 @@ func (f *fill) round(ctx context.Context) error {
 // inRound runs work in the round's group. Work that fails closes the group before
 // it leaves it: whoever joined later could be missed by who waits for it. f.mu is
 // held.
-func (f *fill) inRound(work func() error) {
+func (f *Fill) inRound(work func() error) {
 	f.group.Go(func() error {
 		err := work()
 		if err != nil {
@@ -326,13 +330,13 @@ func (f *fill) inRound(work func() error) {
 
 // segment is how much one claim spans: where one for each writer is enough, they
 // end together.
-func (f *fill) segment() int64 {
-	return min(max((f.size+maxWriters-1)/maxWriters, f.least), maxSegment)
+func (f *Fill) segment() int64 {
+	return min(max((f.size+MaxWriters-1)/MaxWriters, f.least), maxSegment)
 }
 
 // claim finds w the first bytes from from on that are neither there nor
 // claimed; false if there are none. f.mu is held.
-func (f *fill) claim(w *writer, from int64) bool {
+func (f *Fill) claim(w *writer, from int64) bool {
 	size := f.size
 	if size < 0 {
 		size = unbounded
@@ -358,16 +362,16 @@ func (f *fill) claim(w *writer, from int64) bool {
 
 // startWriter puts one more writer on the first free bytes from from on. f.mu
 // is held.
-func (f *fill) startWriter(from int64) {
+func (f *Fill) startWriter(from int64) {
 	w := &writer{}
-	if f.group == nil || len(f.writers) >= maxWriters || !f.claim(w, from) {
+	if f.group == nil || len(f.writers) >= MaxWriters || !f.claim(w, from) {
 		return
 	}
 	f.add(w)
 }
 
 // add sets w to work on its claim. f.mu is held, and the round runs.
-func (f *fill) add(w *writer) {
+func (f *Fill) add(w *writer) {
 	f.writers = append(f.writers, w)
 	ctx := f.ctx
 	f.inRound(func() error { return f.write(ctx, w) })
@@ -376,7 +380,7 @@ func (f *fill) add(w *writer) {
 // write fetches w's claim, and then further ones while there are any. What
 // breaks off is resumed. A writer that can not go on gives its claim back to
 // the others; the last one's failure is the fill's.
-func (f *fill) write(ctx context.Context, w *writer) error {
+func (f *Fill) write(ctx context.Context, w *writer) error {
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval = 200 * time.Millisecond
 	pause.MaxInterval = 5 * time.Second
@@ -400,7 +404,7 @@ func (f *fill) write(ctx context.Context, w *writer) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if isOfDisk(err) || errors.Is(err, errEndless) || errors.Is(err, errMismatch) || errors.Is(err, errSeam) {
+		if IsDiskError(err) || errors.Is(err, errEndless) || errors.Is(err, ErrMismatch) || errors.Is(err, errSeam) {
 			return err // the others will not do better
 		}
 		if errors.Is(err, errWhole) {
@@ -413,16 +417,16 @@ func (f *fill) write(ctx context.Context, w *writer) error {
 			continue
 		}
 		if f.hasSpare(w) {
-			f.task.resumed()
+			f.task.Resumed()
 			continue
 		}
-		if tries >= maxTries || !f.mayRetry(err) {
+		if tries >= MaxTries || !f.mayRetry(err) {
 			if f.retire(w) {
 				return nil
 			}
 			return err
 		}
-		f.task.resumed()
+		f.task.Resumed()
 		select {
 		case <-time.After(max(pause.NextBackOff(), comeBack(err))):
 		case <-ctx.Done():
@@ -443,14 +447,14 @@ func comeBack(err error) time.Duration {
 
 // mayRetry tells whether trying again may help. Before an upstream has answered
 // it does not: the origin has tried already, and a client waits.
-func (f *fill) mayRetry(err error) bool {
+func (f *Fill) mayRetry(err error) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return (f.opened || f.refused) && !oci.IsAbsent(err)
 }
 
 // retire takes w off the fill if others are left to do its work.
-func (f *fill) retire(w *writer) bool {
+func (f *Fill) retire(w *writer) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.writers) == 1 {
@@ -464,13 +468,13 @@ func (f *fill) retire(w *writer) bool {
 // next moves w on to bytes that nobody has claimed: those that a reader waits for, else
 // those behind its own, else the first. It takes w off and returns false if there are no
 // such bytes, or if enough others read ahead.
-func (f *fill) next(w *writer) bool {
+func (f *Fill) next(w *writer) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.grant(w) {
 		return true
 	}
-	if f.size >= 0 && f.eager && !w.once && len(f.writers) <= maxWriters && (f.claim(w, w.end) || f.claim(w, 0)) {
+	if f.size >= 0 && f.eager && !w.once && len(f.writers) <= MaxWriters && (f.claim(w, w.end) || f.claim(w, 0)) {
 		return true
 	}
 	f.writers = slices.DeleteFunc(f.writers, func(o *writer) bool { return o == w })
@@ -480,7 +484,7 @@ func (f *fill) next(w *writer) bool {
 
 // transfer asks for w's claim once, unless a spare body of it is there, and writes
 // what comes.
-func (f *fill) transfer(ctx context.Context, w *writer) error {
+func (f *Fill) transfer(ctx context.Context, w *writer) error {
 	round := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -489,7 +493,7 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 	f.mu.Unlock()
 	body, err := f.takeSpare(ctx, w)
 	if body == nil && err == nil {
-		body, err = f.task.open(ctx, ask)
+		body, err = f.task.Open(ctx, ask)
 	}
 	if err != nil {
 		return err
@@ -499,8 +503,8 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 	unsized := f.size < 0
 	f.mu.Unlock()
 	if unsized && body.Size >= 0 {
-		if err := f.task.reserve(body.Size); err != nil {
-			return onDisk(err)
+		if err := f.task.Reserve(body.Size); err != nil {
+			return OnDisk(err)
 		}
 		unsized = false
 	}
@@ -521,8 +525,8 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 	if !part {
 		defer f.rescue(round, w, part, cancel)()
 	}
-	buf := buffers.Get().(*[readSize]byte)
-	defer buffers.Put(buf)
+	buf := Buffers.Get().(*[ReadSize]byte)
+	defer Buffers.Put(buf)
 	defer f.flushPiece(w, from)
 	for {
 		f.mu.Lock()
@@ -531,7 +535,7 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 		if left == 0 {
 			return nil
 		}
-		n, err := body.Read(buf[:min(left, readSize)])
+		n, err := body.Read(buf[:min(left, ReadSize)])
 		if n > 0 {
 			if err := f.writeAt(buf[:n], at); err != nil {
 				return err
@@ -540,7 +544,7 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 				return f.endless(body)
 			}
 			if have := at + int64(n); unsized && have/arrivedEvery > at/arrivedEvery {
-				f.task.arrived(have)
+				f.task.Arrived(have)
 			}
 		}
 		switch {
@@ -550,7 +554,7 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 		case err == io.EOF && f.finishUnsized(w):
 			return nil
 		default:
-			return fmt.Errorf("read at byte %d: %w", at+int64(n), unexpected(err))
+			return fmt.Errorf("read at byte %d: %w", at+int64(n), Unexpected(err))
 		}
 	}
 }
@@ -558,7 +562,7 @@ func (f *fill) transfer(ctx context.Context, w *writer) error {
 // flushPiece begins to write to the disk what w brought from from on, if that isn't hashed yet,
 // which would do it. Else a sync has many small pieces to find room for at once, and whoever
 // writes the next piece waits for it.
-func (f *fill) flushPiece(w *writer, from int64) {
+func (f *Fill) flushPiece(w *writer, from int64) {
 	f.mu.Lock()
 	n, hashed := w.at-from, f.hashes()
 	f.mu.Unlock()
@@ -569,7 +573,7 @@ func (f *fill) flushPiece(w *writer, from int64) {
 
 // ask gives the span that w asks for: its claim, and a lead before it that is compared
 // with what others bring. f.mu is held.
-func (f *fill) ask(w *writer) oci.Span {
+func (f *Fill) ask(w *writer) oci.Span {
 	ask := oci.Span{From: max(0, w.at-f.lead), To: w.end}
 	switch {
 	case f.plain || f.disputed >= 0:
@@ -583,7 +587,7 @@ func (f *fill) ask(w *writer) oci.Span {
 // accept checks that body carries what w asked for, which was its claim when that ended
 // at end, and learns from it. If another writer is better placed to take the body, accept
 // takes w off and returns errWhole.
-func (f *fill) accept(w *writer, body *oci.Body, end int64) error {
+func (f *Fill) accept(w *writer, body *oci.Body, end int64) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if body.Refuse != nil {
@@ -605,7 +609,7 @@ func (f *fill) accept(w *writer, body *oci.Body, end int64) error {
 		f.eager, w.at, w.end, end = true, 0, unbounded, unbounded
 		if body.Span != oci.Whole {
 			f.refused = true
-			return oci.Errorf(oci.CodeUnavailable, "%s sent a piece of %s and didn't say how many bytes that has", body.Source, f.task.digest)
+			return oci.Errorf(oci.CodeUnavailable, "%s sent a piece of %s and didn't say how many bytes that has", body.Source, f.task.Digest)
 		}
 	}
 	if body.Size >= 0 && body.Size != f.size {
@@ -651,7 +655,7 @@ func (f *fill) accept(w *writer, body *oci.Body, end int64) error {
 
 // freeUpTo returns the end of the bytes from where w is that are neither here nor claimed by
 // another writer. f.mu is held.
-func (f *fill) freeUpTo(w *writer) int64 {
+func (f *Fill) freeUpTo(w *writer) int64 {
 	end := f.size
 	for _, r := range f.have.Runs() {
 		if r.From > w.at {
@@ -670,13 +674,13 @@ func (f *fill) freeUpTo(w *writer) int64 {
 // whole blob once more, at another endpoint if there is one. If the size stays the same
 // then, a manifest is wrong about it, and the digest will tell. The error is errSizes, if
 // the body is of no use. f.mu is held.
-func (f *fill) dispute(w *writer, body *oci.Body) error {
+func (f *Fill) dispute(w *writer, body *oci.Body) error {
 	if body.Size == f.disputed && !f.opened && f.have.Len() == 0 && len(f.writers) == 1 && body.Span.From == 0 {
 		f.size, w.at, w.end, f.doubtful = body.Size, 0, body.Size, true
 		return nil
 	}
 	f.disputed = body.Size
-	err := oci.Errorf(oci.CodeUnavailable, "%s says that %s has %d bytes, and it has %d", body.Source, f.task.digest, body.Size, f.size)
+	err := oci.Errorf(oci.CodeUnavailable, "%s says that %s has %d bytes, and it has %d", body.Source, f.task.Digest, body.Size, f.size)
 	err.Status, err.Err = http.StatusBadGateway, errSizes
 	if body.Refuse != nil {
 		body.Refuse()
@@ -687,7 +691,7 @@ func (f *fill) dispute(w *writer, body *oci.Body) error {
 
 // advance notes that n more bytes of w's claim are there. It tells whether there
 // are too many for a blob whose size is not known.
-func (f *fill) advance(w *writer, n int64) (endless bool) {
+func (f *Fill) advance(w *writer, n int64) (endless bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.have.Add(w.at, w.at+n)
@@ -697,21 +701,21 @@ func (f *fill) advance(w *writer, n int64) (endless bool) {
 	w.begun = true
 	f.grow(n)
 	f.wake()
-	return f.size < 0 && f.task.most > 0 && w.at > f.task.most
+	return f.size < 0 && f.task.Most > 0 && w.at > f.task.Most
 }
 
 // endless makes the error of a body that nobody said an end of, and that has none.
-func (f *fill) endless(body *oci.Body) error {
+func (f *Fill) endless(body *oci.Body) error {
 	if body.Refuse != nil {
 		body.Refuse()
 	}
 	return &oci.Error{Code: oci.CodeUnavailable, Status: http.StatusBadGateway, Err: errEndless, Message: fmt.Sprintf(
-		"%s sends more than %d bytes of %s, and has not said how many there are; that is as much as is taken of such a blob", body.Source, f.task.most, f.task.digest)}
+		"%s sends more than %d bytes of %s, and has not said how many there are; that is as much as is taken of such a blob", body.Source, f.task.Most, f.task.Digest)}
 }
 
 // finishUnsized ends a blob whose size nobody told: where its bytes end. The
 // digest says whether that is true.
-func (f *fill) finishUnsized(w *writer) bool {
+func (f *Fill) finishUnsized(w *writer) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.size >= 0 {
@@ -724,10 +728,10 @@ func (f *fill) finishUnsized(w *writer) bool {
 
 // verify hashes the contiguous prefix as it grows, and commits the whole when
 // its digest is right.
-func (f *fill) verify(ctx context.Context) error {
-	hash := f.task.digest.Algorithm().Hash()
-	buf := buffers.Get().(*[readSize]byte)
-	spare := sync.OnceFunc(func() { buffers.Put(buf) })
+func (f *Fill) verify(ctx context.Context) error {
+	hash := f.task.Digest.Algorithm().Hash()
+	buf := Buffers.Get().(*[ReadSize]byte)
+	spare := sync.OnceFunc(func() { Buffers.Put(buf) })
 	defer spare()
 	var done, flushed int64
 	// Saving waits for the disk, and the hash does not wait for saving.
@@ -746,9 +750,9 @@ func (f *fill) verify(ctx context.Context) error {
 		}
 		end = min(end, done+flushEvery)
 		for done < end {
-			n, err := f.part.ReadAt(buf[:min(end-done, readSize)], done)
+			n, err := f.part.ReadAt(buf[:min(end-done, ReadSize)], done)
 			if n == 0 && err != nil {
-				return onDisk(err)
+				return OnDisk(err)
 			}
 			hash.Write(buf[:n])
 			done += int64(n)
@@ -757,7 +761,7 @@ func (f *fill) verify(ctx context.Context) error {
 			break
 		}
 		if f.mayEnd(done) {
-			f.tryEnd(done, digest.NewDigest(f.task.digest.Algorithm(), hash))
+			f.tryEnd(done, digest.NewDigest(f.task.Digest.Algorithm(), hash))
 			continue
 		}
 		if done-flushed >= flushEvery {
@@ -773,8 +777,8 @@ func (f *fill) verify(ctx context.Context) error {
 			})
 		}
 	}
-	if got := digest.NewDigest(f.task.digest.Algorithm(), hash); got != f.task.digest {
-		return fmt.Errorf("%s: %w: they are those of %s", f.task.digest, errMismatch, got)
+	if got := digest.NewDigest(f.task.Digest.Algorithm(), hash); got != f.task.Digest {
+		return fmt.Errorf("%s: %w: they are those of %s", f.task.Digest, ErrMismatch, got)
 	}
 	if f.spareRanges(done) {
 		f.mu.Lock()
@@ -785,7 +789,7 @@ func (f *fill) verify(ctx context.Context) error {
 	// Nobody waits for the disk's syncs who may have the bytes: a process that is
 	// killed now leaves them, with a mark, to the next one. A small blob waits, so that
 	// its header can say that it is stored.
-	if done > heldBack && f.part.MarkWhole(done) == nil {
+	if done > Withheld && f.part.MarkWhole(done) == nil {
 		f.mu.Lock()
 		f.right = true
 		f.wake()
@@ -794,20 +798,20 @@ func (f *fill) verify(ctx context.Context) error {
 	saver.Wait()
 	err := f.part.Commit(done)
 	if err == nil {
-		f.task.record(done)
+		f.task.Record(done)
 	}
 	f.mu.Lock()
 	f.right, f.kept = true, err == nil
 	f.wake()
 	f.mu.Unlock()
 	if err != nil {
-		return onDisk(err)
+		return OnDisk(err)
 	}
 	return nil
 }
 
 // beginSave gives what the part is to be saved with, if that is due.
-func (f *fill) beginSave() (have store.Spans, due bool) {
+func (f *Fill) beginSave() (have store.Spans, due bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.saveDue() {
@@ -817,7 +821,7 @@ func (f *fill) beginSave() (have store.Spans, due bool) {
 	return f.have.Clone(), true
 }
 
-func (f *fill) endSave() {
+func (f *Fill) endSave() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.saving = false
@@ -825,12 +829,12 @@ func (f *fill) endSave() {
 }
 
 // saveDue tells whether the part is to be saved. f.mu is held.
-func (f *fill) saveDue() bool { return f.unsaved >= f.every && !f.saving }
+func (f *Fill) saveDue() bool { return f.unsaved >= f.every && !f.saving }
 
 // grown waits until the prefix reaches beyond done, or the part is to be saved:
 // writers may be far ahead of the prefix. It gives the prefix's end and the
 // blob's size.
-func (f *fill) grown(ctx context.Context, done int64) (end, size int64, err error) {
+func (f *Fill) grown(ctx context.Context, done int64) (end, size int64, err error) {
 	err = f.wait(ctx, func() (bool, error) {
 		end, size = f.have.Reach(done), f.size
 		if end < size && !f.hashes() {
@@ -846,7 +850,7 @@ func (f *fill) grown(ctx context.Context, done int64) (end, size int64, err erro
 // began at the first byte until the digest has been verified; a reader of a later piece
 // can't take that for the whole, and verifies it itself. What a reader waits for is
 // fetched before anything else.
-func (f *fill) await(ctx context.Context, span oci.Span, off int64) (int64, error) {
+func (f *Fill) await(ctx context.Context, span oci.Span, off int64) (int64, error) {
 	var limit int64
 	var mine, toc *wish
 	err := f.wait(ctx, func() (bool, error) {
@@ -856,8 +860,8 @@ func (f *fill) await(ctx context.Context, span oci.Span, off int64) (int64, erro
 		limit = f.have.Reach(off)
 		if !f.right {
 			if span.From == 0 || f.doubtful {
-				limit = min(limit, f.size-heldBack)
-				if f.size >= 0 && off >= f.size-heldBack {
+				limit = min(limit, f.size-Withheld)
+				if f.size >= 0 && off >= f.size-Withheld {
 					f.goEager() // the digest is that of the whole
 				}
 			}
@@ -891,7 +895,7 @@ func (f *fill) await(ctx context.Context, span oci.Span, off int64) (int64, erro
 }
 
 // prefix gives how many of the blob's first bytes are in the part's file.
-func (f *fill) prefix() int64 {
+func (f *Fill) prefix() int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.upToSeam(0, 0, f.have.Reach(0))
@@ -899,19 +903,19 @@ func (f *fill) prefix() int64 {
 
 // isOf tells, as an error, whether the blob has not the size that a reader was told
 // before a source turned out to be wrong. Once bytes are given out the size stays.
-func (f *fill) isOf(size int64) error {
+func (f *Fill) isOf(size int64) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.size != size {
-		return fmt.Errorf("%s: %w: %d bytes were announced, and it has %d", f.task.digest, errSizes, size, f.size)
+		return fmt.Errorf("%s: %w: %d bytes were announced, and it has %d", f.task.Digest, errSizes, size, f.size)
 	}
 	return nil
 }
 
-// ready waits until the blob's size is known and an upstream has begun to send it, or
-// all of a piece is here, by its hint. What can't be fetched at all fails here, before a
-// client has been promised anything; so does a small blob that is wrong.
-func (f *fill) ready(ctx context.Context, hint oci.Span) (int64, error) {
+// Ready waits until the blob's size is known and an upstream has begun to send it, or all of the piece
+// that hint names is cached. It returns the size. What can't be fetched at all fails here, before a
+// client gets a header; so does a small blob that is wrong.
+func (f *Fill) Ready(ctx context.Context, hint oci.Span) (int64, error) {
 	var size int64
 	var mine, toc *wish
 	err := f.wait(ctx, func() (bool, error) {
@@ -932,17 +936,17 @@ func (f *fill) ready(ctx context.Context, hint oci.Span) (int64, error) {
 				return false, nil
 			}
 		}
-		return size > heldBack && (f.opened || f.holds(hint)) || f.right, nil
+		return size > Withheld && (f.opened || f.holds(hint)) || f.right, nil
 	})
 	f.dropWish(mine)
 	f.dropWish(toc)
 	return size, err
 }
 
-// settled has the whole fetched, waits until its digest has shown how large the blob is, and
-// returns that size. Its error is why the fill brought nothing, or that ctx has ended.
-func (f *fill) settled(ctx context.Context) (int64, error) {
-	f.wantWhole()
+// Settled has the whole blob fetched, waits until the digest has shown how large it is, and returns
+// that size. The error is why the fill brought nothing, or that ctx has ended.
+func (f *Fill) Settled(ctx context.Context) (int64, error) {
+	f.WantWhole()
 	var size int64
 	err := f.wait(ctx, func() (bool, error) {
 		size = f.size
@@ -954,38 +958,39 @@ func (f *fill) settled(ctx context.Context) (int64, error) {
 	return size, err
 }
 
-// failure gives why the fill, which has ended, brought nothing to read; nil while it
+// Failure returns why the fill, which has ended, brought nothing to read. It is nil while the fill
 // runs.
-func (f *fill) failure() error {
+func (f *Fill) Failure() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.err
 }
 
-// progress gives how many bytes of the blob are here, and how many have come for that.
-func (f *fill) progress() (have, came int64) {
+// Progress returns how many of the blob's bytes are cached, and how many came from an upstream for
+// that.
+func (f *Fill) Progress() (have, came int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.have.Len(), f.came
 }
 
-// verified tells whether all of the blob is here and right, and its size.
-func (f *fill) verified() (size int64, ok bool) {
+// Verified returns the blob's size (-1 if unknown), and whether its digest has been verified.
+func (f *Fill) Verified() (size int64, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.size, f.right
 }
 
-// expected gives the size of what f fetches in bytes, as far as it is known.
-func (f *fill) expected() int64 {
+// Expected returns the size of the blob in bytes, as far as it is known.
+func (f *Fill) Expected() int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return cmp.Or(max(f.size, 0), f.have.Len())
 }
 
-// origin gives the HTTP status by which the upstream began to send, and whether
-// all has been verified and kept by now.
-func (f *fill) origin() (status int, kept bool) {
+// Origin returns the HTTP status with which the upstream began to send, zero if it didn't, and whether
+// the blob is verified and stored by now.
+func (f *Fill) Origin() (status int, kept bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.status, f.kept
@@ -993,7 +998,7 @@ func (f *fill) origin() (status int, kept bool) {
 
 // wait calls enough under f.mu, now and after each change, until it gives true
 // or an error.
-func (f *fill) wait(ctx context.Context, enough func() (bool, error)) error {
+func (f *Fill) wait(ctx context.Context, enough func() (bool, error)) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for {
@@ -1016,34 +1021,35 @@ func (f *fill) wait(ctx context.Context, enough func() (bool, error)) error {
 }
 
 // wake tells all who wait that something has changed. f.mu is held.
-func (f *fill) wake() {
+func (f *Fill) wake() {
 	if f.waiting > 0 {
 		close(f.changed)
 		f.changed = make(chan struct{})
 	}
 }
 
-// diskError is a failure of the cache's own disk, which no upstream can mend.
-type diskError struct{ err error }
+// DiskError is a failure of the cache's own disk. No upstream can do anything about it.
+type DiskError struct{ err error }
 
-func (e *diskError) Error() string { return "cache disk: " + e.err.Error() }
-func (e *diskError) Unwrap() error { return e.err }
+func (e *DiskError) Error() string { return "cache disk: " + e.err.Error() }
+func (e *DiskError) Unwrap() error { return e.err }
 
-// onDisk wraps err, which the cache's own disk gave.
-func onDisk(err error) error { return &diskError{err} }
+// OnDisk returns err, which the cache's own disk gave, as a DiskError.
+func OnDisk(err error) error { return &DiskError{err} }
 
-// isOfDisk reports whether err, or what it wraps, is a failure of the cache's own disk.
-func isOfDisk(err error) bool {
-	var disk *diskError
+// IsDiskError reports whether err is, or wraps, a DiskError.
+func IsDiskError(err error) bool {
+	var disk *DiskError
 	return errors.As(err, &disk)
 }
 
-func unexpected(err error) error {
+// Unexpected returns io.ErrUnexpectedEOF for io.EOF, and any other error as it is.
+func Unexpected(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
 	}
 	return err
 }
 
-// buffers are those that bytes move through; each holder gives its own back.
-var buffers = sync.Pool{New: func() any { return new([readSize]byte) }}
+// Buffers are the buffers that bytes move through, each a *[ReadSize]byte. Who takes one puts it back.
+var Buffers = sync.Pool{New: func() any { return new([ReadSize]byte) }}

@@ -1,4 +1,4 @@
-package cache
+package fill
 
 import (
 	"archive/tar"
@@ -27,7 +27,8 @@ import (
 // What layer descriptors say about their TOC. eStargz: stargz-snapshotter,
 // docs/estargz.md. zstd:chunked: containers/storage, pkg/chunked/internal/minimal.
 const (
-	stargzDigest  = "containerd.io/snapshot/stargz/toc.digest"
+	// StargzDigest is the annotation of an eStargz layer.
+	StargzDigest  = "containerd.io/snapshot/stargz/toc.digest"
 	chunkedDigest = "io.github.containers.zstd-chunked.manifest-checksum"
 	chunkedAt     = "io.github.containers.zstd-chunked.manifest-position"
 )
@@ -37,8 +38,8 @@ const (
 	// how large it may be uncompressed. Readers of a larger one wait for the blob's digest.
 	maxTOC      = 32 << 20
 	maxPlainTOC = 128 << 20
-	// maxTOCs bounds the different TOC digests that manifests may give for one blob.
-	maxTOCs = 4
+	// MaxTOCs bounds the different TOC digests that manifests may give for one blob.
+	MaxTOCs = 4
 	// The footer of an eStargz layer is an empty gzip member whose extra field says where the
 	// TOC begins. The field has another form in old layers, and if the TOC is elsewhere.
 	stargzFooter         = 51
@@ -51,14 +52,14 @@ const (
 const maxOffset = 1 << 44
 
 // errTOC says that a TOC doesn't have the digest that a manifest gives for it. It is an
-// errMismatch.
-var errTOC = fmt.Errorf("the layer's table of contents does not have the digest that the manifest gives for it: %w", errMismatch)
+// ErrMismatch.
+var errTOC = fmt.Errorf("the layer's table of contents does not have the digest that the manifest gives for it: %w", ErrMismatch)
 
 // errLargeTOC says that a TOC is too large to be verified on its own.
 var errLargeTOC = errors.New("the table of contents is too large")
 
-// toc is what a manifest says about the TOC of a layer.
-type toc struct {
+// TOC is what a manifest says about a layer's table of contents.
+type TOC struct {
 	digest digest.Digest
 	// at is where the blob has the compressed TOC, whose digest it is then (zstd:chunked).
 	// If it is empty, the blob's footer says where the TOC is, and the digest is that of the
@@ -66,38 +67,38 @@ type toc struct {
 	at oci.Span
 }
 
-// tocOf returns what d, a layer's descriptor, says about the layer's TOC; false if it says
-// nothing that can be understood.
-func tocOf(d v1.Descriptor) (toc, bool) {
-	key, position := stargzDigest, d.Annotations[chunkedAt]
+// TOCOf returns what d, a layer's descriptor, says about the layer's TOC. It returns false if d says
+// nothing usable.
+func TOCOf(d v1.Descriptor) (TOC, bool) {
+	key, position := StargzDigest, d.Annotations[chunkedAt]
 	if position != "" {
 		key = chunkedDigest
 	} else if strings.HasSuffix(d.MediaType, "zstd") {
-		return toc{}, false // stargz-snapshotter gives the digest of the plain TOC for these too
+		return TOC{}, false // stargz-snapshotter gives the digest of the plain TOC for these too
 	}
 	sum, err := digest.Parse(d.Annotations[key])
 	if err != nil || position == "" {
-		return toc{digest: sum}, err == nil
+		return TOC{digest: sum}, err == nil
 	}
 	from, rest, _ := strings.Cut(position, ":")
 	length, _, _ := strings.Cut(rest, ":")
 	at, err := strconv.ParseInt(from, 10, 64)
 	n, err2 := strconv.ParseInt(length, 10, 64)
 	if err != nil || err2 != nil || at < 0 || n <= 0 || at > maxOffset || n > maxOffset || d.Size > 0 && at+n > d.Size {
-		return toc{}, false
+		return TOC{}, false
 	}
-	return toc{sum, oci.Span{From: at, To: at + n}}, true
+	return TOC{sum, oci.Span{From: at, To: at + n}}, true
 }
 
-// mentionsTOC reports whether a manifest's bytes may say something about a TOC. It is cheap, and
-// false only if tocOf is false for all of the manifest's layers.
-func mentionsTOC(manifest []byte) bool {
-	return bytes.Contains(manifest, []byte(stargzDigest)) || bytes.Contains(manifest, []byte(chunkedDigest))
+// MentionsTOC reports whether a manifest's bytes may say something about a TOC. It is cheap. If it is
+// false, so is TOCOf for each of the manifest's layers.
+func MentionsTOC(manifest []byte) bool {
+	return bytes.Contains(manifest, []byte(StargzDigest)) || bytes.Contains(manifest, []byte(chunkedDigest))
 }
 
-// guard keeps readers of a fill from the TOC until that is verified. fill.mu guards it.
+// guard keeps readers of a fill from the TOC until that is verified. Fill.mu guards it.
 type guard struct {
-	toc
+	TOC
 	// span is what is withheld, once located is set; it may be empty.
 	span    oci.Span
 	located bool
@@ -106,25 +107,25 @@ type guard struct {
 	verified, onlyWhole bool
 }
 
-// guardTOCs has the fill verify these TOCs before readers of pieces get them.
-func (f *fill) guardTOCs(tocs []toc) {
+// GuardTOCs makes the fill verify these TOCs before a reader of a piece gets a byte of them.
+func (f *Fill) GuardTOCs(tocs []TOC) {
 	if len(tocs) == 0 {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, t := range tocs {
-		known := slices.ContainsFunc(f.guards, func(g *guard) bool { return g.toc == t })
-		if known || len(f.guards) >= maxTOCs {
+		known := slices.ContainsFunc(f.guards, func(g *guard) bool { return g.TOC == t })
+		if known || len(f.guards) >= MaxTOCs {
 			continue
 		}
-		f.guards = append(f.guards, &guard{toc: t, onlyWhole: f.plain})
+		f.guards = append(f.guards, &guard{TOC: t, onlyWhole: f.plain})
 	}
 	f.wake()
 }
 
 // withheld returns the bytes that g withholds: all that may be the TOC. f.mu is held.
-func (f *fill) withheld(g *guard) oci.Span {
+func (f *Fill) withheld(g *guard) oci.Span {
 	switch {
 	case g.located:
 		return g.span
@@ -138,7 +139,7 @@ func (f *fill) withheld(g *guard) oci.Span {
 
 // guardAt returns the first guard that withholds the byte at off from a reader of span; nil
 // if none does. A reader of the whole blob waits for the blob's digest anyway. f.mu is held.
-func (f *fill) guardAt(span oci.Span, off int64) *guard {
+func (f *Fill) guardAt(span oci.Span, off int64) *guard {
 	if f.right || span.From == 0 && (span.To == oci.Open || span.To >= f.size) {
 		return nil
 	}
@@ -152,7 +153,7 @@ func (f *fill) guardAt(span oci.Span, off int64) *guard {
 
 // upToTOC returns limit, or the first byte from off on before it that is withheld from a
 // reader of span. f.mu is held.
-func (f *fill) upToTOC(span oci.Span, off, limit int64) int64 {
+func (f *Fill) upToTOC(span oci.Span, off, limit int64) int64 {
 	for _, g := range f.guards {
 		if s := f.withheld(g); !g.verified && off < s.To && limit > s.From && f.guardAt(span, max(off, s.From)) != nil {
 			limit = max(off, s.From)
@@ -163,7 +164,7 @@ func (f *fill) upToTOC(span oci.Span, off, limit int64) int64 {
 
 // wantTOC has fetched what is needed to verify the TOC that is withheld from a reader of span
 // at off. mine is the reader's wish for that, or nil; the new one is returned. f.mu is held.
-func (f *fill) wantTOC(mine *wish, span oci.Span, off int64) *wish {
+func (f *Fill) wantTOC(mine *wish, span oci.Span, off int64) *wish {
 	g := f.guardAt(span, off)
 	if g == nil || f.ended || f.size < 0 {
 		return mine
@@ -190,7 +191,7 @@ func (f *fill) wantTOC(mine *wish, span oci.Span, off int64) *wish {
 
 // tocBytes returns the bytes by which g's next step is taken: the footer and some bytes
 // before it, which often are the TOC, or the TOC. f.mu is held, and the size known.
-func (f *fill) tocBytes(g *guard) oci.Span {
+func (f *Fill) tocBytes(g *guard) oci.Span {
 	switch {
 	case g.at != oci.Span{}:
 		return oci.Span{From: min(g.at.From, f.size), To: min(g.at.To, f.size)}
@@ -201,7 +202,7 @@ func (f *fill) tocBytes(g *guard) oci.Span {
 }
 
 // dueTOC returns a guard whose next step can be taken, or nil. f.mu is held.
-func (f *fill) dueTOC() *guard {
+func (f *Fill) dueTOC() *guard {
 	if i := slices.IndexFunc(f.guards, f.isDue); i >= 0 {
 		return f.guards[i]
 	}
@@ -209,7 +210,7 @@ func (f *fill) dueTOC() *guard {
 }
 
 // isDue reports whether g's next step can be taken: what it takes is here. f.mu is held.
-func (f *fill) isDue(g *guard) bool {
+func (f *Fill) isDue(g *guard) bool {
 	if g.verified || g.onlyWhole || f.size < 0 || f.right {
 		return false
 	}
@@ -225,7 +226,7 @@ func (f *fill) isDue(g *guard) bool {
 }
 
 // checkTOCs verifies the TOCs that have come. Its error is errTOC, or the disk's.
-func (f *fill) checkTOCs() error {
+func (f *Fill) checkTOCs() error {
 	for {
 		f.mu.Lock()
 		g := f.dueTOC()
@@ -243,7 +244,7 @@ func (f *fill) checkTOCs() error {
 		}
 		large := at.To-at.From > maxTOC+stargzFooter || errors.Is(err, errLargeTOC)
 		if err != nil && !large {
-			return fmt.Errorf("%s: %w", f.task.digest, err)
+			return fmt.Errorf("%s: %w", f.task.Digest, err)
 		}
 		f.mu.Lock()
 		g.span, g.located = at, true
@@ -257,15 +258,15 @@ func (f *fill) checkTOCs() error {
 }
 
 // resetTOCs prepares the guards for another round. f.mu is held.
-func (f *fill) resetTOCs() {
+func (f *Fill) resetTOCs() {
 	for _, g := range f.guards {
-		*g = guard{toc: g.toc, onlyWhole: f.plain}
+		*g = guard{TOC: g.TOC, onlyWhole: f.plain}
 	}
 }
 
 // spareRanges says, once the blob's digest is right, whether a TOC that was refused was right
 // after all, and the manifest wrong. Then the upstream's ranges aren't to blame.
-func (f *fill) spareRanges(size int64) bool {
+func (f *Fill) spareRanges(size int64) bool {
 	f.mu.Lock()
 	guards, wrong := slices.Clone(f.guards), f.wrongTOC
 	f.mu.Unlock()
@@ -279,7 +280,7 @@ func (f *fill) spareRanges(size int64) bool {
 }
 
 // locate returns the bytes of a blob of size bytes in file that are withheld until its TOC is
-// verified: the TOC, and what follows it in an eStargz layer. They are none if the TOC isn't
+// Verified: the TOC, and what follows it in an eStargz layer. They are none if the TOC isn't
 // in the blob. The error wraps errTOC if nothing says where it is.
 func (g *guard) locate(file io.ReaderAt, size int64) (oci.Span, error) {
 	if (g.at != oci.Span{}) {
@@ -290,7 +291,7 @@ func (g *guard) locate(file io.ReaderAt, size int64) (oci.Span, error) {
 	}
 	footer := make([]byte, min(stargzFooter, size))
 	if n, err := file.ReadAt(footer, size-int64(len(footer))); err != nil && (err != io.EOF || n < len(footer)) {
-		return oci.Span{}, onDisk(err)
+		return oci.Span{}, OnDisk(err)
 	}
 	at, ok := tocOffset(footer)
 	switch {
@@ -299,7 +300,7 @@ func (g *guard) locate(file io.ReaderAt, size int64) (oci.Span, error) {
 	case at == elsewhere:
 		return oci.Span{From: size, To: size}, nil
 	case at < 0 || at >= size-oldStargzFooter:
-		return oci.Span{}, fmt.Errorf("%w; the layer's footer says that it begins at byte %d", errTOC, at)
+		return oci.Span{}, fmt.Errorf("%w; the layer's footer says that it Begins at byte %d", errTOC, at)
 	}
 	return oci.Span{From: at, To: size}, nil
 }
@@ -342,7 +343,7 @@ func (g *guard) verify(file io.ReaderAt, at oci.Span) error {
 	err := g.plain(disk, hash)
 	switch sum := digest.NewDigest(g.digest.Algorithm(), hash); {
 	case disk.err != nil:
-		return onDisk(disk.err)
+		return OnDisk(disk.err)
 	case errors.Is(err, errLargeTOC):
 		return err
 	case err != nil:

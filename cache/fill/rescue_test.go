@@ -1,4 +1,4 @@
-package cache
+package fill
 
 import (
 	"bytes"
@@ -51,10 +51,10 @@ func TestFillThatTricklesIsRescued(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, p := &source{content: content(80, c.size), noRanges: c.noRanges, hideSize: c.hideSize}, &memoryPart{}
 				f := newTestFill(s, p)
-				f.task.open = trickle(s, c.slow)
+				f.task.Open = trickle(s, c.slow)
 				begun := time.Now()
 				ended := make(chan error)
-				go func() { ended <- f.run(t.Context()) }()
+				go func() { ended <- f.Run(t.Context()) }()
 				got, err := read(t.Context(), f, oci.Whole)
 				if err != nil || !bytes.Equal(got, s.content) {
 					t.Errorf("a reader gets %d bytes, %v; want %d", len(got), err, c.size)
@@ -96,7 +96,7 @@ func TestRescueThatFailsChangesNothing(t *testing.T) {
 				}
 				f := newTestFill(s, p)
 				ended := make(chan error)
-				go func() { ended <- f.run(t.Context()) }()
+				go func() { ended <- f.Run(t.Context()) }()
 				got, err := read(t.Context(), f, oci.Whole)
 				if err != nil || !bytes.Equal(got, s.content) {
 					t.Errorf("a reader gets %d bytes, %v", len(got), err)

@@ -47,8 +47,7 @@ const (
 	saveEvery = 32 << 20
 	// flushEvery is how many hashed bytes are handed to the disk at a time.
 	flushEvery = 4 << 20
-	// arrivedEvery is how many bytes of a blob of which nobody tells the size are counted at
-	// a time.
+	// arrivedEvery is how many bytes of a blob of unknown size come between two calls of Task.Arrived.
 	arrivedEvery = 1 << 20
 	// ReadSize is the size of the buffers that move bytes from an upstream to the partial file.
 	ReadSize = 256 << 10
@@ -571,8 +570,8 @@ func (f *Fill) flushPiece(w *writer, from int64) {
 	}
 }
 
-// ask gives the span that w asks for: its claim, and a lead before it that is compared
-// with what others bring. f.mu is held.
+// ask returns the span to request for w: its claim, and a lead before it that is compared with what
+// other transfers bring. f.mu is held.
 func (f *Fill) ask(w *writer) oci.Span {
 	ask := oci.Span{From: max(0, w.at-f.lead), To: w.end}
 	switch {
@@ -653,8 +652,8 @@ func (f *Fill) accept(w *writer, body *oci.Body, end int64) error {
 	return nil
 }
 
-// freeUpTo returns the end of the bytes from where w is that are neither here nor claimed by
-// another writer. f.mu is held.
+// freeUpTo returns the end of the run of bytes from w's position on that are neither cached nor claimed
+// by another writer. f.mu is held.
 func (f *Fill) freeUpTo(w *writer) int64 {
 	end := f.size
 	for _, r := range f.have.Runs() {
@@ -689,8 +688,8 @@ func (f *Fill) dispute(w *writer, body *oci.Body) error {
 	return err
 }
 
-// advance notes that n more bytes of w's claim are there. It tells whether there
-// are too many for a blob whose size is not known.
+// advance records that the next n bytes of w's claim have come. It reports whether there are too many
+// for a blob of unknown size.
 func (f *Fill) advance(w *writer, n int64) (endless bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -704,7 +703,7 @@ func (f *Fill) advance(w *writer, n int64) (endless bool) {
 	return f.size < 0 && f.task.Most > 0 && w.at > f.task.Most
 }
 
-// endless makes the error of a body that nobody said an end of, and that has none.
+// endless returns the error of a body that has no end and gave no size.
 func (f *Fill) endless(body *oci.Body) error {
 	if body.Refuse != nil {
 		body.Refuse()
@@ -713,8 +712,8 @@ func (f *Fill) endless(body *oci.Body) error {
 		"%s sends more than %d bytes of %s, and has not said how many there are; that is as much as is taken of such a blob", body.Source, f.task.Most, f.task.Digest)}
 }
 
-// finishUnsized ends a blob whose size nobody told: where its bytes end. The
-// digest says whether that is true.
+// finishUnsized ends a blob of unknown size where its bytes end. The digest shows whether that is
+// right. It returns false if the size is known.
 func (f *Fill) finishUnsized(w *writer) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -726,8 +725,8 @@ func (f *Fill) finishUnsized(w *writer) bool {
 	return true
 }
 
-// verify hashes the contiguous prefix as it grows, and commits the whole when
-// its digest is right.
+// verify hashes the contiguous prefix as it grows, and commits the partial file once all of it is there
+// and its digest is right.
 func (f *Fill) verify(ctx context.Context) error {
 	hash := f.task.Digest.Algorithm().Hash()
 	buf := Buffers.Get().(*[ReadSize]byte)
@@ -810,7 +809,8 @@ func (f *Fill) verify(ctx context.Context) error {
 	return nil
 }
 
-// beginSave gives what the part is to be saved with, if that is due.
+// beginSave returns the bytes to save the partial file with, and whether it is due to be saved. Then
+// the caller calls endSave afterwards.
 func (f *Fill) beginSave() (have store.Spans, due bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -821,6 +821,7 @@ func (f *Fill) beginSave() (have store.Spans, due bool) {
 	return f.have.Clone(), true
 }
 
+// endSave ends what beginSave began.
 func (f *Fill) endSave() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -828,12 +829,12 @@ func (f *Fill) endSave() {
 	f.wake()
 }
 
-// saveDue tells whether the part is to be saved. f.mu is held.
+// saveDue reports whether the partial file is due to be saved. f.mu is held.
 func (f *Fill) saveDue() bool { return f.unsaved >= f.every && !f.saving }
 
-// grown waits until the prefix reaches beyond done, or the part is to be saved:
-// writers may be far ahead of the prefix. It gives the prefix's end and the
-// blob's size.
+// grown waits until the contiguous prefix reaches beyond done, or there is something else for the
+// verifier to do: writers may be far ahead of the prefix. It returns the prefix's end and the blob's
+// size.
 func (f *Fill) grown(ctx context.Context, done int64) (end, size int64, err error) {
 	err = f.wait(ctx, func() (bool, error) {
 		end, size = f.have.Reach(done), f.size
@@ -894,15 +895,15 @@ func (f *Fill) await(ctx context.Context, span oci.Span, off int64) (int64, erro
 	return limit, err
 }
 
-// prefix gives how many of the blob's first bytes are in the part's file.
+// prefix returns how many of the blob's first bytes are in the partial file.
 func (f *Fill) prefix() int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.upToSeam(0, 0, f.have.Reach(0))
 }
 
-// isOf tells, as an error, whether the blob has not the size that a reader was told
-// before a source turned out to be wrong. Once bytes are given out the size stays.
+// isOf returns an error if the blob's size is not size, which a reader was given before a source turned
+// out to be wrong. Once a reader has bytes, the size stays.
 func (f *Fill) isOf(size int64) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -996,8 +997,7 @@ func (f *Fill) Origin() (status int, kept bool) {
 	return f.status, f.kept
 }
 
-// wait calls enough under f.mu, now and after each change, until it gives true
-// or an error.
+// wait calls enough with f.mu held, now and after each change, until it returns true or an error.
 func (f *Fill) wait(ctx context.Context, enough func() (bool, error)) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -1020,7 +1020,7 @@ func (f *Fill) wait(ctx context.Context, enough func() (bool, error)) error {
 	}
 }
 
-// wake tells all who wait that something has changed. f.mu is held.
+// wake wakes all that wait for a change. f.mu is held.
 func (f *Fill) wake() {
 	if f.waiting > 0 {
 		close(f.changed)

@@ -24,8 +24,8 @@ type growth struct {
 	doubts int       // measurements since then that were not better
 }
 
-// judge adds n bytes, which have come just now, and tells whether as many
-// connections again, beside the number there are, may speed up the rest.
+// judge adds n bytes that have just come, and reports whether doubling the connections may speed up the
+// rest.
 func (g *growth) judge(now time.Time, n int64, connections int, rest int64) bool {
 	if g.doubts >= maxDoubts {
 		return false // the line is full, or the upstream limits us and not each connection
@@ -52,9 +52,8 @@ func (g *growth) judge(now time.Time, n int64, connections int, rest int64) bool
 	return true
 }
 
-// grow puts more writers to work where the upstream, or the way to it, gives each
-// connection little, as long as that helps. It is told that n bytes have come.
-// f.mu is held.
+// grow starts more writers as long as that speeds up the download: upstreams, or the network, may limit
+// each connection. n is how many bytes have just come. f.mu is held.
 func (f *Fill) grow(n int64) {
 	if f.whole || !f.eager || f.size < 0 || len(f.writers) >= MaxWriters {
 		return

@@ -24,11 +24,11 @@ const leadSize = 1 << 10
 // beyond that are verified by the digest of the whole alone.
 const maxSeams = 1024
 
-// errSeam says that two parts of a blob do not fit together.
+// errSeam says that two parts of a blob don't fit together.
 var errSeam = errors.New("the parts that came do not fit together")
 
-// errWhole says that an upstream sends the whole blob though a part of it is wanted, and
-// that another writer is better placed to take it.
+// errWhole says that an upstream sends the whole blob though a part was requested, and that another
+// writer is better placed to take it.
 var errWhole = errors.New("the whole is sent instead of a part")
 
 // seam is a place where a transfer begins whose lead can't be compared yet. No reader
@@ -39,7 +39,7 @@ type seam struct {
 }
 
 // takeLead reads body up to byte at, which is the first that is needed of it, and
-// compares what comes before with what is here, now or as soon as it is.
+// compares what comes before it with the cached bytes, now or once those have come.
 func (f *Fill) takeLead(body *oci.Body, at int64) error {
 	skip := at - body.Span.From
 	lead := make([]byte, min(skip, f.lead))
@@ -65,7 +65,7 @@ func (f *Fill) takeLead(body *oci.Body, at int64) error {
 	return f.compare(s)
 }
 
-// isHere says whether the bytes before s have come. f.mu is held.
+// isHere reports whether the bytes before s have come. f.mu is held.
 func (f *Fill) isHere(s seam) bool { return f.have.Reach(s.at-int64(len(s.lead))) >= s.at }
 
 // compare returns errSeam if s's lead is not what is in the part.
@@ -101,8 +101,8 @@ func (f *Fill) checkSeams() error {
 	}
 }
 
-// upToSeam gives limit, or the first seam before it that a reader who began at byte from
-// and is at off must not pass yet. f.mu is held.
+// upToSeam returns limit, or the first seam before it that a reader must not pass yet. The reader began
+// at byte from and is at off. f.mu is held.
 func (f *Fill) upToSeam(from, off, limit int64) int64 {
 	for _, s := range f.seams {
 		if s.at > off || s.at == off && off > from {
@@ -127,8 +127,8 @@ func (f *Fill) trimSeams(from, at int64) {
 	}
 }
 
-// writeAt writes b, which came from an upstream. What readers were given by an earlier
-// round stays as it is: the error is ErrMismatch if b has other bytes there.
+// writeAt writes b, which came from an upstream. Bytes that an earlier round showed to readers stay as
+// they are: the error is ErrMismatch if b differs there.
 func (f *Fill) writeAt(b []byte, off int64) error {
 	for _, r := range f.fixed.Runs() {
 		from, to := max(r.From, off), min(r.To, off+int64(len(b)))
@@ -150,8 +150,7 @@ func (f *Fill) writeAt(b []byte, off int64) error {
 	return err
 }
 
-// blameParts tells the sources of all that came as parts that those were wrong. f.mu is
-// held.
+// blameParts marks the sources of parts as unfit for ranges: their parts were wrong. f.mu is held.
 func (f *Fill) blameParts() {
 	for _, noRanges := range f.noRanges {
 		noRanges()
@@ -226,7 +225,7 @@ func (f *Fill) tryEnd(done int64, sum digest.Digest) {
 	f.wake()
 }
 
-// mayEnd says whether it is to be found out if the blob ends after done bytes.
+// mayEnd reports whether the verifier should find out if the blob ends after done bytes.
 func (f *Fill) mayEnd(done int64) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

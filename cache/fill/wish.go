@@ -190,8 +190,8 @@ func (f *Fill) startPieces() {
 	f.add(w)
 }
 
-// hashes says whether the fill hashes what has come, since all will come. Else it does so
-// once all is here. f.mu is held.
+// hashes reports whether the fill hashes bytes as they come, because all will come. Otherwise it hashes
+// them once all are there. f.mu is held.
 func (f *Fill) hashes() bool { return f.eager || f.task.Complete != nil }
 
 // ErrParked says that a fill of pieces has ended because nobody reads it.

@@ -39,7 +39,7 @@ const (
 // blobKey is the key of d: a byte for the algorithm and the digest's bytes.
 // It is nil for what is no digest that is stored.
 func blobKey(d digest.Digest) []byte {
-	if d.Validate() != nil {
+	if !store.IsDigest(d) {
 		return nil
 	}
 	var alg byte

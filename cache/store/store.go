@@ -276,7 +276,7 @@ func (s *Store) Walk(fn func(d digest.Digest, size int64) error) error {
 		}
 		alg := filepath.Base(filepath.Dir(filepath.Dir(path)))
 		d := digest.NewDigestFromEncoded(digest.Algorithm(alg), e.Name())
-		if d.Validate() != nil {
+		if !IsDigest(d) {
 			return nil
 		}
 		st, err := e.Info()
@@ -308,7 +308,7 @@ func (s *Store) List(alg digest.Algorithm, prefix byte) ([]digest.Digest, error)
 	}
 	list := make([]digest.Digest, 0, len(names))
 	for _, name := range names {
-		if d := digest.NewDigestFromEncoded(alg, name); d.Validate() == nil {
+		if d := digest.NewDigestFromEncoded(alg, name); IsDigest(d) {
 			list = append(list, d)
 		}
 	}
@@ -369,7 +369,7 @@ func (s *Store) syncDirs() error {
 // path gives the file of d. A digest that is not valid never reaches a path:
 // its encoded part could hold a separator.
 func (s *Store) path(d digest.Digest) string {
-	if d.Validate() != nil {
+	if !IsDigest(d) {
 		return filepath.Join(s.dir, blobsDir, "invalid", "digest")
 	}
 	hex := d.Encoded()

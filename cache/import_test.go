@@ -225,7 +225,8 @@ func TestAnImportMakesRoomOrIsRefused(t *testing.T) {
 				hub, other := newRegistry(), newRegistry()
 				layers := several(3, c.size)
 				image := hub.addImage("library/app", layers...)
-				cache := open(t, Options{Settings: Settings{MaxSize: Room{Bytes: 1 << 20}}}, map[string]*registry{"docker.io": other})
+				// The index counts as well, and has some 100 KiB.
+				cache := open(t, Options{Settings: Settings{MaxSize: Room{Bytes: 1_150_000}}}, map[string]*registry{"docker.io": other})
 				old := content(99, 500_000)
 				other.tag("library/old", "1", other.addImage("library/old", old))
 				if _, _, err := cache.Manifest(t.Context(), tagged("library/old", "1"), rewrite.Accept{}); err != nil {

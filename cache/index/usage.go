@@ -102,6 +102,9 @@ func sourcesOf(tx *tx, blob []byte) (list []string) {
 // for each. It counts first what is not counted yet, which is so once in files of older
 // versions. stop ends that early.
 func (ix *Index) Usage(stop func() bool) (map[string]Usage, error) {
+	if ix.options.ReadOnly {
+		return ix.countedNow(stop)
+	}
 	for {
 		var u usage
 		if err := ix.view(func(tx *tx) error {
@@ -110,18 +113,33 @@ func (ix *Index) Usage(stop func() bool) (map[string]Usage, error) {
 		}); err != nil {
 			return nil, err
 		}
-		if u.Counted || ix.options.ReadOnly || stop() {
+		if u.Counted || stop() {
 			return u.Of, nil
 		}
-		if err := ix.update(func(tx *tx) error { return countMore(tx, namesChunk) }); err != nil {
+		if err := ix.update(func(tx *tx) error {
+			u := readUsage(tx)
+			u.countMore(tx, namesChunk)
+			return writeUsage(tx, u)
+		}); err != nil {
 			return nil, err
 		}
 	}
 }
 
+// countedNow is Usage of a file that can't be written.
+func (ix *Index) countedNow(stop func() bool) (map[string]Usage, error) {
+	var u usage
+	err := ix.view(func(tx *tx) error {
+		for u = readUsage(tx); !u.Counted && !stop(); {
+			u.countMore(tx, namesChunk)
+		}
+		return nil
+	})
+	return u.Of, err
+}
+
 // countMore counts the next n contents that are not counted.
-func countMore(tx *tx, n int) error {
-	u := readUsage(tx)
+func (u *usage) countMore(tx *tx, n int) {
 	c := tx.Bucket(blobsBucket).Cursor()
 	key, value := c.Seek(u.Upto)
 	if bytes.Equal(key, u.Upto) {
@@ -139,5 +157,4 @@ func countMore(tx *tx, n int) error {
 	if key == nil {
 		u.Counted, u.Upto = true, nil
 	}
-	return writeUsage(tx, u)
 }

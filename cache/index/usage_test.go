@@ -1,6 +1,7 @@
 package index
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -77,12 +78,25 @@ func TestUsageIsWhatRecordsAndSourcesSay(t *testing.T) {
 					if n%10 != 0 {
 						continue
 					}
-					if err := ix.update(func(tx *tx) error { return countMore(tx, 8) }); err != nil {
+					if err := ix.update(func(tx *tx) error {
+						u := readUsage(tx)
+						u.countMore(tx, 8)
+						return writeUsage(tx, u)
+					}); err != nil {
 						t.Fatal(err)
 					}
 				}
 				wantUsage(t, "once counted", ix)
 			}
+			// Nor has one that can't be written.
+			if err := errors.Join(ix.update(func(tx *tx) error { return tx.Bucket(metaBucket).Delete(usageKey) }), ix.Close()); err != nil {
+				t.Fatal(err)
+			}
+			var err error
+			if ix, _, err = OpenWith(path, Options{ReadOnly: true}); err != nil {
+				t.Fatal(err)
+			}
+			wantUsage(t, "read-only", ix)
 		})
 	}
 }

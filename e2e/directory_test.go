@@ -324,14 +324,18 @@ func TestACacheWithoutItsBlobsIsNoNewCache(t *testing.T) {
 	if after := tree(t, p.Dir); after != before {
 		t.Errorf("a command has changed the directory:\n%s\nit was\n%s", after, before)
 	}
-	got := typed(t, off, "doctor", "--offline")
-	if got.code != 1 || !strings.Contains(strings.Join(strings.Fields(got.out), " "), "its blobs directory is missing") {
-		t.Errorf("the doctor: %+v", got)
+	doctor := func(state string) {
+		got := typed(t, off, "doctor", "--offline")
+		if got.code != 1 || !strings.Contains(strings.Join(strings.Fields(got.out), " "), "its blobs directory is "+state) {
+			t.Errorf("the doctor, blobs %s: %+v", state, got)
+		}
 	}
+	doctor("missing")
 	if err := os.Mkdir(blobs, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	refused("empty")
+	doctor("empty")
 	if err := os.Mkdir(filepath.Join(blobs, "lost+found"), 0o700); err != nil { // a new file system
 		t.Fatal(err)
 	}

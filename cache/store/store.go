@@ -443,24 +443,27 @@ func (s *Store) Check() error {
 // Readable returns why stored content cannot be read: a *BlobsMissingError if its directories
 // are gone, and a *DeniedError if this process may not use them. indexed says that the index
 // counts content, so that an empty directory has lost it.
-func (s *Store) Readable(indexed bool) error {
-	root := filepath.Join(s.dir, blobsDir)
+func (s *Store) Readable(indexed bool) error { return Readable(s.dir, indexed) }
+
+// Readable is the method of the same name, of the store in dir.
+func Readable(dir string, indexed bool) error {
+	root := filepath.Join(dir, blobsDir)
 	algorithms, err := os.ReadDir(root)
 	// A new file system has lost+found.
 	algorithms = slices.DeleteFunc(algorithms, func(e fs.DirEntry) bool { return !digest.Algorithm(e.Name()).Available() })
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return &BlobsMissingError{Dir: s.dir}
+		return &BlobsMissingError{Dir: dir}
 	case err != nil:
-		return Denied(s.dir, root, err)
+		return Denied(dir, root, err)
 	case len(algorithms) == 0 && indexed:
-		return &BlobsMissingError{Dir: s.dir, Empty: true}
+		return &BlobsMissingError{Dir: dir, Empty: true}
 	}
 	for _, a := range algorithms {
 		path := filepath.Join(root, a.Name())
 		// Access also fails on a directory that can be listed and not entered.
 		if err := unix.Access(path, unix.R_OK|unix.X_OK); err != nil && a.IsDir() {
-			return Denied(s.dir, path, &fs.PathError{Op: "access", Path: path, Err: err})
+			return Denied(dir, path, &fs.PathError{Op: "access", Path: path, Err: err})
 		}
 	}
 	return nil

@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/entrepot-dev/entrepot/admin"
+	"github.com/entrepot-dev/entrepot/cache/index"
 	"github.com/entrepot-dev/entrepot/cache/store"
 	"github.com/entrepot-dev/entrepot/configs"
 	"github.com/entrepot-dev/entrepot/doctor"
@@ -304,8 +305,8 @@ func checkDirectory(cmd *cobra.Command, dir string) error {
 	return err
 }
 
-// inspectDirectory reports whether dir is a cache. Its error says why serve does not begin one
-// there without --init.
+// inspectDirectory reports whether dir, which no process holds, is a cache. Its error says why
+// serve does not begin one there without --init, or does not serve it.
 func inspectDirectory(dir string) (complete bool, err error) {
 	kind, other, err := store.Inspect(dir)
 	switch {
@@ -314,7 +315,21 @@ func inspectDirectory(dir string) (complete bool, err error) {
 	case kind == store.Occupied:
 		return false, fmt.Errorf("cache.dir: %w %s, which holds other files (%s); name an empty directory (--cache-dir, ENTREPOT_CACHE_DIR, cache.dir), or begin a cache beside those files with --init", store.ErrNoCache, dir, other)
 	}
+	missing := (*store.BlobsMissingError)(nil)
+	if kind == store.Complete && errors.As(store.Readable(dir, true), &missing) && countsContent(dir) {
+		return false, inCacheDir(missing)
+	}
 	return kind == store.Complete, nil
+}
+
+// countsContent reports whether the index in dir, which no process holds, counts any content.
+func countsContent(dir string) bool {
+	ix, _, err := index.OpenWith(filepath.Join(dir, "index.db"), index.Options{ReadOnly: true})
+	if err != nil {
+		return false
+	}
+	blobs, _ := ix.Totals()
+	return ix.Close() == nil && blobs > 0
 }
 
 // inCacheDir adds the setting to an error about the cache directory; nil stays nil.

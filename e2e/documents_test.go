@@ -106,3 +106,27 @@ func TestLinksBetweenPagesLead(t *testing.T) {
 		t.Errorf("only %d links were found", links)
 	}
 }
+
+// TestFilesInDocumentsAreThere looks for each Go file that a page names by its path.
+func TestFilesInDocumentsAreThere(t *testing.T) {
+	pages, err := filepath.Glob("../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := 0
+	for _, page := range append(pages, "../README.md", "../CONTRIBUTING.md") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile("`([a-z0-9_/]+/[a-z0-9_]+\\.go)`").FindAllStringSubmatch(string(text), -1) {
+			named++
+			if _, err := os.Stat(filepath.Join("..", m[1])); err != nil {
+				t.Errorf("%s names %s, which is not there", page, m[1])
+			}
+		}
+	}
+	if named < 10 {
+		t.Errorf("only %d files were found", named)
+	}
+}

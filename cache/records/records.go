@@ -93,13 +93,20 @@ func (s *stripe) after(number uint64, keep func()) {
 	}
 }
 
-// forget has memory forget names that the index has dropped or changed.
+// forget has memory forget names that the index has dropped or changed. A reader who has looked
+// before does not bring them back, and one who looks afterwards finds them nowhere.
 func (r *Records) forget(names []memory.Name) {
+	groups := map[*stripe][]memory.Name{}
 	for _, n := range names {
-		r.stripe(n).raise()
+		s := r.stripe(n)
+		groups[s] = append(groups[s], n)
 	}
-	// What was read before does not come into memory any more.
-	r.memory.Drop(names...)
+	for s, g := range groups {
+		s.mu.Lock()
+		s.number++
+		r.memory.Drop(g...)
+		s.mu.Unlock()
+	}
 }
 
 // Put keeps a change in the index and then in memory. The error is the index's; memory has
@@ -140,26 +147,22 @@ func (r *Records) write(writes []write, put func() error) error {
 		numbers[s] = s.raise()
 	}
 	err := put()
-	names := make([]memory.Name, 0, len(writes))
 	for s, g := range groups {
 		s.mu.Lock()
+		alone := s.number == numbers[s] // else somebody else writes or has dropped
 		s.number++
-		if numbers[s]++; s.number != numbers[s] {
-			delete(numbers, s) // somebody else writes or has dropped
+		// The tier may keep a value that it has or is about to have, and not the one that is set.
+		names := make([]memory.Name, len(g))
+		for i, w := range g {
+			names[i] = w.name
 		}
+		r.memory.Drop(names...)
 		for _, w := range g {
-			names = append(names, w.name)
-		}
-		s.mu.Unlock()
-	}
-	// The tier may keep a value that it has or is about to have, and not the one that is set.
-	r.memory.Drop(names...)
-	for s, number := range numbers {
-		s.after(number, func() {
-			for _, w := range groups[s] {
+			if alone {
 				r.memory.Set(w.name, w.value, w.cost)
 			}
-		})
+		}
+		s.mu.Unlock()
 	}
 	return err
 }
